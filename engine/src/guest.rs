@@ -1,0 +1,162 @@
+//! What a guest asks of a virtual volume and what it is told.
+//!
+//! Addresses are 512-byte sectors. Data travels in 4 KiB [`Block`](crate::block::Block)s that lie on 4 KiB
+//! boundaries of the volume: a request for sectors that do not begin or end on such a boundary carries the
+//! first or last block whole, of which only the requested sectors count.
+
+use std::sync::Arc;
+
+use crate::block::{Payload, SECTORS_PER_BLOCK};
+use crate::ids::{RequestId, Uuid, VolumeId};
+
+/// A run of 512-byte sectors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Sectors {
+    /// First sector.
+    pub start: u64,
+    /// How many.
+    pub count: u64,
+}
+
+impl Sectors {
+    /// `count` sectors from `start`.
+    pub const fn new(start: u64, count: u64) -> Sectors {
+        Sectors { start, count }
+    }
+
+    /// The sector after the last; saturates.
+    pub const fn end(self) -> u64 {
+        self.start.saturating_add(self.count)
+    }
+
+    /// The 4 KiB blocks touched: first and one past the last.
+    pub const fn blocks(self) -> core::ops::Range<u64> {
+        let first = self.start / SECTORS_PER_BLOCK;
+        if self.count == 0 { first..first } else { first..self.end().div_ceil(SECTORS_PER_BLOCK) }
+    }
+
+    /// Does the run begin and end on 4 KiB boundaries?
+    pub const fn is_aligned(self) -> bool {
+        self.start.is_multiple_of(SECTORS_PER_BLOCK) && self.count.is_multiple_of(SECTORS_PER_BLOCK)
+    }
+}
+
+/// A guest's request.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Read; answered with the blocks that the sectors touch.
+    Read {
+        /// What to read.
+        at: Sectors,
+    },
+    /// Write. `data` has exactly the blocks that the sectors touch; bytes outside the sectors are ignored.
+    Write {
+        /// Where to write.
+        at: Sectors,
+        /// The blocks.
+        data: Payload,
+        /// Complete only when it is on stable media (SBC-3 5.31, FUA).
+        fua: bool,
+    },
+    /// The sectors read as zero from now on; whole extents are given back to the pool (UNMAP, WRITE SAME of
+    /// zeros). At most [`ZERO_SECTORS_MAX`] sectors.
+    Zero {
+        /// What to clear.
+        at: Sectors,
+        /// Complete only when it is on stable media.
+        fua: bool,
+    },
+    /// All writes completed before this one are on stable media of both nodes (SYNCHRONIZE CACHE).
+    Flush,
+}
+
+/// The longest [`Command::Zero`]: 64 MiB. The front end advertises it as the UNMAP limit (VPD B0).
+pub const ZERO_SECTORS_MAX: u64 = (64 << 20) / 512;
+/// The longest read or write: 8 MiB, advertised as the maximum transfer length (VPD B0).
+pub const TRANSFER_SECTORS_MAX: u64 = (8 << 20) / 512;
+
+/// Why a guest's request failed. The front end turns each into sense data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub enum GuestError {
+    /// This node may not serve now; use the other path (02/04/0C).
+    #[error("this node may not serve the volume now; use the path to its partner")]
+    Unavailable,
+    /// Who may serve is being decided (02/04/0A); try again soon or use the other path.
+    #[error("the nodes are deciding who serves; try again or use the other path")]
+    Transitioning,
+    /// The pool has no space for this write (07/27/07). Nothing of it was written.
+    #[error("the pool has no space for this write; add a disk or unmap something")]
+    OutOfSpace,
+    /// Beyond the end of the volume (05/21/00).
+    #[error("the request goes beyond the end of the volume")]
+    OutOfRange,
+    /// The request is malformed: too long, or the wrong number of blocks (05/24/00).
+    #[error("the request is too long or carries the wrong number of blocks")]
+    Invalid,
+    /// No good copy of the data is left (03/11/00).
+    #[error("no good copy of the data is left")]
+    Medium,
+    /// Aborted on request.
+    #[error("the request was aborted")]
+    Aborted,
+}
+
+/// Blocks for a read, an empty payload for the others.
+pub type GuestResult = Result<Payload, GuestError>;
+
+/// Takes the results of requests. Called once per request, by whichever thread finished it, possibly before
+/// `submit` returns; it must not block.
+pub trait Sink: Send + Sync {
+    /// The request submitted with `token` has finished.
+    fn complete(&self, token: u64, result: GuestResult);
+    /// The request aborted with `token` can no longer act (its `complete` came first, if it was still alive).
+    fn aborted(&self, token: u64) {
+        let _ = token;
+    }
+}
+
+/// May this node serve a volume, as its path state tells initiators (SPC-4 5.15.2.4)?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PathState {
+    /// Serves, and orders the writes.
+    Optimized,
+    /// Serves; writes are ordered by the partner.
+    NonOptimized,
+    /// Does not serve; use the other path.
+    Unavailable,
+    /// Being decided; requests are held.
+    Transitioning,
+}
+
+/// What a volume is, as far as a front end needs to know.
+#[derive(Clone, Debug)]
+pub struct VolumeInfo {
+    /// Its id.
+    pub id: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// Identity shown to hosts, the same on both nodes.
+    pub uuid: Uuid,
+    /// Size in 512-byte sectors.
+    pub sectors: u64,
+    /// Extent size in 512-byte sectors: the granularity of unmapping.
+    pub extent_sectors: u64,
+    /// Is there a second path through a partner?
+    pub mirrored: bool,
+}
+
+/// A virtual volume as a front end sees it.
+pub trait VirtualVolume: Send + Sync {
+    /// What it is.
+    fn info(&self) -> VolumeInfo;
+    /// This node's path state now.
+    fn path_state(&self) -> PathState;
+    /// The partner's path state as far as known.
+    fn partner_path_state(&self) -> PathState;
+    /// Starts a request; `sink.complete(token, ..)` is called exactly once.
+    fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId;
+    /// Asks for a request to be given up. `sink.aborted(token)` is called when it can no longer act; the
+    /// request's own completion has been called by then.
+    fn abort(&self, request: RequestId, sink: &Arc<dyn Sink>, token: u64);
+}

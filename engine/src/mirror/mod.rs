@@ -1,0 +1,4 @@
+//! The mirror: what the two nodes say to each other and how they decide.
+
+pub mod message;
+pub mod rejoin;

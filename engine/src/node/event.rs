@@ -1,0 +1,130 @@
+//! What goes into a node and what comes out.
+
+use crate::arbiter::{Answer, ArbiterError, Ask};
+use crate::guest::{Command, GuestResult};
+use crate::ids::{Epoch, NodeName, RequestId, VolumeId};
+use crate::io::{DiskRequest, DiskResult, IoId};
+use crate::mirror::message::Message;
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A guest asks.
+    Guest {
+        /// Unique among the living requests of this node.
+        id: RequestId,
+        /// The volume.
+        volume: VolumeId,
+        /// What is asked.
+        command: Command,
+    },
+    /// A guest's request shall be given up. Answered with [`Action::Aborted`] when it can no longer act.
+    Abort {
+        /// The request.
+        id: RequestId,
+    },
+    /// A disk request finished.
+    Disk {
+        /// Which.
+        id: IoId,
+        /// How.
+        result: DiskResult,
+    },
+    /// The link to the partner is up. `link` rises with every connection.
+    LinkUp {
+        /// Number of the connection.
+        link: u64,
+    },
+    /// The link is down; nothing more comes from it.
+    LinkDown {
+        /// Number of the connection.
+        link: u64,
+    },
+    /// A message came.
+    Message {
+        /// The connection it came on.
+        link: u64,
+        /// What it says.
+        message: Message,
+    },
+    /// The arbiter answered, or could not be asked.
+    Arbiter {
+        /// Number of the question.
+        id: u64,
+        /// The answer.
+        result: Result<Answer, ArbiterError>,
+    },
+    /// Stop cleanly: hand over, then [`Notice::Stopped`].
+    Stop,
+    /// Time has passed.
+    Tick,
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Give a request to a disk.
+    Disk(DiskRequest),
+    /// Send a message on this connection; drop it if the connection is gone.
+    Send {
+        /// Number of the connection.
+        link: u64,
+        /// The message.
+        message: Message,
+    },
+    /// Close this connection: what came on it cannot be answered.
+    Disconnect {
+        /// Number of the connection.
+        link: u64,
+    },
+    /// Ask the arbiter.
+    Arbiter {
+        /// Echoed in the answer.
+        id: u64,
+        /// The question.
+        ask: Ask,
+    },
+    /// Answer a guest.
+    Complete {
+        /// The request.
+        id: RequestId,
+        /// The answer.
+        result: GuestResult,
+    },
+    /// An aborted request can no longer act.
+    Aborted {
+        /// The request.
+        id: RequestId,
+    },
+    /// Tell the operator.
+    Notice(Notice),
+}
+
+/// Something an operator wants to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The pool is open and the volumes exist.
+    Opened,
+    /// The pool cannot be opened; the text says why and what to do.
+    OpenFailed(String),
+    /// The node serves in a pair of this epoch.
+    Paired(Epoch),
+    /// The node serves alone from this epoch.
+    Alone(Epoch),
+    /// The node may not serve.
+    Lost,
+    /// A resync from `source` began: this many regions.
+    ResyncBegan {
+        /// The node with the current data.
+        source: NodeName,
+        /// 64 KiB regions to look at.
+        regions: u64,
+    },
+    /// A disk failed for good.
+    DiskFailed,
+    /// The halves cannot be joined without a person's decision.
+    NeedsDecision(String),
+    /// The clean stop is done.
+    Stopped,
+}
