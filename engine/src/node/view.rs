@@ -1,0 +1,67 @@
+//! A look inside a node, for checkers and for status displays. It changes nothing.
+
+use crate::bits::BitSet;
+use crate::block::Block;
+use crate::ids::{DiskId, Epoch, Members, NodeName, VolumeId};
+use crate::mirror::message::PeerPhase;
+
+/// What a node is and may do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct View {
+    /// Who it is.
+    pub name: NodeName,
+    /// What it is doing.
+    pub phase: PeerPhase,
+    /// The epoch it acts in.
+    pub epoch: Epoch,
+    /// Its durable members record.
+    pub members: Members,
+    /// Its word that its half is not behind.
+    pub up_to_date: bool,
+    /// May it answer guests of mirrored volumes at this moment?
+    pub serving: bool,
+    /// Dirty 4 KiB blocks in the cache.
+    pub dirty_blocks: u64,
+    /// All 4 KiB blocks in the cache.
+    pub cached_blocks: u64,
+    /// Pool size in bytes.
+    pub pool_bytes: u64,
+    /// Bytes allocated to extents.
+    pub pool_bytes_used: u64,
+    /// Regions still to be resynchronised, while a source.
+    pub resync_regions_left: u64,
+    /// Regions that the current resync began with.
+    pub resync_regions_total: u64,
+    /// Bytes of the log's regions copied by the current or last resync (guests' own new writes not counted).
+    pub resync_bytes_copied: u64,
+    /// The volumes.
+    pub volumes: Vec<VolumeView>,
+}
+
+/// One half, or a linear volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeView {
+    /// The volume.
+    pub id: VolumeId,
+    /// Has it two halves?
+    pub mirrored: bool,
+    /// Who orders its writes, if known.
+    pub owner: Option<NodeName>,
+    /// Hot areas, as recorded in memory (a superset of what may differ, with `log`).
+    pub hot: Vec<u32>,
+    /// Logged regions.
+    pub log: BitSet,
+    /// Mapped extents.
+    pub extents: u64,
+}
+
+/// Where a node would read a block from.
+#[derive(Clone, Debug)]
+pub enum Peek {
+    /// The cache has it.
+    Cached(Block),
+    /// On disk, at this byte offset.
+    OnDisk(DiskId, u64),
+    /// Not mapped: zero.
+    Unmapped,
+}
