@@ -77,7 +77,9 @@ impl BitSet {
 
     /// All numbers, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        self.pages.iter().flat_map(|(index, page)| page.iter_ones().map(move |bit| index * PAGE_BITS + bit as u64))
+        self.pages
+            .iter()
+            .flat_map(|(index, page)| page.iter_ones().map(move |bit| index * PAGE_BITS + bit as u64))
     }
 
     /// Maximal runs of consecutive numbers: (first, count), ascending.

@@ -7,7 +7,9 @@ use core::ops::{Add, AddAssign, Sub};
 pub use core::time::Duration;
 
 /// A point on one node's monotonic clock, in nanoseconds since an arbitrary origin.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct Instant(u64);
 
 impl Instant {
