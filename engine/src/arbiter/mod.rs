@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Members, NodeName};
 
+pub mod image;
+mod memory;
+
+pub use memory::MemoryArbiter;
+
 /// What the register of one partnership holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Register {
@@ -31,6 +36,21 @@ pub enum Ask {
         /// What it shall hold.
         new: Register,
     },
+}
+
+impl Ask {
+    /// What is to be answered when the register holds `now`. The answer's register is what it must hold
+    /// afterwards: whoever keeps the register writes it, if it was swapped, before answering.
+    ///
+    /// A swap that would let the epoch stand still or fall is refused, whatever it expects.
+    pub fn decide(self, now: Option<Register>) -> Answer {
+        match self {
+            Ask::Swap { expect, new } if expect == now && now.is_none_or(|now| now.epoch < new.epoch) => {
+                Answer { swapped: true, register: Some(new) }
+            }
+            Ask::Read | Ask::Swap { .. } => Answer { swapped: false, register: now },
+        }
+    }
 }
 
 /// The arbiter's answer: always what the register holds after the request.
