@@ -16,6 +16,7 @@ pub mod format;
 pub mod guest;
 pub mod ids;
 pub mod io;
+pub mod le;
 pub mod mirror;
 pub mod node;
 pub mod planted;
