@@ -1,0 +1,316 @@
+//! The heart of the runtime: whoever brings an event steps the node.
+//!
+//! An event goes into a queue; then the caller tries to become the one who empties it. That one gives each event to
+//! the node and leaves the node's actions in a second queue, which again is emptied by one thread at a time. No
+//! thread waits for another, no event waits for a thread to wake up.
+//!
+//! Invariants:
+//! - The time given with an event is read after the event was taken from the queue: a node that was paused in between
+//!   is told so, and does not answer by a lease that has run out.
+//! - Actions are performed in the order in which the node asked for them, never with the node's lock held. A disk, a
+//!   transport or a sink that answers at once only leaves an event: no recursion deeper than one step.
+//! - After [`Core::close`] no request, event or action does anything, and every caller has its answer.
+//! - A panic of the node is contained: the core closes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Sender, TrySendError};
+use parking_lot::Mutex;
+
+use super::clock::Clock;
+use super::gate::Gate;
+use super::lifecycle::Lifecycle;
+use super::machine::Machine;
+use super::requests::{Caller, Requests};
+use super::timer::Timer;
+use super::transport::{Inbox, Transport};
+use crate::arbiter::{ArbiterError, Ask};
+use crate::backend::{BackendRequest, BlockBackend, DiskSink};
+use crate::guest::{Command, GuestError, PathState};
+use crate::ids::{RequestId, VolumeId};
+use crate::io::{DiskError, DiskRequest, DiskResult, IoId};
+use crate::mirror::message::Message;
+use crate::node::event::{Action, Event};
+use crate::node::view::View;
+
+/// See the module.
+pub(super) struct Core {
+    events: Mutex<Vec<Event>>,
+    stepping: Gate,
+    driver: Mutex<Driver>,
+    actions: Mutex<Vec<Action>>,
+    performing: Gate,
+    performer: Mutex<Performer>,
+    requests: Mutex<Requests>,
+    closed: AtomicBool,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) timer: Timer,
+}
+
+struct Driver {
+    /// `None` when closed.
+    machine: Option<Box<dyn Machine>>,
+    /// Events being handled, and actions asked for: kept for their memory.
+    batch: Vec<Event>,
+    asked: Vec<Action>,
+}
+
+#[derive(Default)]
+struct Performer {
+    /// `None` before the start and when closed.
+    outside: Option<Outside>,
+    batch: Vec<Action>,
+}
+
+/// What actions act on.
+pub(super) struct Outside {
+    pub(super) disks: Vec<Arc<dyn BlockBackend>>,
+    pub(super) transport: Option<Arc<dyn Transport>>,
+    /// Questions for the arbiter's thread.
+    pub(super) questions: Option<Sender<(u64, Ask)>>,
+    /// The core itself, as the disks see it.
+    pub(super) sink: Arc<dyn DiskSink>,
+}
+
+impl Core {
+    pub(super) fn new(machine: Box<dyn Machine>, clock: Arc<dyn Clock>) -> Arc<Core> {
+        Arc::new(Core {
+            events: Mutex::default(),
+            stepping: Gate::default(),
+            driver: Mutex::new(Driver { machine: Some(machine), batch: Vec::new(), asked: Vec::new() }),
+            actions: Mutex::default(),
+            performing: Gate::default(),
+            performer: Mutex::default(),
+            requests: Mutex::default(),
+            closed: AtomicBool::new(false),
+            lifecycle: Lifecycle::default(),
+            clock,
+            timer: Timer::new(),
+        })
+    }
+
+    /// Connects the core to the outside, and begins.
+    pub(super) fn begin(&self, outside: Outside) {
+        self.performer.lock().outside = Some(outside);
+        self.happened(Event::Tick);
+    }
+
+    /// Hands an event to the node, and does what the node wants, unless another thread is at it.
+    pub(super) fn happened(&self, event: Event) {
+        self.events.lock().push(event);
+        self.stepping.run(|| self.step());
+        self.performing.run(|| self.perform());
+    }
+
+    /// Starts a guest's request.
+    pub(super) fn submit(&self, volume: VolumeId, command: Command, caller: Caller) -> RequestId {
+        let entered = self.requests.lock().enter(caller);
+        match entered {
+            Ok(id) => {
+                self.happened(Event::Guest { id, volume, command });
+                id
+            }
+            Err((sink, token)) => {
+                sink.complete(token, Err(GuestError::Unavailable));
+                RequestId(0)
+            }
+        }
+    }
+
+    /// Gives up a guest's request.
+    pub(super) fn abort(&self, id: RequestId, caller: Caller) {
+        let entered = self.requests.lock().enter_abort(id, caller);
+        match entered {
+            Ok(()) => self.happened(Event::Abort { id }),
+            Err((sink, token)) => sink.aborted(token),
+        }
+    }
+
+    pub(super) fn view(&self) -> Option<View> {
+        let driver = self.driver.lock();
+        let now = self.clock.now();
+        driver.machine.as_ref().map(|machine| machine.view(now))
+    }
+
+    pub(super) fn path_states(&self, volume: VolumeId) -> [PathState; 2] {
+        let driver = self.driver.lock();
+        let now = self.clock.now();
+        let machine = driver.machine.as_ref();
+        machine.map_or([PathState::Unavailable; 2], |machine| machine.path_states(now, volume))
+    }
+
+    /// Ends everything without a word to the partner or the disks. Returns when the disks and the transport are let
+    /// go, or another thread is about to do so.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let machine = self.driver.lock().machine.take();
+        drop(machine);
+        self.timer.stop();
+        // Whoever performs now, this thread or another, finds the core closed and lets go.
+        self.performing.run(|| self.perform());
+        let waiting = self.requests.lock().close();
+        for (sink, token) in waiting {
+            contain(|| sink.complete(token, Err(GuestError::Unavailable)));
+        }
+        let aborting = self.requests.lock().close_aborts();
+        for (sink, token) in aborting {
+            contain(|| sink.aborted(token));
+        }
+    }
+
+    fn step(&self) {
+        let stepped = catch_unwind(AssertUnwindSafe(|| {
+            let mut driver = self.driver.lock();
+            driver.drain(&self.events, &*self.clock);
+            self.timer.set(driver.machine.as_ref().and_then(|machine| machine.deadline()));
+            append(&mut self.actions.lock(), &mut driver.asked);
+        }));
+        if let Err(panic) = stepped {
+            self.lifecycle.failed(&panic_text(&*panic));
+            self.close();
+        }
+    }
+
+    fn perform(&self) {
+        let mut performer = self.performer.lock();
+        let Performer { outside, batch } = &mut *performer;
+        let mut sent = false;
+        loop {
+            std::mem::swap(batch, &mut *self.actions.lock());
+            let Some(outside) = outside.as_ref().filter(|_| !batch.is_empty()) else { break };
+            for action in batch.drain(..).take_while(|_| !self.closed.load(Ordering::Relaxed)) {
+                sent |= matches!(action, Action::Send { .. });
+                contain(|| self.act(outside, action));
+            }
+        }
+        batch.clear();
+        if let Some(transport) =
+            outside.as_ref().and_then(|outside| outside.transport.as_ref()).filter(|_| sent)
+        {
+            contain(|| transport.flush());
+        }
+        if self.closed.load(Ordering::SeqCst) {
+            let outside = outside.take();
+            drop(performer);
+            if let Some(outside) = outside {
+                self.let_go(outside);
+            }
+        }
+    }
+
+    /// Disks wait for their requests in progress when they are dropped, and those answer to this core: no lock here.
+    fn let_go(&self, outside: Outside) {
+        if let Some(transport) = &outside.transport {
+            contain(|| transport.close());
+        }
+        contain(|| drop(outside));
+        self.lifecycle.let_go();
+    }
+
+    fn act(&self, outside: &Outside, action: Action) {
+        match action {
+            Action::Disk(request) => self.start_io(outside, request),
+            Action::Send { link, message } => {
+                if let Some(transport) = &outside.transport {
+                    transport.send(link, message);
+                }
+            }
+            Action::Disconnect { link } => {
+                if let Some(transport) = &outside.transport {
+                    transport.disconnect(link);
+                }
+            }
+            Action::Arbiter { id, ask } => self.ask(outside, id, ask),
+            Action::Complete { id, result } => {
+                let caller = self.requests.lock().take(id);
+                if let Some((sink, token)) = caller {
+                    sink.complete(token, result);
+                }
+            }
+            Action::Aborted { id } => {
+                let callers = self.requests.lock().take_aborts(id);
+                for (sink, token) in callers {
+                    sink.aborted(token);
+                }
+            }
+            Action::Notice(notice) => self.lifecycle.notice(notice),
+        }
+    }
+
+    fn start_io(&self, outside: &Outside, request: DiskRequest) {
+        match outside.disks.get(usize::from(request.disk.0)) {
+            Some(disk) => disk.submit(BackendRequest::new(request.op, Arc::clone(&outside.sink), request.id)),
+            None => self.complete(request.id, Err(DiskError::Invalid)),
+        }
+    }
+
+    fn ask(&self, outside: &Outside, id: u64, ask: Ask) {
+        let reason = match outside.questions.as_ref().map(|questions| questions.try_send((id, ask))) {
+            Some(Ok(())) => return,
+            Some(Err(TrySendError::Full(_))) => "earlier questions are not answered yet",
+            Some(Err(TrySendError::Disconnected(_))) | None => "there is none",
+        };
+        self.happened(Event::Arbiter { id, result: Err(ArbiterError { reason: reason.into() }) });
+    }
+}
+
+impl Driver {
+    fn drain(&mut self, events: &Mutex<Vec<Event>>, clock: &dyn Clock) {
+        loop {
+            std::mem::swap(&mut self.batch, &mut *events.lock());
+            if self.batch.is_empty() {
+                return;
+            }
+            for event in self.batch.drain(..) {
+                let Some(machine) = &mut self.machine else { continue };
+                let now = clock.now();
+                machine.handle(now, event);
+                while let Some(action) = machine.poll() {
+                    self.asked.push(action);
+                }
+            }
+        }
+    }
+}
+
+/// Moves all of `from` behind `to`; by exchange, if `to` is empty.
+fn append(to: &mut Vec<Action>, from: &mut Vec<Action>) {
+    if to.is_empty() {
+        std::mem::swap(to, from);
+    } else {
+        to.append(from);
+    }
+}
+
+/// Calls what is not ours. If it unwinds, the panic hook has reported it, and there is nobody else to tell.
+fn contain(call: impl FnOnce()) {
+    drop(catch_unwind(AssertUnwindSafe(call)));
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_string()
+}
+
+impl DiskSink for Core {
+    fn complete(&self, id: IoId, result: DiskResult) {
+        self.happened(Event::Disk { id, result });
+    }
+}
+
+impl Inbox for Core {
+    fn link_up(&self, link: u64) {
+        self.happened(Event::LinkUp { link });
+    }
+
+    fn link_down(&self, link: u64) {
+        self.happened(Event::LinkDown { link });
+    }
+
+    fn message(&self, link: u64, message: Message) {
+        self.happened(Event::Message { link, message });
+    }
+}

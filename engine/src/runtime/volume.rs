@@ -1,0 +1,75 @@
+//! A virtual volume of a running engine, and calls that wait.
+
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::core::Core;
+use super::engine::Handle;
+use crate::guest::{Command, GuestResult, PathState, Sink, VirtualVolume, VolumeInfo};
+use crate::ids::{RequestId, VolumeId};
+use crate::node::config::VolumeConfig;
+
+/// Keeps its engine alive.
+pub(super) struct Volume {
+    handle: Arc<Handle>,
+    config: VolumeConfig,
+}
+
+impl Volume {
+    pub(super) fn new(handle: Arc<Handle>, config: VolumeConfig) -> Volume {
+        Volume { handle, config }
+    }
+}
+
+impl VirtualVolume for Volume {
+    fn info(&self) -> VolumeInfo {
+        let VolumeConfig { id, ref name, uuid, sectors, mirrored } = self.config;
+        VolumeInfo { id, name: name.clone(), uuid, sectors, extent_sectors: 2048, mirrored }
+    }
+
+    fn path_state(&self) -> PathState {
+        let [own, _] = self.handle.core.path_states(self.config.id);
+        own
+    }
+
+    fn partner_path_state(&self) -> PathState {
+        let [_, partners] = self.handle.core.path_states(self.config.id);
+        partners
+    }
+
+    fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId {
+        self.handle.core.submit(self.config.id, command, (Arc::clone(sink), token))
+    }
+
+    fn abort(&self, request: RequestId, sink: &Arc<dyn Sink>, token: u64) {
+        self.handle.core.abort(request, (Arc::clone(sink), token));
+    }
+}
+
+/// Waits for one answer.
+#[derive(Default)]
+struct Waiter {
+    answer: Mutex<Option<GuestResult>>,
+    came: Condvar,
+}
+
+impl Sink for Waiter {
+    fn complete(&self, _token: u64, result: GuestResult) {
+        *self.answer.lock() = Some(result);
+        self.came.notify_one();
+    }
+}
+
+/// Carries out a command and waits for the answer.
+pub(super) fn call(core: &Core, volume: VolumeId, command: Command) -> GuestResult {
+    let waiter = Arc::new(Waiter::default());
+    core.submit(volume, command, (Arc::clone(&waiter) as Arc<dyn Sink>, 0));
+    let mut answer = waiter.answer.lock();
+    loop {
+        if let Some(result) = answer.take() {
+            return result;
+        }
+        waiter.came.wait(&mut answer);
+    }
+}
