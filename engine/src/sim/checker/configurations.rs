@@ -1,0 +1,266 @@
+//! Linearizability of a register by following all states that it could be in (just-in-time linearization:
+//! Lowe, "Testing for linearizability", 2017), with losses.
+//!
+//! A configuration is one possible past: which of the operations in progress have taken effect, and the
+//! writes since the last that is surely stable, in order. Effects are put off until an answer demands them.
+//! A loss takes the register back to any of those writes; a write in progress then has to happen again. The
+//! number of configurations depends on how many operations overlap, not on the length of the history.
+
+use std::collections::BTreeSet;
+
+use smallvec::{SmallVec, smallvec};
+
+use super::{Barrier, Entry, NEVER};
+use crate::sim::history::Moment;
+use crate::sim::pattern::{Value, ZERO};
+
+/// More configurations than this and the sector stays undecided.
+const CONFIGURATIONS_MAX: usize = 4_000;
+/// Most concurrent writes that are tried in every order.
+const WRITES_MAX: usize = 10;
+/// Stands for the initial zero in the list of writes.
+const INITIAL: u32 = u32::MAX;
+
+/// The result for one sector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Some order explains it.
+    Possible,
+    /// No order explains the answer given at this moment.
+    Impossible(Moment),
+    /// Too many possibilities.
+    Undecided,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Configuration {
+    /// Bit per slot: this operation in progress has taken effect.
+    done: u64,
+    /// Writes since the last stable one, oldest first; the last is what the register holds.
+    writes: SmallVec<[u32; 6]>,
+}
+
+#[derive(Clone, Copy)]
+enum Happening {
+    Start(usize),
+    End(usize),
+    Barrier(Barrier),
+}
+
+struct Search<'a> {
+    entries: &'a [Entry],
+    /// Remember the order of the writes: only losses need it.
+    ordered: bool,
+    /// Slot of an operation in progress.
+    slots: Vec<Option<usize>>,
+    configurations: BTreeSet<Configuration>,
+    exceeded: bool,
+}
+
+/// Checks one sector that initially reads zero. Barriers are in order.
+pub fn check(entries: &[Entry], barriers: &[Barrier]) -> Verdict {
+    let entries = without_traceless(entries);
+    let mut happenings: Vec<(Moment, Happening)> = Vec::with_capacity(entries.len() * 2 + barriers.len());
+    for (index, entry) in entries.iter().enumerate() {
+        happenings.push((entry.start, Happening::Start(index)));
+        if entry.end != NEVER {
+            happenings.push((entry.end, Happening::End(index)));
+        }
+    }
+    happenings.extend(barriers.iter().map(|barrier| (barrier.moment(), Happening::Barrier(*barrier))));
+    happenings.sort_by_key(|happening| happening.0);
+    let ordered = barriers.iter().any(|barrier| matches!(barrier, Barrier::Lost { .. }));
+    let first = Configuration { done: 0, writes: smallvec![INITIAL] };
+    let configurations = [first].into_iter().collect();
+    let mut search =
+        Search { entries: &entries, ordered, slots: Vec::new(), configurations, exceeded: false };
+    for (moment, happening) in happenings {
+        search.step(happening);
+        if search.exceeded || search.configurations.len() > CONFIGURATIONS_MAX {
+            return Verdict::Undecided;
+        }
+        if search.configurations.is_empty() {
+            return Verdict::Impossible(moment);
+        }
+    }
+    Verdict::Possible
+}
+
+/// Leaves out writes without an answer whose value nobody read: they need not have happened.
+fn without_traceless(entries: &[Entry]) -> Vec<Entry> {
+    let read: BTreeSet<Value> =
+        entries.iter().filter(|entry| !entry.write).map(|entry| entry.value).collect();
+    entries.iter().filter(|entry| entry.end != NEVER || read.contains(&entry.value)).copied().collect()
+}
+
+impl Search<'_> {
+    fn step(&mut self, happening: Happening) {
+        match happening {
+            Happening::Start(index) => self.start(index),
+            Happening::End(index) => self.end(index),
+            Happening::Barrier(Barrier::Flushed { start, .. }) => self.flushed(start),
+            Happening::Barrier(Barrier::Lost { .. }) => self.lost(),
+        }
+    }
+
+    fn value(&self, write: u32) -> Value {
+        if write == INITIAL { ZERO } else { self.entries[write as usize].value }
+    }
+
+    fn current(&self, configuration: &Configuration) -> Value {
+        self.value(*configuration.writes.last().expect("never empty"))
+    }
+
+    fn slot_of(&self, index: usize) -> Option<usize> {
+        self.slots.iter().position(|slot| *slot == Some(index))
+    }
+
+    fn start(&mut self, index: usize) {
+        let free = self.slots.iter().position(Option::is_none);
+        let slot = free.unwrap_or(self.slots.len());
+        if slot == self.slots.len() {
+            self.slots.push(None);
+        }
+        if slot >= 64 {
+            self.exceeded = true;
+            return;
+        }
+        self.slots[slot] = Some(index);
+        if !self.entries[index].write {
+            let old = core::mem::take(&mut self.configurations);
+            self.configurations = old.into_iter().map(|each| self.satisfied(each)).collect();
+        }
+    }
+
+    /// Reads in progress that return what the register holds take effect now: it costs nothing.
+    fn satisfied(&self, mut configuration: Configuration) -> Configuration {
+        let current = self.current(&configuration);
+        for (slot, index) in self.slots.iter().enumerate() {
+            if index.is_some_and(|index| !self.entries[index].write && self.entries[index].value == current) {
+                configuration.done |= 1 << slot;
+            }
+        }
+        configuration
+    }
+
+    fn applied(&self, configuration: &Configuration, slot: usize) -> Configuration {
+        let mut next = configuration.clone();
+        if !self.ordered {
+            next.writes.clear();
+        }
+        next.writes.push(self.slots[slot].expect("in progress") as u32);
+        next.done |= 1 << slot;
+        self.satisfied(next)
+    }
+
+    fn end(&mut self, index: usize) {
+        let Some(slot) = self.slot_of(index) else { return };
+        let entry = self.entries[index];
+        let mut found = BTreeSet::new();
+        for configuration in core::mem::take(&mut self.configurations) {
+            if configuration.done >> slot & 1 == 1 {
+                found.insert(configuration);
+            } else {
+                self.explore(&configuration, slot, 0, &mut found);
+            }
+            if self.exceeded {
+                return;
+            }
+        }
+        self.slots[slot] = None;
+        self.configurations = found
+            .into_iter()
+            .map(|mut configuration| {
+                configuration.done &= !(1 << slot);
+                if entry.stable {
+                    self.keep_from(&mut configuration, index);
+                }
+                configuration
+            })
+            .collect();
+    }
+
+    /// All ways to let writes in progress take effect so that the operation in `goal` takes effect last.
+    fn explore(
+        &mut self,
+        from: &Configuration,
+        goal: usize,
+        lowest: usize,
+        found: &mut BTreeSet<Configuration>,
+    ) {
+        let goal_entry = self.entries[self.slots[goal].expect("in progress")];
+        let open: Vec<usize> = (0..self.slots.len())
+            .filter(|slot| from.done >> slot & 1 == 0)
+            .filter(|slot| self.slots[*slot].is_some_and(|index| self.entries[index].write))
+            .collect();
+        if open.len() > WRITES_MAX || found.len() > CONFIGURATIONS_MAX {
+            self.exceeded = true;
+            return;
+        }
+        for slot in &open {
+            let value = self.entries[self.slots[*slot].expect("in progress")].value;
+            let reaches = if goal_entry.write { *slot == goal } else { value == goal_entry.value };
+            if reaches {
+                found.insert(self.applied(from, *slot));
+            }
+            // Without losses the order of overwritten writes does not matter: take them by rising slot.
+            if *slot != goal && (self.ordered || *slot >= lowest) {
+                let next = self.applied(from, *slot);
+                self.explore(&next, goal, slot + 1, found);
+            }
+        }
+    }
+
+    /// The answer to operation `index` promises that what it wrote or read is stable.
+    fn keep_from(&self, configuration: &mut Configuration, index: usize) {
+        let entry = self.entries[index];
+        let place = if entry.write {
+            configuration.writes.iter().rposition(|write| *write == index as u32)
+        } else {
+            configuration.writes.iter().position(|write| self.value(*write) == entry.value)
+        };
+        configuration.writes.drain(..place.unwrap_or(0));
+    }
+
+    fn flushed(&mut self, start: Moment) {
+        let old = core::mem::take(&mut self.configurations);
+        let acknowledged = |write: &u32| *write == INITIAL || self.entries[*write as usize].end < start;
+        self.configurations = old
+            .into_iter()
+            .map(|mut configuration| {
+                let place = configuration.writes.iter().rposition(acknowledged).unwrap_or(0);
+                configuration.writes.drain(..place);
+                configuration
+            })
+            .collect();
+    }
+
+    fn lost(&mut self) {
+        let reads = self.slots.iter().enumerate().fold(0u64, |mask, (slot, index)| {
+            let read = index.is_some_and(|index| !self.entries[index].write);
+            mask | u64::from(read) << slot
+        });
+        let mut found = BTreeSet::new();
+        for mut configuration in core::mem::take(&mut self.configurations) {
+            // All that is in progress may have happened just before, been seen, and be lost or kept. This
+            // allows whatever any choice of them would.
+            for slot in 0..self.slots.len() {
+                let write = self.slots[slot].is_some_and(|index| self.entries[index].write);
+                if write && configuration.done >> slot & 1 == 0 {
+                    configuration = self.applied(&configuration, slot);
+                }
+            }
+            for write in &configuration.writes {
+                let done = configuration.done & reads;
+                let back = Configuration { done, writes: smallvec![*write] };
+                if let Some(slot) = self.slot_of(*write as usize) {
+                    let mut kept = back.clone();
+                    kept.done |= configuration.done & 1 << slot;
+                    found.insert(self.satisfied(kept));
+                }
+                found.insert(self.satisfied(back));
+            }
+        }
+        self.configurations = found;
+    }
+}

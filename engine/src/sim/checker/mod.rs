@@ -1,0 +1,200 @@
+//! Is the history one that a set of disks could have had?
+//!
+//! Every sector is a register of its own (linearizability is local), with values that tell which write they
+//! come from. A request over many sectors is one operation on each of them. Two algorithms:
+//!
+//! - [`zones`]: near-linear, for sectors whose values are unique.
+//! - [`configurations`]: exact for all, for sectors that were cleared (zero is not unique) or that may have
+//!   lost what was not stable when both nodes failed.
+//!
+//! A write without an answer may take effect at any later time, or never. A write that was tried on two paths
+//! is one write: it takes effect before the answer to the last attempt, and never again after.
+
+use std::collections::BTreeMap;
+
+use super::history::{History, Kind, Moment, Outcome};
+use super::pattern::{Value, ZERO};
+use crate::block::SECTORS_PER_BLOCK;
+use crate::ids::VolumeId;
+
+pub mod configurations;
+pub mod zones;
+
+/// A moment that never comes.
+pub const NEVER: Moment = Moment::MAX;
+
+/// One operation on one sector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Write or read?
+    pub write: bool,
+    /// What it wrote or returned.
+    pub value: Value,
+    /// When it began.
+    pub start: Moment,
+    /// When it ended; [`NEVER`] for a write without an answer.
+    pub end: Moment,
+    /// Its answer promises stability.
+    pub stable: bool,
+}
+
+/// Events that concern all sectors of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Barrier {
+    /// A flush that began at `start` ended now: what had been acknowledged by then is stable.
+    Flushed {
+        /// When it began.
+        start: Moment,
+        /// When it ended.
+        end: Moment,
+    },
+    /// What is not stable may be lost.
+    Lost {
+        /// When.
+        at: Moment,
+    },
+}
+
+impl Barrier {
+    /// When it takes effect.
+    pub fn moment(self) -> Moment {
+        match self {
+            Barrier::Flushed { end, .. } => end,
+            Barrier::Lost { at } => at,
+        }
+    }
+}
+
+/// A sector that no disk could have shown.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The sector.
+    pub sector: u64,
+    /// What is wrong, with the operations on the sector.
+    pub text: String,
+}
+
+/// What was checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Checked {
+    /// Sectors (or blocks, where all sectors saw the same) checked by zones.
+    pub by_zones: u64,
+    /// Those checked by configurations.
+    pub by_configurations: u64,
+    /// Those with too many concurrent operations for a verdict.
+    pub undecided: u64,
+    /// Operations on them.
+    pub operations: u64,
+}
+
+/// Checks a whole history.
+pub fn check(history: &History) -> Result<Checked, Box<Violation>> {
+    let mut checked = Checked::default();
+    for ((volume, block), ops) in by_block(history) {
+        let barriers = barriers(history, volume, block);
+        let all_equal = ops.iter().all(|op| is_uniform(history, *op));
+        let sectors = if all_equal { 1 } else { SECTORS_PER_BLOCK };
+        for sector in block * SECTORS_PER_BLOCK..block * SECTORS_PER_BLOCK + sectors {
+            let entries = entries(history, &ops, sector);
+            checked.operations += entries.len() as u64;
+            check_sector(&entries, &barriers, &mut checked).map_err(|problem| {
+                let text = format!("{problem}\n{}", describe(&entries, &barriers));
+                Box::new(Violation { volume, sector, text })
+            })?;
+        }
+    }
+    Ok(checked)
+}
+
+/// Checks one sector.
+pub fn check_sector(entries: &[Entry], barriers: &[Barrier], checked: &mut Checked) -> Result<(), String> {
+    let loses = barriers.iter().any(|barrier| matches!(barrier, Barrier::Lost { .. }));
+    if !loses && entries.iter().all(|entry| !entry.write || entry.value != ZERO) {
+        checked.by_zones += 1;
+        return zones::check(entries);
+    }
+    checked.by_configurations += 1;
+    match configurations::check(entries, barriers) {
+        configurations::Verdict::Possible => Ok(()),
+        configurations::Verdict::Undecided => {
+            checked.undecided += 1;
+            Ok(())
+        }
+        configurations::Verdict::Impossible(moment) => {
+            Err(format!("no order of the operations explains the answer given at moment {moment}"))
+        }
+    }
+}
+
+fn by_block(history: &History) -> BTreeMap<(VolumeId, u64), Vec<usize>> {
+    let mut blocks: BTreeMap<(VolumeId, u64), Vec<usize>> = BTreeMap::new();
+    for (index, op) in history.ops.iter().enumerate() {
+        let counts = match op.kind {
+            Kind::Read => op.outcome == Outcome::Done,
+            Kind::Write | Kind::Zero => op.outcome != Outcome::Refused,
+            Kind::Flush => false,
+        };
+        if counts {
+            for block in op.at.blocks() {
+                blocks.entry((op.volume, block)).or_default().push(index);
+            }
+        }
+    }
+    blocks
+}
+
+/// Does the operation see all sectors of each block alike?
+fn is_uniform(history: &History, op: usize) -> bool {
+    let op = &history.ops[op];
+    let alike = |values: &[Value]| values.iter().all(|value| *value == values[0]);
+    op.at.is_aligned() && op.values.chunks(SECTORS_PER_BLOCK as usize).all(alike)
+}
+
+fn entries(history: &History, ops: &[usize], sector: u64) -> Vec<Entry> {
+    let ops = ops.iter().map(|index| &history.ops[*index]);
+    ops.filter(|op| op.at.start <= sector && sector < op.at.end())
+        .map(|op| {
+            let write = op.kind != Kind::Read;
+            let value = if write { op.value } else { op.values[(sector - op.at.start) as usize] };
+            Entry { write, value, start: op.start, end: op.end.unwrap_or(NEVER), stable: op.stable }
+        })
+        .collect()
+}
+
+fn barriers(history: &History, volume: VolumeId, block: u64) -> Vec<Barrier> {
+    let losses = history.losses.iter();
+    let mut barriers: Vec<Barrier> = losses
+        .filter(|loss| loss.volumes.contains(&volume) && !loss.kept.contains(&(volume, block)))
+        .map(|loss| Barrier::Lost { at: loss.at })
+        .collect();
+    if barriers.is_empty() {
+        return barriers; // flushes matter only to losses
+    }
+    let flushes = history.ops.iter().filter(|op| op.kind == Kind::Flush && op.volume == volume);
+    barriers.extend(flushes.filter_map(|op| op.end.map(|end| Barrier::Flushed { start: op.start, end })));
+    barriers.sort_by_key(|barrier| barrier.moment());
+    barriers
+}
+
+/// The operations on one sector in order, for people.
+fn describe(entries: &[Entry], barriers: &[Barrier]) -> String {
+    let mut lines: Vec<(Moment, String)> = entries
+        .iter()
+        .map(|entry| {
+            let what = if entry.write { "write" } else { "read " };
+            let end = if entry.end == NEVER { "never".to_string() } else { entry.end.to_string() };
+            let stable = if entry.stable { "  stable" } else { "" };
+            (entry.start, format!("  {:>8} .. {end:>8}  {what} {}{stable}", entry.start, entry.value))
+        })
+        .collect();
+    lines.extend(barriers.iter().map(|barrier| (barrier.moment(), format!("  {barrier:?}"))));
+    lines.sort();
+    let skipped = lines.len().saturating_sub(60);
+    let text: Vec<String> = lines.into_iter().skip(skipped).map(|line| line.1).collect();
+    format!("operations on the sector (the last 60; {skipped} before):\n{}", text.join("\n"))
+}
+
+#[cfg(test)]
+mod tests;

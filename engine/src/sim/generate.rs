@@ -1,0 +1,329 @@
+//! A seed becomes a plan. Swarm testing: each seed switches kinds of faults on and off and scales them, so
+//! that some seeds are all link cuts and others all crashes; what rarely meets by chance meets often.
+
+use super::plan::{Plan, Setup, Verb, VolumeSetup};
+use super::rng::Rng;
+use crate::arbiter::Arbitration;
+use crate::ids::NodeName;
+
+/// How large the generated runs are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scale {
+    /// Guest requests.
+    pub ops: u64,
+}
+
+impl Default for Scale {
+    fn default() -> Scale {
+        Scale { ops: 2_000 }
+    }
+}
+
+/// Kinds of trouble. Each is an episode: it begins, lasts, and ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Trouble {
+    Crash,
+    CrashBoth,
+    CleanStop,
+    Pause,
+    Cut,
+    CutOneWay,
+    Flap,
+    Delay,
+    SlowDisk,
+    ReadErrors,
+    Drift,
+    ArbiterDown,
+    ArbiterSlow,
+    BrokenResync,
+    DiskFails,
+}
+
+const TROUBLES: [(Trouble, u32); 15] = [
+    (Trouble::Crash, 10),
+    (Trouble::CrashBoth, 4),
+    (Trouble::CleanStop, 4),
+    (Trouble::Pause, 6),
+    (Trouble::Cut, 8),
+    (Trouble::CutOneWay, 5),
+    (Trouble::Flap, 4),
+    (Trouble::Delay, 3),
+    (Trouble::SlowDisk, 4),
+    (Trouble::ReadErrors, 3),
+    (Trouble::Drift, 2),
+    (Trouble::ArbiterDown, 4),
+    (Trouble::ArbiterSlow, 3),
+    (Trouble::BrokenResync, 6),
+    (Trouble::DiskFails, 2),
+];
+
+/// The plan of this seed.
+pub fn plan(seed: u64, scale: Scale) -> Plan {
+    let root = Rng::new(seed);
+    let setup = setup(seed, scale, &mut root.fork("setup"));
+    let mut rng = root.fork("faults");
+    let unit = setup.lease_ms * 1000;
+    let mut plan = Plan { setup, steps: Vec::new() };
+    plan.at(0, Verb::Load { ops: scale.ops });
+    let weights = swarm(&mut rng);
+    let episodes = rng.between(3, 9);
+    // The first trouble comes when the pair stands; now and then before.
+    let mut at = if rng.chance(0.1) { rng.below(unit) } else { unit * 2 + rng.below(unit * 2) };
+    for _ in 0..episodes {
+        let trouble = TROUBLES[rng.weighted(&weights)].0;
+        let end = episode(&mut plan, &mut rng, trouble, at, unit);
+        // Mostly one after the other with time to heal; now and then the next comes into the midst.
+        at = match rng.below(10) {
+            0..3 => at + rng.below(end - at + 1),
+            3..6 => end + rng.below(unit),
+            _ => end + rng.between(unit, unit * 6),
+        };
+    }
+    let last = plan.steps.iter().map(|step| step.at_us).max().unwrap_or(0);
+    plan.at(last + rng.below(unit * 4) + 1, Verb::HealAll);
+    plan.sort();
+    plan
+}
+
+fn swarm(rng: &mut Rng) -> Vec<u32> {
+    let weights: Vec<u32> = TROUBLES
+        .iter()
+        .map(|(trouble, weight)| {
+            let share = if *trouble == Trouble::DiskFails { 0.15 } else { 0.5 };
+            if rng.chance(share) { *weight * rng.pick(&[1, 1, 4]) } else { 0 }
+        })
+        .collect();
+    if weights.iter().all(|weight| *weight == 0) {
+        TROUBLES.iter().map(|trouble| trouble.1).collect()
+    } else {
+        weights
+    }
+}
+
+fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
+    let lease_ms = rng.pick(&[200, 500, 500, 1000, 2000]);
+    let arbitration = match rng.below(10) {
+        0..7 => Arbitration::Register,
+        7..9 => Arbitration::Preferred,
+        _ => Arbitration::StopBoth,
+    };
+    let extent_bytes = rng.pick(&[64u64 << 10, 64 << 10, 128 << 10, 1 << 20]);
+    let volumes = rng.between(1, 3);
+    let volumes = (0..volumes)
+        .map(|index| VolumeSetup {
+            sectors: rng.pick(&[4u64, 8, 16]) << 11,
+            mirrored: index < 2 || rng.chance(0.5),
+        })
+        .collect();
+    let cache_blocks = rng.pick(&[96, 192, 512, 2048]);
+    // A total of about `ops` requests over the time that the faults take.
+    let think_us = (lease_ms * 1000 * 40 / scale.ops.max(1) * 6).max(200);
+    Setup {
+        seed,
+        arbitration,
+        preferred: rng.pick(&NodeName::BOTH),
+        volumes,
+        extent_bytes,
+        disks: rng.pick(&[1, 1, 2, 3]),
+        disk_bytes: if rng.chance(0.15) { 12 << 20 } else { 48 << 20 },
+        sector_bytes: rng.pick(&[512, 512, 4096]),
+        cache_blocks,
+        dirty_blocks: cache_blocks / rng.pick(&[2, 4]),
+        destage_age_ms: rng.pick(&[5, 50, 500]),
+        destage_depth: rng.pick(&[2, 8, 16]),
+        lease_ms,
+        hot_areas: rng.pick(&[8, 16, 64, 512]),
+        area_blocks: rng.pick(&[16, 32, 256]),
+        hot_idle_ms: rng.pick(&[20, 200, 2000]),
+        resync_blocks: rng.pick(&[16, 64, 512]),
+        write_blocks: rng.pick(&[64, 256, 2048]),
+        link_delay_us: rng.pick(&[20, 100, 1000]),
+        late_share: rng.pick(&[0.0, 0.1, 0.5]),
+        arbiter_delay_us: rng.pick(&[100, 1000, 20_000]),
+        arbiter_loss: rng.pick(&[0.0, 0.0, 0.1, 0.4]),
+        transfer_us: rng.pick(&[20, 80, 300]),
+        flush_us: rng.pick(&[50, 300, 2000]),
+        hosts: rng.between(1, 4) as u32,
+        outstanding: rng.between(1, 6) as u32,
+        think_us,
+        hot_blocks: rng.pick(&[8, 48, 200]),
+        read_percent: rng.pick(&[25, 45, 60]),
+        zero_percent: rng.pick(&[0, 3, 8]),
+        flush_percent: rng.pick(&[0, 2, 5]),
+        fua_percent: rng.pick(&[0, 10, 50]),
+        odd_percent: rng.pick(&[0, 20, 50]),
+    }
+}
+
+/// How long an episode lasts, in microseconds: from a blink to many leases.
+fn span(rng: &mut Rng, unit: u64) -> u64 {
+    match rng.below(10) {
+        0..2 => rng.between(100, unit / 20),
+        2..4 => rng.between(unit / 20, unit),
+        4..8 => rng.between(unit, unit * 4),
+        _ => rng.between(unit * 4, unit * 15),
+    }
+}
+
+fn death(rng: &mut Rng, who: NodeName) -> Verb {
+    if rng.chance(0.5) { Verb::Kill { who } } else { Verb::PowerCut { who } }
+}
+
+/// Adds an episode that begins at `at`; returns when it ends.
+fn episode(plan: &mut Plan, rng: &mut Rng, trouble: Trouble, at: u64, unit: u64) -> u64 {
+    let who = rng.pick(&NodeName::BOTH);
+    let end = at + span(rng, unit);
+    let (begin, undo) = match trouble {
+        Trouble::Crash => (death(rng, who), Verb::Start { who }),
+        Trouble::CleanStop => (Verb::Stop { who }, Verb::Start { who }),
+        Trouble::Pause => (Verb::Pause { who }, Verb::Resume { who }),
+        Trouble::Cut => (Verb::Cut, Verb::Heal),
+        Trouble::CutOneWay => (Verb::CutOneWay { who }, Verb::Heal),
+        Trouble::Delay => {
+            let normal = plan.setup.link_delay_us;
+            (Verb::Delay { us: rng.between(1_000, unit) }, Verb::Delay { us: normal })
+        }
+        Trouble::SlowDisk => {
+            let factor = rng.pick(&[10, 100, 1000]);
+            (Verb::SlowDisk { who, factor }, Verb::SlowDisk { who, factor: 1 })
+        }
+        Trouble::ReadErrors => {
+            let (count, once) = (rng.between(1, 20) as u32, rng.chance(0.5));
+            plan.at(at, Verb::ReadErrors { who, count, once });
+            return at + 1;
+        }
+        Trouble::Drift => {
+            let ppm = rng.between(0, 16_000) as i64 - 8_000;
+            plan.at(at, Verb::Drift { who, ppm });
+            return at + 1;
+        }
+        Trouble::ArbiterDown => (Verb::ArbiterDown { who }, Verb::ArbiterUp { who }),
+        Trouble::ArbiterSlow => {
+            let normal = plan.setup.arbiter_delay_us;
+            (Verb::ArbiterDelay { us: rng.between(10_000, unit * 2) }, Verb::ArbiterDelay { us: normal })
+        }
+        Trouble::CrashBoth => return crash_both(plan, rng, at, unit),
+        Trouble::Flap => return flap(plan, rng, at, unit),
+        Trouble::BrokenResync => return broken_resync(plan, rng, at, unit),
+        Trouble::DiskFails => {
+            let verb = if rng.chance(0.5) { Verb::FailWrites { who } } else { Verb::FailFlushes { who } };
+            plan.at(at, verb);
+            return at + unit * 6;
+        }
+    };
+    plan.at(at, begin);
+    plan.at(end, undo);
+    if trouble == Trouble::ArbiterDown && rng.chance(0.4) {
+        plan.at(at, Verb::ArbiterDown { who: who.partner() });
+        plan.at(end + rng.below(unit), Verb::ArbiterUp { who: who.partner() });
+    }
+    if trouble == Trouble::ArbiterDown || trouble == Trouble::ArbiterSlow {
+        // It matters only if somebody asks.
+        let trouble = rng.pick(&[Trouble::Crash, Trouble::Cut, Trouble::CutOneWay, Trouble::Pause]);
+        let begin = at + rng.below(end - at + 1);
+        return episode(plan, rng, trouble, begin, unit).max(end + unit);
+    }
+    end
+}
+
+/// Both nodes die, within a moment or one long after the other, and come back in either order.
+fn crash_both(plan: &mut Plan, rng: &mut Rng, at: u64, unit: u64) -> u64 {
+    let first = rng.pick(&NodeName::BOTH);
+    let second_dies = at + if rng.chance(0.4) { 0 } else { span(rng, unit) };
+    let begin = death(rng, first);
+    plan.at(at, begin);
+    let then = death(rng, first.partner());
+    plan.at(second_dies, then);
+    let back = second_dies + span(rng, unit);
+    let other_back = back + if rng.chance(0.3) { 0 } else { span(rng, unit) };
+    let returns = rng.pick(&NodeName::BOTH);
+    plan.at(back, Verb::Start { who: returns });
+    plan.at(other_back, Verb::Start { who: returns.partner() });
+    other_back
+}
+
+fn flap(plan: &mut Plan, rng: &mut Rng, at: u64, unit: u64) -> u64 {
+    let mut at = at;
+    for _ in 0..rng.between(2, 6) {
+        let verb = match rng.below(4) {
+            0 => Verb::CutOneWay { who: NodeName::A },
+            1 => Verb::CutOneWay { who: NodeName::B },
+            _ => Verb::Cut,
+        };
+        plan.at(at, verb);
+        at += rng.between(100, unit);
+        plan.at(at, Verb::Heal);
+        at += rng.between(100, unit * 2);
+    }
+    at
+}
+
+/// A node dies and comes back; while it catches up, it, its partner or the link fails again.
+fn broken_resync(plan: &mut Plan, rng: &mut Rng, at: u64, unit: u64) -> u64 {
+    let who = rng.pick(&NodeName::BOTH);
+    let begin = death(rng, who);
+    plan.at(at, begin);
+    let mut at = at + rng.between(unit * 2, unit * 5);
+    plan.at(at, Verb::Start { who });
+    for _ in 0..rng.between(1, 3) {
+        // A resync begins about a lease after the start, and lasts some milliseconds.
+        at += if rng.chance(0.5) { rng.between(unit / 2, unit * 3) } else { rng.between(1_000, unit) };
+        let victim = if rng.chance(0.7) { who } else { who.partner() };
+        let (begin, undo) = match rng.below(3) {
+            0 => (Verb::Cut, Verb::Heal),
+            1 => (Verb::Pause { who: victim }, Verb::Resume { who: victim }),
+            _ => (death(rng, victim), Verb::Start { who: victim }),
+        };
+        plan.at(at, begin);
+        at += rng.between(1_000, unit * 2);
+        plan.at(at, undo);
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn seeds_differ_and_repeat() {
+        let plans: Vec<String> = (0..50).map(|seed| plan(seed, Scale::default()).print()).collect();
+        assert_eq!(plan(7, Scale::default()).print(), plans[7]);
+        assert_eq!(plans.iter().collect::<BTreeSet<_>>().len(), 50);
+        assert!(plans.iter().all(|text| Plan::parse(text).unwrap().print() == *text));
+    }
+
+    #[test]
+    fn every_kind_of_verb_occurs() {
+        let verbs: BTreeSet<String> = (0..300)
+            .flat_map(|seed| plan(seed, Scale::default()).steps)
+            .map(|step| format!("{:?}", step.verb).split([' ', '{']).next().unwrap_or_default().to_string())
+            .collect();
+        let generated = [
+            "Load",
+            "Kill",
+            "PowerCut",
+            "Start",
+            "Stop",
+            "Pause",
+            "Resume",
+            "Cut",
+            "CutOneWay",
+            "Heal",
+            "Delay",
+            "SlowDisk",
+            "ReadErrors",
+            "FailWrites",
+            "FailFlushes",
+            "Drift",
+            "ArbiterDown",
+            "ArbiterUp",
+            "ArbiterDelay",
+            "HealAll",
+        ];
+        for verb in generated {
+            assert!(verbs.contains(verb), "{verb}");
+        }
+    }
+}
