@@ -37,17 +37,23 @@ use crate::node::view::View;
 
 /// See the module.
 pub(super) struct Core {
-    events: Mutex<Vec<Event>>,
+    intake: Mutex<Intake>,
     stepping: Gate,
     driver: Mutex<Driver>,
     actions: Mutex<Vec<Action>>,
     performing: Gate,
     performer: Mutex<Performer>,
-    requests: Mutex<Requests>,
     closed: AtomicBool,
     pub(super) lifecycle: Lifecycle,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) timer: Timer,
+}
+
+/// Under one lock, for a guest's request goes into both.
+#[derive(Default)]
+struct Intake {
+    events: Vec<Event>,
+    requests: Requests,
 }
 
 struct Driver {
@@ -78,13 +84,12 @@ pub(super) struct Outside {
 impl Core {
     pub(super) fn new(machine: Box<dyn Machine>, clock: Arc<dyn Clock>) -> Arc<Core> {
         Arc::new(Core {
-            events: Mutex::default(),
+            intake: Mutex::default(),
             stepping: Gate::default(),
             driver: Mutex::new(Driver { machine: Some(machine), batch: Vec::new(), asked: Vec::new() }),
             actions: Mutex::default(),
             performing: Gate::default(),
             performer: Mutex::default(),
-            requests: Mutex::default(),
             closed: AtomicBool::new(false),
             lifecycle: Lifecycle::default(),
             clock,
@@ -100,20 +105,28 @@ impl Core {
 
     /// Hands an event to the node, and does what the node wants, unless another thread is at it.
     pub(super) fn happened(&self, event: Event) {
-        self.events.lock().push(event);
+        self.intake.lock().events.push(event);
+        self.run();
+    }
+
+    /// Every event or action that was left before this call is seen to, here or by the thread that is at it.
+    fn run(&self) {
         self.stepping.run(|| self.step());
         self.performing.run(|| self.perform());
     }
 
     /// Starts a guest's request.
     pub(super) fn submit(&self, volume: VolumeId, command: Command, caller: Caller) -> RequestId {
-        let entered = self.requests.lock().enter(caller);
-        match entered {
+        let mut intake = self.intake.lock();
+        match intake.requests.enter(caller) {
             Ok(id) => {
-                self.happened(Event::Guest { id, volume, command });
+                intake.events.push(Event::Guest { id, volume, command });
+                drop(intake);
+                self.run();
                 id
             }
             Err((sink, token)) => {
+                drop(intake);
                 sink.complete(token, Err(GuestError::Unavailable));
                 RequestId(0)
             }
@@ -122,7 +135,7 @@ impl Core {
 
     /// Gives up a guest's request.
     pub(super) fn abort(&self, id: RequestId, caller: Caller) {
-        let entered = self.requests.lock().enter_abort(id, caller);
+        let entered = self.intake.lock().requests.enter_abort(id, caller);
         match entered {
             Ok(()) => self.happened(Event::Abort { id }),
             Err((sink, token)) => sink.aborted(token),
@@ -151,11 +164,11 @@ impl Core {
         self.timer.stop();
         // Whoever performs now, this thread or another, finds the core closed and lets go.
         self.performing.run(|| self.perform());
-        let waiting = self.requests.lock().close();
+        let waiting = self.intake.lock().requests.close();
         for (sink, token) in waiting {
             contain(|| sink.complete(token, Err(GuestError::Unavailable)));
         }
-        let aborting = self.requests.lock().close_aborts();
+        let aborting = self.intake.lock().requests.close_aborts();
         for (sink, token) in aborting {
             contain(|| sink.aborted(token));
         }
@@ -164,7 +177,7 @@ impl Core {
     fn step(&self) {
         let stepped = catch_unwind(AssertUnwindSafe(|| {
             let mut driver = self.driver.lock();
-            driver.drain(&self.events, &*self.clock);
+            driver.drain(&self.intake, &*self.clock);
             self.timer.set(driver.machine.as_ref().and_then(|machine| machine.deadline()));
             append(&mut self.actions.lock(), &mut driver.asked);
         }));
@@ -174,30 +187,32 @@ impl Core {
         }
     }
 
+    /// Performs the actions that are there now; the gate brings another round for those to come.
     fn perform(&self) {
         let mut performer = self.performer.lock();
         let Performer { outside, batch } = &mut *performer;
-        let mut sent = false;
-        loop {
-            std::mem::swap(batch, &mut *self.actions.lock());
-            let Some(outside) = outside.as_ref().filter(|_| !batch.is_empty()) else { break };
-            for action in batch.drain(..).take_while(|_| !self.closed.load(Ordering::Relaxed)) {
-                sent |= matches!(action, Action::Send { .. });
-                contain(|| self.act(outside, action));
-            }
+        std::mem::swap(batch, &mut *self.actions.lock());
+        if let Some(outside) = outside {
+            self.act_all(outside, batch);
         }
         batch.clear();
-        if let Some(transport) =
-            outside.as_ref().and_then(|outside| outside.transport.as_ref()).filter(|_| sent)
-        {
-            contain(|| transport.flush());
-        }
         if self.closed.load(Ordering::SeqCst) {
             let outside = outside.take();
             drop(performer);
             if let Some(outside) = outside {
                 self.let_go(outside);
             }
+        }
+    }
+
+    fn act_all(&self, outside: &Outside, batch: &mut Vec<Action>) {
+        let mut sent = false;
+        for action in batch.drain(..).take_while(|_| !self.closed.load(Ordering::Relaxed)) {
+            sent |= matches!(action, Action::Send { .. });
+            contain(|| self.act(outside, action));
+        }
+        if let Some(transport) = outside.transport.as_ref().filter(|_| sent) {
+            contain(|| transport.flush());
         }
     }
 
@@ -225,13 +240,13 @@ impl Core {
             }
             Action::Arbiter { id, ask } => self.ask(outside, id, ask),
             Action::Complete { id, result } => {
-                let caller = self.requests.lock().take(id);
+                let caller = self.intake.lock().requests.take(id);
                 if let Some((sink, token)) = caller {
                     sink.complete(token, result);
                 }
             }
             Action::Aborted { id } => {
-                let callers = self.requests.lock().take_aborts(id);
+                let callers = self.intake.lock().requests.take_aborts(id);
                 for (sink, token) in callers {
                     sink.aborted(token);
                 }
@@ -258,19 +273,15 @@ impl Core {
 }
 
 impl Driver {
-    fn drain(&mut self, events: &Mutex<Vec<Event>>, clock: &dyn Clock) {
-        loop {
-            std::mem::swap(&mut self.batch, &mut *events.lock());
-            if self.batch.is_empty() {
-                return;
-            }
-            for event in self.batch.drain(..) {
-                let Some(machine) = &mut self.machine else { continue };
-                let now = clock.now();
-                machine.handle(now, event);
-                while let Some(action) = machine.poll() {
-                    self.asked.push(action);
-                }
+    /// Handles the events that are there now; the gate brings another round for those to come.
+    fn drain(&mut self, intake: &Mutex<Intake>, clock: &dyn Clock) {
+        std::mem::swap(&mut self.batch, &mut intake.lock().events);
+        for event in self.batch.drain(..) {
+            let Some(machine) = &mut self.machine else { continue };
+            let now = clock.now();
+            machine.handle(now, event);
+            while let Some(action) = machine.poll() {
+                self.asked.push(action);
             }
         }
     }
