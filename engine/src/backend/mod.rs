@@ -5,7 +5,44 @@
 //! answers [`DiskError::Dropped`] by itself. What the engine relies on is written down in [`crate::io`].
 //!
 //! An embedder's own device is either a [`BlockBackend`], if it is asynchronous, or a [`BlockingDevice`] in a
-//! [`Threaded`].
+//! [`Threaded`]:
+//!
+//! ```
+//! use std::sync::Mutex;
+//! use twinsan::backend::{self, BlockBackend, BlockingDevice, Threaded};
+//! use twinsan::block::{BLOCK_BYTES, Block, PagePool, payload_from};
+//! use twinsan::io::{DiskError, DiskOp, DiskResult, Geometry};
+//!
+//! struct Bytes(Mutex<Vec<u8>>, PagePool);
+//!
+//! impl BlockingDevice for Bytes {
+//!     fn geometry(&self) -> Geometry {
+//!         Geometry { bytes: self.0.lock().unwrap().len() as u64, sector_bytes: 512 }
+//!     }
+//!     fn read(&self, offset: u64, blocks: u32) -> DiskResult {
+//!         let (start, length) = (offset as usize, blocks as usize * BLOCK_BYTES);
+//!         Ok(payload_from(&self.1, &self.0.lock().unwrap()[start..start + length]))
+//!     }
+//!     fn write(&self, offset: u64, data: &[Block]) -> Result<(), DiskError> {
+//!         let mut bytes = self.0.lock().unwrap();
+//!         for (place, block) in bytes[offset as usize..].chunks_mut(BLOCK_BYTES).zip(data) {
+//!             place.copy_from_slice(block.bytes());
+//!         }
+//!         Ok(())
+//!     }
+//!     fn flush(&self) -> Result<(), DiskError> {
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let pages = PagePool::new();
+//! let disk = Threaded::new(Bytes(Mutex::new(vec![0; 1 << 20]), pages.clone()), 2)?;
+//! let data = payload_from(&pages, b"written through a backend");
+//! backend::perform(&disk, DiskOp::Write { offset: 8192, data: data.clone() })?;
+//! let read = backend::perform(&disk, DiskOp::Read { offset: 8192, blocks: 1 })?;
+//! assert!(read[0].same(&data[0]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![expect(
     clippy::disallowed_methods,

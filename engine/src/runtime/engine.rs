@@ -136,7 +136,11 @@ impl EngineBuilder {
         core.begin(Outside { disks: self.disks, transport: self.transport.clone(), questions, sink });
         engine.wait_open(self.open_bound)?;
         if let Some(transport) = self.transport {
-            transport.open(core as Arc<dyn Inbox>);
+            transport.open(Arc::clone(&core) as Arc<dyn Inbox>);
+            if core.lifecycle.stage().over {
+                // The node failed before there was an inbox to give up.
+                transport.close();
+            }
         }
         Ok(engine)
     }

@@ -99,10 +99,11 @@ impl Wire {
         Some((inbox, end.queue.pop_front()?))
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock());
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.state.lock());
         self.deliver(0);
         self.deliver(1);
+        changed
     }
 }
 
@@ -157,10 +158,11 @@ impl Transport for InProcess {
 
     /// As for any transport; a closed end may be opened again, by another engine.
     fn close(&self) {
-        self.wire.change(|state| {
+        // The inbox may be the last to hold its engine: it is dropped without the wire's lock.
+        drop(self.wire.change(|state| {
             state.take_down();
-            state.ends[self.side] = End::NEW;
-        });
+            std::mem::replace(&mut state.ends[self.side], End::NEW)
+        }));
     }
 }
 

@@ -29,7 +29,7 @@ pub trait Transport: Send + Sync {
     fn disconnect(&self, link: u64);
 
     /// Drops the connection and makes no other, gives up the inbox, and stops. A message or report that is already
-    /// under way may still reach the inbox.
+    /// under way may still reach the inbox. It may be called more than once, and without `open` before it.
     fn close(&self);
 }
 
