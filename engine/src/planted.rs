@@ -63,6 +63,16 @@ bugs! {
     ReadUnstableAlone,
     /// The target's own hot set is not merged when it rejoins.
     TargetHotIgnored,
+    /// A replay applies records again that the checkpoint contains already.
+    ReplayNotIdempotent,
+    /// A log entry is believed whatever its sequence.
+    LogWithoutSequence,
+    /// After a crash, what the log mapped since the checkpoint counts as free.
+    ExtentAllocatedTwice,
+    /// A slot that was allocated and not used is not given back.
+    ExtentLeaked,
+    /// A pool is opened without a flush: what was read may still be lost.
+    OpenedWithoutFlush,
 }
 
 /// Which bug is planted in a node, if any.

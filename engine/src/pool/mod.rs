@@ -1,1 +1,415 @@
-//! Being written.
+//! The thin pool of one node: which extent of which volume lies where, what the node and its halves are, and
+//! how all of that survives a crash at any moment. Pure: it says which disk requests to make, and is told how
+//! they ended.
+//!
+//! Everything is a [`Record`]. [`Pool::append`] applies records in memory at once and makes them durable in
+//! order, through the metadata log; a checkpoint in the background keeps the log short. A crash leaves a prefix
+//! of the calls to `append`, never a part of one.
+//!
+//! A new extent goes [`reserve`](Pool::reserve) → [`allocate`](Pool::allocate) → the caller writes all of it and
+//! flushes its disk → `append(Map)`. So a mapped extent never shows what its slot held before. An unmapped
+//! extent's slot is free again when the record is durable and no I/O on it is in flight.
+//!
+//! A metadata write or a flush that fails is final: nothing becomes durable any more, see [`Pool::failed`].
+
+use std::collections::BTreeMap;
+
+use crate::block::{BLOCK_BYTES, PagePool, payload_from};
+use crate::ids::{DiskId, VolumeId};
+use crate::io::{DiskOp, DiskResult};
+use crate::planted::{Bug, Planted};
+
+mod check;
+mod checkpoint;
+mod codec;
+mod commit;
+mod create;
+mod error;
+mod extent_map;
+mod free;
+mod identify;
+mod layout;
+mod log;
+mod metadata;
+mod opening;
+mod record;
+mod replay;
+mod space;
+mod validate;
+
+pub use check::{CheckReport, Problem, check};
+pub use create::{FormatIds, FormatWrite, format};
+pub use error::{OpenError, PoolError};
+pub use extent_map::ExtentMap;
+pub use identify::probe;
+pub use layout::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Identity, LOG_BYTES_MIN, PoolDisk, PoolOptions};
+pub use metadata::{Freed, Metadata, VolumeMeta};
+pub use opening::{OpenReport, Opening};
+pub use record::{ANCESTORS_MAX, Lsn, NodeRecord, Record, Slot};
+pub use validate::REGION_SECTORS;
+
+use checkpoint::CheckpointWriter;
+use commit::{CommitIo, CommitWriter, Step};
+use layout::{Commit, Layout};
+use log::{Log, LogIo};
+use space::Space;
+
+/// Largest volume: 64 TiB.
+pub const SECTORS_MAX: u64 = (64 << 40) / 512;
+
+/// A disk request of the pool.
+#[derive(Clone, Debug)]
+pub struct PoolIo {
+    /// Echoed in [`Pool::io_done`].
+    pub token: u64,
+    /// The disk.
+    pub disk: DiskId,
+    /// What to do.
+    pub op: DiskOp,
+}
+
+/// What a request in flight is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    LogWrite,
+    LogFlush,
+    Frame,
+    Step(Step),
+}
+
+/// An open pool.
+#[derive(Debug)]
+pub struct Pool {
+    identity: Identity,
+    layout: Layout,
+    extent_shift: u32,
+    metadata: Metadata,
+    space: Space,
+    log: Log,
+    /// What the superblocks on disk say.
+    commit: Commit,
+    committing: Option<CommitWriter>,
+    /// A checkpoint was asked for.
+    checkpoint_asked: bool,
+    /// The superblocks have not been written in this life.
+    introduced: bool,
+    in_flight: BTreeMap<u64, (DiskId, Purpose)>,
+    next_token: u64,
+    failed: Option<DiskId>,
+    pages: PagePool,
+    planted: Planted,
+}
+
+impl Pool {
+    /// The metadata as they are in memory.
+    #[inline]
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Who the pool is.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// 4 KiB blocks per extent.
+    #[inline]
+    pub fn extent_blocks(&self) -> u64 {
+        self.layout.extent_bytes / BLOCK_BYTES as u64
+    }
+
+    /// The disks of the pool, by [`DiskId`].
+    pub fn disks(&self) -> &[PoolDisk] {
+        &self.layout.disks
+    }
+
+    /// The disk with the metadata.
+    pub fn home(&self) -> DiskId {
+        self.layout.home
+    }
+
+    /// Most volumes of this pool.
+    pub fn volumes_max(&self) -> usize {
+        self.layout.volumes_max()
+    }
+
+    /// Changes the metadata in memory at once, and on disk in the order of the calls; durable when
+    /// [`durable`](Self::durable) reaches the number returned. After a crash either all records of a call count
+    /// or none, as long as they take less than 64 KiB and the log has its usual size (256 KiB or more).
+    ///
+    /// # Panics
+    /// If a record cannot be: beyond the end of its volume, more volumes than [`volumes_max`](Self::volumes_max),
+    /// or a `Map` to a slot that was not allocated for that extent. Such a record must not reach the disk.
+    pub fn append(&mut self, records: &[Record]) -> Lsn {
+        let mut lsn = self.log.next_lsn();
+        for record in records {
+            if let Err(what) = validate::check(record, &self.metadata, &self.layout) {
+                panic!("{what}: {record:?}");
+            }
+            self.apply(record, lsn);
+            lsn.0 += 1;
+        }
+        if self.failed.is_some() {
+            return lsn;
+        }
+        self.log.append(records);
+        self.log.appended()
+    }
+
+    fn apply(&mut self, record: &Record, lsn: Lsn) {
+        match record {
+            Record::Map { volume, extent, slot } => {
+                let now = self.metadata.volume(*volume).and_then(|volume| volume.map.get(*extent));
+                if now == Some(*slot) {
+                    return;
+                }
+                self.space.mapped((*volume, *extent), *slot);
+            }
+            Record::VolumeDelete { volume } => self.space.release_volume(*volume),
+            _ => {}
+        }
+        let freed = self.metadata.apply(record);
+        let early = self.planted.has(Bug::ExtentReusedEarly);
+        self.space.unmapped(if early { Lsn(0) } else { lsn }, freed);
+        if early {
+            self.space.durable(Lsn(0));
+        }
+    }
+
+    /// All records up to this one are durable.
+    pub fn durable(&self) -> Lsn {
+        self.log.durable()
+    }
+
+    /// Where a slot lies, in bytes from the beginning of its disk.
+    #[inline]
+    pub fn slot_offset(&self, slot: Slot) -> u64 {
+        self.layout.offset(slot)
+    }
+
+    /// Where a 4 KiB block of a mapped extent lies: disk and byte offset.
+    #[inline]
+    pub fn locate(&self, volume: VolumeId, block: u64) -> Option<(DiskId, u64)> {
+        let shift = self.extent_shift - BLOCK_BYTES.trailing_zeros();
+        let slot = self.metadata.volume(volume)?.map.get(u32::try_from(block >> shift).ok()?)?;
+        let within = (block & ((1 << shift) - 1)) * BLOCK_BYTES as u64;
+        Some((slot.disk, self.layout.offset(slot) + within))
+    }
+
+    /// Sees to it that writes to this extent will find space. True if it is mapped, has space already, or gets
+    /// it now; false if the pool is full. Unmapping the extent ends the promise: reserve again for later writes.
+    #[inline]
+    pub fn reserve(&mut self, volume: VolumeId, extent: u32) -> bool {
+        match self.metadata.volume(volume) {
+            Some(meta) if meta.map.contains(extent) => true,
+            _ => self.space.reserve((volume, extent)),
+        }
+    }
+
+    /// Gives a reservation back that was not used. Does nothing for an extent that is mapped or has a slot.
+    pub fn release(&mut self, volume: VolumeId, extent: u32) {
+        self.space.release((volume, extent));
+    }
+
+    /// Turns the reservation of an unmapped extent into a slot. Write all of it, flush its disk, then append
+    /// `Map`. Until then [`reserve`](Self::reserve) goes on saying yes for this extent.
+    ///
+    /// # Panics
+    /// If the extent has no reservation, or has a slot already.
+    pub fn allocate(&mut self, volume: VolumeId, extent: u32) -> Slot {
+        self.space.allocate((volume, extent))
+    }
+
+    /// Gives back a slot that was allocated and not mapped, and its reservation. While the slot is
+    /// [held](Self::hold) it is not given out again.
+    ///
+    /// # Panics
+    /// If the slot was not allocated, or is mapped.
+    pub fn unallocate(&mut self, slot: Slot) {
+        self.space.unallocate(slot, self.planted.has(Bug::ExtentLeaked));
+    }
+
+    /// An I/O on this slot begins: whatever becomes of it, it is not given out again until the I/O has ended.
+    pub fn hold(&mut self, slot: Slot) {
+        self.space.hold(slot);
+    }
+
+    /// An I/O on this slot has ended.
+    ///
+    /// # Panics
+    /// If it had not begun.
+    pub fn unhold(&mut self, slot: Slot) {
+        self.space.unhold(slot);
+    }
+
+    /// Bytes of all data areas.
+    pub fn bytes(&self) -> u64 {
+        self.space.slots() * self.layout.extent_bytes
+    }
+
+    /// Bytes that are not free: mapped, being mapped, or not yet free again.
+    pub fn bytes_used(&self) -> u64 {
+        (self.space.slots() - self.space.free()) * self.layout.extent_bytes
+    }
+
+    /// Extents that can still be reserved.
+    pub fn free_extents(&self) -> u64 {
+        self.space.unreserved()
+    }
+
+    /// Free extents of one disk, reserved ones included.
+    pub fn free_on(&self, disk: DiskId) -> u32 {
+        self.space.free_on(disk)
+    }
+
+    /// The disk that failed a metadata write or a flush. Nothing becomes durable any more in this life.
+    pub fn failed(&self) -> Option<DiskId> {
+        self.failed
+    }
+
+    /// The caller's own flush of a disk has failed: as if one of the pool's had.
+    pub fn fail(&mut self, disk: DiskId) {
+        self.failed.get_or_insert(disk);
+        self.log.abandon();
+        self.committing = None;
+    }
+
+    /// Asks for a checkpoint soon, so that the next opening has nothing to replay.
+    pub fn checkpoint(&mut self) {
+        self.checkpoint_asked = !self.log.is_empty() || self.log.is_busy();
+    }
+
+    /// Is all on disk, and nothing in flight?
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+            && !self.log.is_busy()
+            && self.committing.is_none()
+            && !self.checkpoint_asked
+    }
+
+    /// Switches a deliberate bug on.
+    pub fn set_planted(&mut self, planted: Planted) {
+        self.planted = planted;
+    }
+
+    /// The next disk request; call until `None` after each change. Requests may be carried out in any order.
+    pub fn poll_io(&mut self) -> Option<PoolIo> {
+        if self.failed.is_some() {
+            return None;
+        }
+        if let Some(io) = self.log.poll() {
+            let home = self.layout.home;
+            return Some(match io {
+                LogIo::Write(at, bytes) => {
+                    self.write(home, self.layout.log_offset + at, &bytes, Purpose::LogWrite)
+                }
+                LogIo::Flush => self.request(home, DiskOp::Flush, Purpose::LogFlush),
+            });
+        }
+        self.begin_commit();
+        match self.committing.as_mut()?.poll(self.layout.checkpoint_area_bytes) {
+            Ok(io) => Some(self.commit_io(io?)),
+            Err(()) => {
+                self.fail(self.layout.home);
+                None
+            }
+        }
+    }
+
+    fn commit_io(&mut self, io: CommitIo) -> PoolIo {
+        let next = self.committing.as_ref().expect("it has just asked").next;
+        match io {
+            CommitIo::Frame(at, bytes) => {
+                let offset = self.layout.checkpoint_offset(next.checkpoint_number) + at;
+                self.write(self.layout.home, offset, &bytes, Purpose::Frame)
+            }
+            CommitIo::Step(Step::Flush(disk)) => {
+                self.request(disk, DiskOp::Flush, Purpose::Step(Step::Flush(disk)))
+            }
+            CommitIo::Step(Step::Superblock(disk)) => {
+                let block = self.layout.superblock(&self.identity, &next, disk);
+                let offset = crate::format::superblock::SUPERBLOCK_OFFSETS[usize::from(block.place())];
+                self.write(disk, offset, &block.seal(), Purpose::Step(Step::Superblock(disk)))
+            }
+        }
+    }
+
+    /// Starts a checkpoint when it is time, and the first superblocks of this life.
+    fn begin_commit(&mut self) {
+        if self.committing.is_some() {
+            return;
+        }
+        let checkpoint = self.checkpoint_asked || self.log.wants_checkpoint();
+        if !checkpoint && self.introduced {
+            return;
+        }
+        let mut next = Commit { generation: self.commit.generation + 1, ..self.commit };
+        let (mut writer, mut log_start) = (None, self.log.start());
+        if checkpoint {
+            let (number, side) = (self.commit.checkpoint_number + 1, self.layout.side_bytes());
+            writer = CheckpointWriter::new(self.identity.pool.0, number, &self.metadata, side);
+            if writer.is_none() {
+                return self.fail(self.layout.home);
+            }
+            let sequence;
+            (log_start, sequence) = self.log.cut();
+            next.checkpoint_number = number;
+            next.checkpoint_lsn = self.log.appended().0;
+            next.log_start = log_start % self.layout.log_bytes;
+            next.log_sequence = sequence;
+        }
+        self.checkpoint_asked = false;
+        self.introduced = true;
+        let flush_first = !self.planted.has(Bug::FlushSkippedBeforeSuperblock);
+        let (disks, home) = (self.layout.disks.len(), self.layout.home);
+        self.committing = Some(CommitWriter::new(writer, next, log_start, disks, home, flush_first));
+    }
+
+    fn write(&mut self, disk: DiskId, offset: u64, bytes: &[u8], purpose: Purpose) -> PoolIo {
+        let data = payload_from(&self.pages, bytes);
+        self.request(disk, DiskOp::Write { offset, data }, purpose)
+    }
+
+    fn request(&mut self, disk: DiskId, op: DiskOp, purpose: Purpose) -> PoolIo {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.in_flight.insert(token, (disk, purpose));
+        PoolIo { token, disk, op }
+    }
+
+    /// A request of [`poll_io`](Self::poll_io) has ended.
+    pub fn io_done(&mut self, token: u64, result: DiskResult) {
+        let Some((disk, purpose)) = self.in_flight.remove(&token) else { return };
+        if self.failed.is_some() {
+            return;
+        }
+        if result.is_err() {
+            let flush = matches!(purpose, Purpose::LogFlush | Purpose::Step(Step::Flush(_)));
+            if !(flush && self.planted.has(Bug::FailedFlushTrusted)) {
+                return self.fail(disk);
+            }
+            return match (purpose, &mut self.committing) {
+                (Purpose::Step(step), Some(commit)) => commit.step_again(step),
+                _ => self.log.flush_again(),
+            };
+        }
+        match (purpose, &mut self.committing) {
+            (Purpose::LogWrite, _) => self.log.written(),
+            (Purpose::LogFlush, _) => self.log.flushed(),
+            (Purpose::Frame, Some(commit)) => commit.frame_done(),
+            (Purpose::Step(_), Some(commit)) => {
+                if commit.step_done() {
+                    self.committed();
+                }
+            }
+            (_, None) => unreachable!("a commit lives until its last request has ended"),
+        }
+        self.space.durable(self.log.durable());
+    }
+
+    fn committed(&mut self) {
+        let commit = self.committing.take().expect("its last step has just ended");
+        self.log.release(commit.log_start, commit.covered());
+        self.commit = commit.next;
+    }
+}

@@ -1,0 +1,139 @@
+//! The records inside a frame. Each begins with a [`RecordHead`] that gives its length, a multiple of 8.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::int::{U16Le, U32Le, U64Le, U128Le};
+
+/// What a record says. Numbers are never reused; a reader refuses one that it does not know.
+pub mod kind {
+    /// [`NodeBody`](super::NodeBody).
+    pub const NODE: u8 = 1;
+    /// [`CreateBody`](super::CreateBody).
+    pub const VOLUME_CREATE: u8 = 2;
+    /// No body.
+    pub const VOLUME_DELETE: u8 = 3;
+    /// [`HalfBody`](super::HalfBody), then its ancestors, 16 bytes each.
+    pub const HALF: u8 = 4;
+    /// [`MapBody`](super::MapBody).
+    pub const MAP: u8 = 5;
+    /// [`IndexBody`](super::IndexBody): the extent.
+    pub const UNMAP: u8 = 6;
+    /// [`IndexBody`](super::IndexBody): the area.
+    pub const HOT_ADD: u8 = 7;
+    /// [`IndexBody`](super::IndexBody): the area.
+    pub const HOT_REMOVE: u8 = 8;
+    /// No body.
+    pub const HOT_CLEAR: u8 = 9;
+    /// [`RunBody`](super::RunBody).
+    pub const LOG_ADD: u8 = 10;
+    /// [`RunBody`](super::RunBody).
+    pub const LOG_REMOVE: u8 = 11;
+    /// No body.
+    pub const LOG_CLEAR: u8 = 12;
+    /// Checkpoints only: [`TableBody`](super::TableBody), then as many [`MapBody`](super::MapBody).
+    pub const MAP_TABLE: u8 = 32;
+    /// Checkpoints only: [`TableBody`](super::TableBody), then as many areas, 4 bytes each, padded to 8.
+    pub const HOT_TABLE: u8 = 33;
+    /// Checkpoints only: index of a page of the change log (8 bytes), then its 4096 bits.
+    pub const LOG_PAGE: u8 = 34;
+}
+
+/// The beginning of every record.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct RecordHead {
+    /// One of [`kind`].
+    pub kind: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Length of the whole record in units of 8 bytes.
+    pub units: U16Le,
+    /// The volume, or zero.
+    pub volume: U32Le,
+}
+
+/// What the node says of itself.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct NodeBody {
+    /// Its epoch.
+    pub epoch: U64Le,
+    /// The epoch it has proposed, or zero.
+    pub proposed: U64Le,
+    /// Who may serve: bit 0 is `a`, bit 1 is `b`.
+    pub members: u8,
+    /// 1: its half is not behind.
+    pub up_to_date: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// A new volume.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct CreateBody {
+    /// Identity shown to hosts.
+    pub uuid: U128Le,
+    /// Size in 512-byte sectors.
+    pub sectors: U64Le,
+    /// 1: it has a half on each node.
+    pub mirrored: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// Identity of the data of a half.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct HalfBody {
+    /// The generation.
+    pub generation: U128Le,
+    /// Number of ancestors that follow, at most 8, newest first.
+    pub ancestors: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// Where an extent of a volume lies.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct MapBody {
+    /// The extent of the volume.
+    pub extent: U32Le,
+    /// The place on the disk, in extents from the beginning of its data area.
+    pub index: U32Le,
+    /// The disk.
+    pub disk: U16Le,
+    /// Zero.
+    pub flags: U16Le,
+}
+
+/// An extent or an area.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct IndexBody {
+    /// Which.
+    pub index: U32Le,
+    /// Zero.
+    pub reserved: U32Le,
+}
+
+/// A run of regions of the change log.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct RunBody {
+    /// The first.
+    pub first: U64Le,
+    /// How many.
+    pub count: U64Le,
+}
+
+/// The beginning of a table.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct TableBody {
+    /// Entries that follow.
+    pub count: U32Le,
+    /// Zero.
+    pub reserved: U32Le,
+}

@@ -1,0 +1,172 @@
+//! Writes the metadata as they were at one moment, frame by frame, while they go on changing: the maps are
+//! shared copy-on-write, the rest is encoded at once.
+//!
+//! A change log that is too ragged for its room is written coarser: whole pages, then the whole volume. It may
+//! name too much after a restart, never too little.
+
+use super::codec::{self, MAP_ENTRY_BYTES, TABLE_HEAD_BYTES};
+use super::extent_map::ExtentMap;
+use super::metadata::{Metadata, VolumeMeta};
+use super::record::Record;
+use super::validate::REGION_SECTORS;
+use crate::bits::{BitSet, PAGE_BITS};
+use crate::format::frame::{CHECKPOINT_FRAME_BYTES_MAX, FrameHeader, FrameKind, HEADER_BYTES, frame_bytes};
+use crate::format::record::kind;
+use crate::ids::VolumeId;
+
+const HOT_AREAS_PER_TABLE: usize = 1024;
+/// Runs of a page of the change log that take as much room as the page itself.
+const RUNS_PER_PAGE: usize = 21;
+
+/// A checkpoint being written.
+#[derive(Debug)]
+pub(super) struct CheckpointWriter {
+    pool: u128,
+    number: u64,
+    frame: u64,
+    /// Bytes of the area used so far.
+    bytes: u64,
+    /// Records of everything but the maps.
+    side: Vec<u8>,
+    side_done: usize,
+    maps: Vec<(VolumeId, ExtentMap)>,
+    /// The next extent to write: index into `maps`, and extent.
+    next: (usize, u64),
+}
+
+impl CheckpointWriter {
+    /// Takes the metadata as they are now. `None` if what is not map does not fit into `side_bytes`.
+    pub(super) fn new(
+        pool: u128,
+        number: u64,
+        metadata: &Metadata,
+        side_bytes: u64,
+    ) -> Option<CheckpointWriter> {
+        let fits = |side: &Vec<u8>| side.len() as u64 <= side_bytes;
+        let side = (0..3).map(|level| side_records(metadata, level)).find(fits)?;
+        let maps = metadata.volumes().filter(|(_, volume)| !volume.map.is_empty());
+        let maps = maps.map(|(id, volume)| (id, volume.map.clone())).collect();
+        Some(CheckpointWriter { pool, number, frame: 0, bytes: 0, side, side_done: 0, maps, next: (0, 0) })
+    }
+
+    /// Bytes that the frames so far take.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The next frame: where it goes in the area, and its bytes.
+    pub(super) fn next_frame(&mut self) -> Option<(u64, Vec<u8>)> {
+        let mut frame = vec![0; HEADER_BYTES];
+        let mut records = 0;
+        while let Some(length) = self.next_side_record() {
+            if frame.len() + length > CHECKPOINT_FRAME_BYTES_MAX {
+                break;
+            }
+            frame.extend_from_slice(&self.side[self.side_done..self.side_done + length]);
+            self.side_done += length;
+            records += 1;
+        }
+        if self.side_done == self.side.len() {
+            while self.table(&mut frame) {
+                records += 1;
+            }
+        }
+        if records == 0 {
+            return None;
+        }
+        let (header, payload) = frame.split_at_mut(HEADER_BYTES);
+        let sealed =
+            FrameHeader::seal(FrameKind::Checkpoint, self.pool, self.number, self.frame, 0, records, payload);
+        header.copy_from_slice(bytemuck::bytes_of(&sealed));
+        let at = self.bytes;
+        self.bytes += frame_bytes(payload.len()) as u64;
+        self.frame += 1;
+        Some((at, frame))
+    }
+
+    fn next_side_record(&self) -> Option<usize> {
+        let rest = &self.side[self.side_done..];
+        (!rest.is_empty()).then(|| codec::length(rest).expect("the records were encoded here"))
+    }
+
+    /// Appends a table with as much of the current map as fits; false if nothing fits or nothing is left.
+    fn table(&mut self, frame: &mut Vec<u8>) -> bool {
+        let Some((volume, map)) = self.maps.get(self.next.0) else { return false };
+        let room =
+            (CHECKPOINT_FRAME_BYTES_MAX - frame.len()).saturating_sub(TABLE_HEAD_BYTES + 8) / MAP_ENTRY_BYTES;
+        if room == 0 {
+            return false;
+        }
+        let mut entries = Vec::with_capacity(room * MAP_ENTRY_BYTES);
+        let from = self.next.1 as u32;
+        let mut rest = map.iter_from(from);
+        for (extent, slot) in rest.by_ref().take(room) {
+            entries.extend_from_slice(bytemuck::bytes_of(&codec::map_body(extent, slot)));
+        }
+        let following = rest.next().map(|(extent, _)| u64::from(extent));
+        codec::encode_table(kind::MAP_TABLE, *volume, entries.len() / MAP_ENTRY_BYTES, &entries, frame);
+        self.next = match following {
+            Some(extent) => (self.next.0, extent),
+            None => (self.next.0 + 1, 0),
+        };
+        true
+    }
+}
+
+/// Everything but the maps, with the change logs at this coarseness: 0 exact, 1 whole pages, 2 whole volumes.
+fn side_records(metadata: &Metadata, coarseness: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    codec::encode(&Record::Node(metadata.node), &mut out);
+    for (id, volume) in metadata.volumes() {
+        let (uuid, sectors, mirrored) = (volume.uuid, volume.sectors, volume.mirrored);
+        codec::encode(&Record::VolumeCreate { volume: id, uuid, sectors, mirrored }, &mut out);
+        let (generation, ancestors) = (volume.generation, volume.ancestors.clone());
+        codec::encode(&Record::Half { volume: id, generation, ancestors }, &mut out);
+        let areas: Vec<u8> = volume.hot.iter().flat_map(|area| area.to_le_bytes()).collect();
+        for table in areas.chunks(4 * HOT_AREAS_PER_TABLE) {
+            codec::encode_table(kind::HOT_TABLE, id, table.len() / 4, table, &mut out);
+        }
+        change_log(id, volume, coarseness, &mut out);
+    }
+    out
+}
+
+fn change_log(id: VolumeId, volume: &VolumeMeta, coarseness: u32, out: &mut Vec<u8>) {
+    let regions = volume.sectors.div_ceil(REGION_SECTORS);
+    let mut run: Option<(u64, u64)> = None;
+    let add = |run: &mut Option<(u64, u64)>, first: u64, end: u64, out: &mut Vec<u8>| match run {
+        Some((_, last)) if *last == first => *last = end,
+        _ => {
+            flush_run(id, run.take(), out);
+            *run = Some((first, end));
+        }
+    };
+    for (index, words) in volume.log.pages() {
+        let (first, end) = (index * PAGE_BITS, ((index + 1) * PAGE_BITS).min(regions));
+        match words {
+            Some(_) if coarseness == 2 => add(&mut run, 0, regions, out),
+            None if coarseness == 2 => add(&mut run, 0, regions, out),
+            Some(words) if coarseness == 0 => {
+                let mut page = BitSet::new();
+                page.insert_page(index, words);
+                let runs = page.runs();
+                if runs.len() < RUNS_PER_PAGE {
+                    runs.iter().for_each(|(first, count)| add(&mut run, *first, first + count, out));
+                } else {
+                    codec::encode_log_page(id, index, words, out);
+                }
+            }
+            _ => add(&mut run, first, end, out),
+        }
+        if coarseness == 2 {
+            break;
+        }
+    }
+    flush_run(id, run, out);
+}
+
+fn flush_run(volume: VolumeId, run: Option<(u64, u64)>, out: &mut Vec<u8>) {
+    if let Some((first, end)) = run {
+        codec::encode(&Record::LogAdd { volume, first, count: end - first }, out);
+    }
+}

@@ -1,0 +1,233 @@
+//! Records to bytes and back. Whatever the bytes, decoding ends with a record or an error, and allocates no more than the
+//! bytes it was given.
+
+use bytemuck::{Pod, bytes_of, pod_read_unaligned};
+
+use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
+use crate::bits::PageWords;
+use crate::format::record::{
+    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, kind,
+};
+use crate::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
+
+/// Bytes of a record's head.
+pub(super) const HEAD_BYTES: usize = size_of::<RecordHead>();
+/// Bytes of one entry of a map table.
+pub(super) const MAP_ENTRY_BYTES: usize = size_of::<MapBody>();
+/// Bytes of a table before its entries.
+pub(super) const TABLE_HEAD_BYTES: usize = HEAD_BYTES + size_of::<TableBody>();
+
+/// What a frame contains: a record, or one of the tables that only checkpoints have.
+#[derive(Debug)]
+pub(super) enum Stored<'a> {
+    /// A record.
+    Record(Record),
+    /// Places of extents: [`MapBody`] after [`MapBody`].
+    MapTable(VolumeId, &'a [u8]),
+    /// Hot areas, 4 bytes each.
+    HotTable(VolumeId, &'a [u8]),
+    /// A page of the change log.
+    LogPage(VolumeId, u64, Box<PageWords>),
+}
+
+/// The bytes are no record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Malformed(pub(super) &'static str);
+
+/// Starts a record in `out`; [`finish`] sets its length.
+fn begin(out: &mut Vec<u8>, kind: u8, volume: VolumeId) -> usize {
+    let at = out.len();
+    out.extend_from_slice(bytes_of(&RecordHead {
+        kind,
+        reserved: 0,
+        units: 0.into(),
+        volume: volume.0.into(),
+    }));
+    at
+}
+
+fn finish(out: &mut Vec<u8>, at: usize) {
+    out.resize(at + (out.len() - at).next_multiple_of(8), 0);
+    let units = u16::try_from((out.len() - at) / 8).expect("a record is far shorter than 512 KiB");
+    out[at + 2..at + 4].copy_from_slice(&units.to_le_bytes());
+}
+
+fn put(out: &mut Vec<u8>, kind: u8, volume: VolumeId, body: &[u8]) {
+    let at = begin(out, kind, volume);
+    out.extend_from_slice(body);
+    finish(out, at);
+}
+
+fn put_index(out: &mut Vec<u8>, kind: u8, volume: VolumeId, index: u32) {
+    put(out, kind, volume, bytes_of(&IndexBody { index: index.into(), reserved: 0.into() }));
+}
+
+fn put_run(out: &mut Vec<u8>, kind: u8, volume: VolumeId, first: u64, count: u64) {
+    put(out, kind, volume, bytes_of(&RunBody { first: first.into(), count: count.into() }));
+}
+
+/// The place of an extent, as it is stored.
+pub(super) fn map_body(extent: u32, slot: Slot) -> MapBody {
+    MapBody { extent: extent.into(), index: slot.index.into(), disk: slot.disk.0.into(), flags: 0.into() }
+}
+
+/// Appends a record's bytes.
+pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
+    match record {
+        Record::Node(node) => {
+            let body = NodeBody {
+                epoch: node.epoch.0.into(),
+                proposed: node.proposed.0.into(),
+                members: node.members.bits(),
+                up_to_date: u8::from(node.up_to_date),
+                reserved: [0; 6],
+            };
+            put(out, kind::NODE, VolumeId(0), bytes_of(&body));
+        }
+        Record::VolumeCreate { volume, uuid, sectors, mirrored } => {
+            let (uuid, sectors) = (uuid.0.into(), (*sectors).into());
+            let body = CreateBody { uuid, sectors, mirrored: u8::from(*mirrored), reserved: [0; 7] };
+            put(out, kind::VOLUME_CREATE, *volume, bytes_of(&body));
+        }
+        Record::VolumeDelete { volume } => put(out, kind::VOLUME_DELETE, *volume, &[]),
+        Record::Half { volume, generation, ancestors } => {
+            let kept = &ancestors[..ancestors.len().min(ANCESTORS_MAX)];
+            let (generation, count) = (generation.0.into(), kept.len() as u8);
+            let at = begin(out, kind::HALF, *volume);
+            out.extend_from_slice(bytes_of(&HalfBody { generation, ancestors: count, reserved: [0; 7] }));
+            kept.iter().for_each(|ancestor| out.extend_from_slice(&ancestor.0.to_le_bytes()));
+            finish(out, at);
+        }
+        Record::Map { volume, extent, slot } => {
+            put(out, kind::MAP, *volume, bytes_of(&map_body(*extent, *slot)))
+        }
+        Record::Unmap { volume, extent } => put_index(out, kind::UNMAP, *volume, *extent),
+        Record::HotAdd { volume, area } => put_index(out, kind::HOT_ADD, *volume, *area),
+        Record::HotRemove { volume, area } => put_index(out, kind::HOT_REMOVE, *volume, *area),
+        Record::HotClear { volume } => put(out, kind::HOT_CLEAR, *volume, &[]),
+        Record::LogAdd { volume, first, count } => put_run(out, kind::LOG_ADD, *volume, *first, *count),
+        Record::LogRemove { volume, first, count } => put_run(out, kind::LOG_REMOVE, *volume, *first, *count),
+        Record::LogClear { volume } => put(out, kind::LOG_CLEAR, *volume, &[]),
+    }
+}
+
+/// Appends a table: `entries` are the bytes of `count` entries.
+pub(super) fn encode_table(kind: u8, volume: VolumeId, count: usize, entries: &[u8], out: &mut Vec<u8>) {
+    let at = begin(out, kind, volume);
+    out.extend_from_slice(bytes_of(&TableBody { count: (count as u32).into(), reserved: 0.into() }));
+    out.extend_from_slice(entries);
+    finish(out, at);
+}
+
+/// Appends a page of the change log.
+pub(super) fn encode_log_page(volume: VolumeId, index: u64, words: &PageWords, out: &mut Vec<u8>) {
+    let at = begin(out, kind::LOG_PAGE, volume);
+    out.extend_from_slice(&index.to_le_bytes());
+    words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+    finish(out, at);
+}
+
+/// Length of the record at the beginning of `bytes`, as its head tells.
+pub(super) fn length(bytes: &[u8]) -> Result<usize, Malformed> {
+    let head: RecordHead = body(bytes)?;
+    let length = usize::from(head.units.get()) * 8;
+    if length < HEAD_BYTES || length > bytes.len() {
+        return Err(Malformed("a record's length is wrong"));
+    }
+    Ok(length)
+}
+
+/// The record that `bytes` are, from the first to the last.
+pub(super) fn decode(bytes: &[u8]) -> Result<Stored<'_>, Malformed> {
+    let head: RecordHead = body(bytes)?;
+    let (volume, rest) = (VolumeId(head.volume.get()), &bytes[HEAD_BYTES..]);
+    Ok(Stored::Record(match head.kind {
+        kind::NODE => {
+            let node: NodeBody = body(rest)?;
+            Record::Node(NodeRecord {
+                epoch: Epoch(node.epoch.get()),
+                proposed: Epoch(node.proposed.get()),
+                members: Members::from_bits(node.members).ok_or(Malformed("no such set of nodes"))?,
+                up_to_date: node.up_to_date != 0,
+            })
+        }
+        kind::VOLUME_CREATE => {
+            let create: CreateBody = body(rest)?;
+            let (uuid, sectors) = (Uuid(create.uuid.get()), create.sectors.get());
+            Record::VolumeCreate { volume, uuid, sectors, mirrored: create.mirrored != 0 }
+        }
+        kind::VOLUME_DELETE => Record::VolumeDelete { volume },
+        kind::HALF => half(volume, rest)?,
+        kind::MAP => {
+            let (extent, slot) = map_entry(rest)?;
+            Record::Map { volume, extent, slot }
+        }
+        kind::UNMAP => Record::Unmap { volume, extent: index(rest)? },
+        kind::HOT_ADD => Record::HotAdd { volume, area: index(rest)? },
+        kind::HOT_REMOVE => Record::HotRemove { volume, area: index(rest)? },
+        kind::HOT_CLEAR => Record::HotClear { volume },
+        kind::LOG_ADD => {
+            let (first, count) = run(rest)?;
+            Record::LogAdd { volume, first, count }
+        }
+        kind::LOG_REMOVE => {
+            let (first, count) = run(rest)?;
+            Record::LogRemove { volume, first, count }
+        }
+        kind::LOG_CLEAR => Record::LogClear { volume },
+        kind::MAP_TABLE => return Ok(Stored::MapTable(volume, table(rest, MAP_ENTRY_BYTES)?)),
+        kind::HOT_TABLE => return Ok(Stored::HotTable(volume, table(rest, 4)?)),
+        kind::LOG_PAGE => return log_page(volume, rest),
+        _ => return Err(Malformed("a record of a kind that this version does not know")),
+    }))
+}
+
+/// One entry of a map table, or the body of a map record.
+pub(super) fn map_entry(bytes: &[u8]) -> Result<(u32, Slot), Malformed> {
+    let map: MapBody = body(bytes)?;
+    if map.flags.get() != 0 {
+        return Err(Malformed("a map entry with flags that this version does not know"));
+    }
+    Ok((map.extent.get(), Slot { disk: DiskId(map.disk.get()), index: map.index.get() }))
+}
+
+fn body<T: Pod>(bytes: &[u8]) -> Result<T, Malformed> {
+    bytes.get(..size_of::<T>()).map(pod_read_unaligned).ok_or(Malformed("a record is too short"))
+}
+
+fn index(bytes: &[u8]) -> Result<u32, Malformed> {
+    Ok(body::<IndexBody>(bytes)?.index.get())
+}
+
+fn run(bytes: &[u8]) -> Result<(u64, u64), Malformed> {
+    let run: RunBody = body(bytes)?;
+    Ok((run.first.get(), run.count.get()))
+}
+
+fn half(volume: VolumeId, bytes: &[u8]) -> Result<Record, Malformed> {
+    let head: HalfBody = body(bytes)?;
+    let (count, rest) = (usize::from(head.ancestors), &bytes[size_of::<HalfBody>()..]);
+    if count > ANCESTORS_MAX || rest.len() < count * 16 {
+        return Err(Malformed("a generation with more ancestors than there can be"));
+    }
+    let ancestors = rest.chunks_exact(16).take(count);
+    let ancestors =
+        ancestors.map(|bytes| Generation(u128::from_le_bytes(bytes.try_into().expect("16 bytes"))));
+    Ok(Record::Half { volume, generation: Generation(head.generation.get()), ancestors: ancestors.collect() })
+}
+
+fn table(bytes: &[u8], entry_bytes: usize) -> Result<&[u8], Malformed> {
+    let count = body::<TableBody>(bytes)?.count.get() as usize;
+    let length = count.checked_mul(entry_bytes).ok_or(Malformed("a table is too long"))?;
+    bytes[size_of::<TableBody>()..].get(..length).ok_or(Malformed("a table is longer than its record"))
+}
+
+fn log_page(volume: VolumeId, bytes: &[u8]) -> Result<Stored<'static>, Malformed> {
+    let index: crate::format::int::U64Le = body(bytes)?;
+    let mut words = Box::new([0; 64]);
+    let rest = bytes[8..].get(..512).ok_or(Malformed("a page of the change log is too short"))?;
+    for (word, bytes) in words.iter_mut().zip(rest.chunks_exact(8)) {
+        *word = u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+    }
+    Ok(Stored::LogPage(volume, index.get(), words))
+}

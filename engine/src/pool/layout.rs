@@ -1,0 +1,311 @@
+//! Where everything lies on the disks of a pool, planned when it is made and read back from its superblocks.
+//!
+//! On the home disk (the largest): superblocks, log, two checkpoint areas, data. On the others: superblocks,
+//! data. The checkpoint areas hold the map of a full pool, so unmapping never lacks metadata space.
+
+use super::error::PoolError;
+use super::record::Slot;
+use crate::block::BLOCK_BYTES;
+use crate::format::frame::CHECKPOINT_FRAME_BYTES_MAX;
+use crate::format::superblock::{DISK_IN_USE, DISKS_MAX, DiskEntry, SUPERBLOCK_AREA_BYTES, Superblock};
+use crate::ids::{DiskId, NodeName, Uuid};
+use crate::io::Geometry;
+use bytemuck::Zeroable;
+
+/// Smallest extent.
+pub const EXTENT_BYTES_MIN: u64 = 64 << 10;
+/// Largest extent.
+pub const EXTENT_BYTES_MAX: u64 = 128 << 20;
+/// Smallest log.
+pub const LOG_BYTES_MIN: u64 = 32 << 10;
+/// Room in a checkpoint for what is not map: at least and at most.
+const SIDE_BYTES: (u64, u64) = (128 << 10, 64 << 20);
+/// Room that a volume may count on in a checkpoint: enough for some 900 hot areas.
+const VOLUME_BYTES: u64 = 4096;
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// Who a pool is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The pool.
+    pub pool: Uuid,
+    /// The partnership that it serves.
+    pub partnership: Uuid,
+    /// The node that it is part of.
+    pub node: NodeName,
+}
+
+/// How a pool shall be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PoolOptions {
+    /// Bytes per extent: a power of two from 64 KiB to 128 MiB.
+    pub extent_bytes: u64,
+    /// Bytes of the metadata log, a multiple of 4096; 0: derived from the size of the disks. It bounds the time that recovery takes.
+    pub log_bytes: u64,
+}
+
+impl Default for PoolOptions {
+    fn default() -> PoolOptions {
+        PoolOptions { extent_bytes: 1 << 20, log_bytes: 0 }
+    }
+}
+
+/// One disk of a pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PoolDisk {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Its size in bytes when it was formatted.
+    pub bytes: u64,
+    /// The unit that it wrote atomically when it was formatted.
+    pub sector_bytes: u32,
+    /// Where its data area begins.
+    pub data_offset: u64,
+    /// Extents in its data area.
+    pub slots: u32,
+}
+
+/// Where everything lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Layout {
+    pub(super) extent_bytes: u64,
+    pub(super) disks: Vec<PoolDisk>,
+    pub(super) home: DiskId,
+    pub(super) log_offset: u64,
+    pub(super) log_bytes: u64,
+    pub(super) checkpoint_offsets: [u64; 2],
+    pub(super) checkpoint_area_bytes: u64,
+}
+
+/// What changes from one superblock of a pool to the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Commit {
+    pub(super) generation: u64,
+    pub(super) checkpoint_number: u64,
+    pub(super) checkpoint_bytes: u64,
+    pub(super) checkpoint_lsn: u64,
+    pub(super) log_start: u64,
+    pub(super) log_sequence: u64,
+}
+
+impl Layout {
+    /// Plans a pool on these disks.
+    pub(super) fn plan(
+        options: &PoolOptions,
+        uuids: &[Uuid],
+        disks: &[Geometry],
+    ) -> Result<Layout, PoolError> {
+        let extent = options.extent_bytes;
+        if !extent.is_power_of_two() || !(EXTENT_BYTES_MIN..=EXTENT_BYTES_MAX).contains(&extent) {
+            return Err(PoolError::ExtentBytes(extent));
+        }
+        if disks.is_empty() || disks.len() > DISKS_MAX || disks.len() != uuids.len() {
+            return Err(PoolError::Disks { disks: disks.len(), uuids: uuids.len() });
+        }
+        let home = (0..disks.len()).rev().max_by_key(|at| disks[*at].bytes).expect("at least one disk");
+        let bytes: u64 = disks.iter().map(|disk| disk.bytes).sum();
+        let area = checkpoint_area_bytes(bytes / extent, side_bytes(bytes));
+        let log = match options.log_bytes {
+            0 => (area / 2).clamp(512 << 10, 64 << 20).next_multiple_of(BLOCK),
+            log if log >= LOG_BYTES_MIN && log.is_multiple_of(BLOCK) => log,
+            log => return Err(PoolError::LogBytes(log)),
+        };
+        let checkpoints = SUPERBLOCK_AREA_BYTES + log;
+        let mut layout = Layout {
+            extent_bytes: extent,
+            disks: Vec::new(),
+            home: DiskId(home as u16),
+            log_offset: SUPERBLOCK_AREA_BYTES,
+            log_bytes: log,
+            checkpoint_offsets: [checkpoints, checkpoints + area],
+            checkpoint_area_bytes: area,
+        };
+        for (at, (disk, uuid)) in disks.iter().zip(uuids).enumerate() {
+            let meta = if at == home { checkpoints + 2 * area } else { SUPERBLOCK_AREA_BYTES };
+            let data_offset = meta.next_multiple_of(extent.min(1 << 20));
+            let slots = disk.bytes.saturating_sub(data_offset) / extent;
+            let (disk_id, bytes) = (DiskId(at as u16), disk.bytes);
+            if slots == 0 {
+                return Err(PoolError::TooSmall { disk: disk_id, bytes, needed: data_offset + extent });
+            }
+            let slots = u32::try_from(slots).map_err(|_| PoolError::TooLarge { disk: disk_id })?;
+            layout.disks.push(PoolDisk {
+                uuid: *uuid,
+                bytes,
+                sector_bytes: disk.sector_bytes,
+                data_offset,
+                slots,
+            });
+        }
+        Ok(layout)
+    }
+
+    /// The superblock of one disk.
+    pub(super) fn superblock(&self, identity: &Identity, commit: &Commit, disk: DiskId) -> Superblock {
+        let mut block = Superblock::zeroed();
+        let own = &self.disks[usize::from(disk.0)];
+        block.magic = crate::format::superblock::SUPERBLOCK_MAGIC;
+        block.version = crate::format::FORMAT_VERSION.into();
+        block.node = identity.node as u8;
+        block.pool = identity.pool.0.into();
+        block.partnership = identity.partnership.0.into();
+        block.disk = own.uuid.0.into();
+        block.generation = commit.generation.into();
+        block.disk_index = disk.0.into();
+        block.disk_count = (self.disks.len() as u16).into();
+        block.home = self.home.0.into();
+        block.home_second = u16::MAX.into();
+        block.extent_bytes = (self.extent_bytes as u32).into();
+        block.sector_bytes = own.sector_bytes.into();
+        block.data_offset = own.data_offset.into();
+        block.log_offset = self.log_offset.into();
+        block.log_bytes = self.log_bytes.into();
+        block.checkpoint_offsets = self.checkpoint_offsets.map(Into::into);
+        block.checkpoint_area_bytes = self.checkpoint_area_bytes.into();
+        block.checkpoint_number = commit.checkpoint_number.into();
+        block.checkpoint_bytes = commit.checkpoint_bytes.into();
+        block.checkpoint_lsn = commit.checkpoint_lsn.into();
+        block.log_start = commit.log_start.into();
+        block.log_sequence = commit.log_sequence.into();
+        for (entry, disk) in block.disks.iter_mut().zip(&self.disks) {
+            *entry = DiskEntry {
+                uuid: disk.uuid.0.into(),
+                bytes: disk.bytes.into(),
+                slots: disk.slots.into(),
+                state: DISK_IN_USE,
+                reserved: [0; 3],
+            };
+        }
+        block
+    }
+
+    /// The layout that whole superblocks of all disks, in order, describe; or what is wrong with it and on which
+    /// disk. After this, arithmetic on the layout cannot overflow and nothing lies outside its disk.
+    pub(super) fn read(blocks: &[Superblock]) -> Result<(Layout, Commit), (DiskId, &'static str)> {
+        let home = blocks[0].home.get();
+        let Some(main) = blocks.get(usize::from(home)) else { return Err((DiskId(0), "its home disk")) };
+        let home = DiskId(home);
+        let extent = u64::from(main.extent_bytes.get());
+        if !extent.is_power_of_two() || !(EXTENT_BYTES_MIN..=EXTENT_BYTES_MAX).contains(&extent) {
+            return Err((home, "its extent size"));
+        }
+        let mut layout = Layout {
+            extent_bytes: extent,
+            disks: Vec::new(),
+            home,
+            log_offset: main.log_offset.get(),
+            log_bytes: main.log_bytes.get(),
+            checkpoint_offsets: main.checkpoint_offsets.map(|offset| offset.get()),
+            checkpoint_area_bytes: main.checkpoint_area_bytes.get(),
+        };
+        for (at, block) in blocks.iter().enumerate() {
+            let (entry, id) = (&block.disks[at], DiskId(at as u16));
+            let disk = PoolDisk {
+                uuid: Uuid(block.disk.get()),
+                bytes: entry.bytes.get(),
+                sector_bytes: block.sector_bytes.get(),
+                data_offset: block.data_offset.get(),
+                slots: entry.slots.get(),
+            };
+            if block.home.get() != home.0 || u64::from(block.extent_bytes.get()) != extent {
+                return Err((id, "it disagrees with the other disks"));
+            }
+            let mut areas = vec![
+                (0, SUPERBLOCK_AREA_BYTES),
+                (disk.data_offset, u64::from(disk.slots).saturating_mul(extent)),
+            ];
+            if id == home {
+                areas.push((layout.log_offset, layout.log_bytes));
+                areas.extend(layout.checkpoint_offsets.map(|offset| (offset, layout.checkpoint_area_bytes)));
+            }
+            if !disjoint(areas, disk.bytes) {
+                return Err((id, "its areas overlap or lie outside the disk"));
+            }
+            layout.disks.push(disk);
+        }
+        let commit = Commit {
+            generation: main.generation.get(),
+            checkpoint_number: main.checkpoint_number.get(),
+            checkpoint_bytes: main.checkpoint_bytes.get(),
+            checkpoint_lsn: main.checkpoint_lsn.get(),
+            log_start: main.log_start.get(),
+            log_sequence: main.log_sequence.get(),
+        };
+        layout.check(&commit).map_err(|what| (home, what))?;
+        Ok((layout, commit))
+    }
+
+    fn check(&self, commit: &Commit) -> Result<(), &'static str> {
+        let log = self.log_bytes >= LOG_BYTES_MIN && commit.log_start < self.log_bytes;
+        if !log || !commit.log_start.is_multiple_of(BLOCK) {
+            return Err("the place of its log");
+        }
+        if commit.checkpoint_bytes > self.checkpoint_area_bytes
+            || commit.checkpoint_bytes == 0
+            || !commit.checkpoint_bytes.is_multiple_of(BLOCK)
+        {
+            return Err("the size of its checkpoint");
+        }
+        // Numbers that no pool reaches, so that counting on from them cannot overflow.
+        let numbers =
+            [commit.generation, commit.checkpoint_number, commit.checkpoint_lsn, commit.log_sequence];
+        if commit.log_sequence == 0 || numbers.iter().any(|number| *number > u64::MAX >> 8) {
+            return Err("its numbers");
+        }
+        Ok(())
+    }
+
+    /// Where the slot lies, in bytes from the beginning of its disk.
+    #[inline]
+    pub(super) fn offset(&self, slot: Slot) -> u64 {
+        self.disks[usize::from(slot.disk.0)].data_offset + u64::from(slot.index) * self.extent_bytes
+    }
+
+    /// Is there such a slot?
+    pub(super) fn has(&self, slot: Slot) -> bool {
+        self.disks.get(usize::from(slot.disk.0)).is_some_and(|disk| slot.index < disk.slots)
+    }
+
+    /// Where a checkpoint of this number begins.
+    pub(super) fn checkpoint_offset(&self, number: u64) -> u64 {
+        self.checkpoint_offsets[(number % 2) as usize]
+    }
+
+    fn bytes(&self) -> u64 {
+        self.disks.iter().fold(0, |sum, disk| sum.saturating_add(disk.bytes))
+    }
+
+    /// Room in a checkpoint for what is not map.
+    pub(super) fn side_bytes(&self) -> u64 {
+        side_bytes(self.bytes())
+    }
+
+    /// Most volumes of the pool.
+    pub(super) fn volumes_max(&self) -> usize {
+        (self.side_bytes() / VOLUME_BYTES) as usize
+    }
+}
+
+fn side_bytes(pool_bytes: u64) -> u64 {
+    (pool_bytes / 256).clamp(SIDE_BYTES.0, SIDE_BYTES.1)
+}
+
+/// Twelve bytes for each extent, the heads of frames and tables, and what is not map.
+fn checkpoint_area_bytes(extents: u64, side: u64) -> u64 {
+    let map = extents * super::codec::MAP_ENTRY_BYTES as u64;
+    (map + map / 256 + side + 2 * CHECKPOINT_FRAME_BYTES_MAX as u64).next_multiple_of(BLOCK)
+}
+
+/// Do the areas (offset, bytes) lie on 4096-byte boundaries, apart from each other, and below `end`?
+fn disjoint(mut areas: Vec<(u64, u64)>, end: u64) -> bool {
+    areas.sort_unstable();
+    let mut at = 0;
+    for (offset, bytes) in areas {
+        let Some(next) = offset.checked_add(bytes) else { return false };
+        if offset < at || next > end || !offset.is_multiple_of(BLOCK) || !bytes.is_multiple_of(BLOCK) {
+            return false;
+        }
+        at = next;
+    }
+    true
+}

@@ -1,0 +1,129 @@
+//! The metadata of a pool as values: what the log records add up to.
+//!
+//! Invariants: the same records in the same order give the same metadata; applying records again that are
+//! already contained, all of them and in order, changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use smallvec::SmallVec;
+
+use super::extent_map::ExtentMap;
+use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
+use crate::bits::BitSet;
+use crate::ids::{Generation, Uuid, VolumeId};
+
+/// Slots that a record has freed.
+pub type Freed = SmallVec<[Slot; 1]>;
+
+/// One volume.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VolumeMeta {
+    /// Identity shown to hosts.
+    pub uuid: Uuid,
+    /// Size in 512-byte sectors.
+    pub sectors: u64,
+    /// Has it a half on each node?
+    pub mirrored: bool,
+    /// Identity of the data; zero if it never held any.
+    pub generation: Generation,
+    /// Earlier generations, newest first, at most [`ANCESTORS_MAX`].
+    pub ancestors: Vec<Generation>,
+    /// Areas that may differ between the halves.
+    pub hot: BTreeSet<u32>,
+    /// Regions that the partner lacks.
+    pub log: BitSet,
+    /// Where the extents lie.
+    pub map: ExtentMap,
+}
+
+/// All of a pool's metadata.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Metadata {
+    /// What the node says of itself.
+    pub node: NodeRecord,
+    volumes: BTreeMap<VolumeId, VolumeMeta>,
+}
+
+impl Metadata {
+    /// That of a fresh pool.
+    pub fn new() -> Metadata {
+        Metadata::default()
+    }
+
+    /// The volume, if it exists.
+    #[inline]
+    pub fn volume(&self, id: VolumeId) -> Option<&VolumeMeta> {
+        self.volumes.get(&id)
+    }
+
+    /// All volumes, by id.
+    pub fn volumes(&self) -> impl ExactSizeIterator<Item = (VolumeId, &VolumeMeta)> + '_ {
+        self.volumes.iter().map(|(id, volume)| (*id, volume))
+    }
+
+    /// Mapped extents of all volumes.
+    pub fn mapped(&self) -> u64 {
+        self.volumes.values().map(|volume| volume.map.len()).sum()
+    }
+
+    /// Applies one record and tells what it freed. Records of volumes that do not exist do nothing; a slot that
+    /// such a record would have mapped counts as freed.
+    pub fn apply(&mut self, record: &Record) -> Freed {
+        match record {
+            Record::Node(node) => self.node = *node,
+            Record::VolumeCreate { volume, uuid, sectors, mirrored } => {
+                self.volumes.entry(*volume).or_insert_with(|| VolumeMeta {
+                    uuid: *uuid,
+                    sectors: *sectors,
+                    mirrored: *mirrored,
+                    ..VolumeMeta::default()
+                });
+            }
+            Record::VolumeDelete { volume } => {
+                let gone = self.volumes.remove(volume);
+                return gone.iter().flat_map(|volume| volume.map.iter()).map(|(_, slot)| slot).collect();
+            }
+            Record::Half { volume, generation, ancestors } => self.with(*volume, |volume| {
+                volume.generation = *generation;
+                volume.ancestors = ancestors.iter().copied().take(ANCESTORS_MAX).collect();
+            }),
+            Record::Map { volume, extent, slot } => return self.map(*volume, *extent, *slot),
+            Record::Unmap { volume, extent } => {
+                let old = self.volumes.get_mut(volume).and_then(|volume| volume.map.remove(*extent));
+                return old.into_iter().collect();
+            }
+            Record::HotAdd { volume, area } => self.with(*volume, |volume| {
+                volume.hot.insert(*area);
+            }),
+            Record::HotRemove { volume, area } => self.with(*volume, |volume| {
+                volume.hot.remove(area);
+            }),
+            Record::HotClear { volume } => self.with(*volume, |volume| volume.hot.clear()),
+            Record::LogAdd { volume, first, count } => self.with(*volume, |volume| {
+                volume.log.insert_run(*first, *count);
+            }),
+            Record::LogRemove { volume, first, count } => self.with(*volume, |volume| {
+                volume.log.remove_run(*first, *count);
+            }),
+            Record::LogClear { volume } => self.with(*volume, |volume| volume.log.clear()),
+        }
+        Freed::new()
+    }
+
+    /// A page of a volume's change log, as checkpoints keep it.
+    pub(super) fn log_page(&mut self, volume: VolumeId, index: u64, words: &crate::bits::PageWords) {
+        self.with(volume, |volume| volume.log.insert_page(index, words));
+    }
+
+    fn with(&mut self, volume: VolumeId, change: impl FnOnce(&mut VolumeMeta)) {
+        if let Some(volume) = self.volumes.get_mut(&volume) {
+            change(volume);
+        }
+    }
+
+    fn map(&mut self, volume: VolumeId, extent: u32, slot: Slot) -> Freed {
+        let Some(volume) = self.volumes.get_mut(&volume) else { return Freed::from_slice(&[slot]) };
+        let old = volume.map.insert(extent, slot);
+        old.into_iter().filter(|old| *old != slot).collect()
+    }
+}

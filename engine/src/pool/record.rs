@@ -1,0 +1,130 @@
+//! What the metadata log records. Each record says what is so, not what changed, so that applying it again
+//! does no harm.
+
+use crate::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
+
+/// Most ancestors of a generation that are kept.
+pub const ANCESTORS_MAX: usize = 8;
+
+/// What the node durably says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NodeRecord {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Who may serve in it.
+    pub members: Members,
+    /// An epoch that it has proposed and must never propose again; zero if none.
+    pub proposed: Epoch,
+    /// Its half is not behind.
+    pub up_to_date: bool,
+}
+
+impl Default for NodeRecord {
+    /// That of a fresh pool.
+    fn default() -> NodeRecord {
+        NodeRecord { epoch: Epoch(0), members: Members::BOTH, proposed: Epoch(0), up_to_date: true }
+    }
+}
+
+/// A place of the size of an extent on a disk.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Slot {
+    /// The disk.
+    pub disk: DiskId,
+    /// In extents from the beginning of the disk's data area.
+    pub index: u32,
+}
+
+/// Position in the stream of records: the number of the last one, from 1 in a fresh pool.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Lsn(pub u64);
+
+/// One change of the metadata.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Record {
+    /// What the node says of itself.
+    Node(NodeRecord),
+    /// There is such a volume. Ignored if there is one of that id already.
+    VolumeCreate {
+        /// The volume.
+        volume: VolumeId,
+        /// Identity shown to hosts.
+        uuid: Uuid,
+        /// Size in 512-byte sectors, at most [`SECTORS_MAX`](super::SECTORS_MAX).
+        sectors: u64,
+        /// Has it a half on each node?
+        mirrored: bool,
+    },
+    /// The volume is gone, with its map, hot set and change log.
+    VolumeDelete {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Identity of the data of this half.
+    Half {
+        /// The volume.
+        volume: VolumeId,
+        /// The generation.
+        generation: Generation,
+        /// Those before it, newest first; the first [`ANCESTORS_MAX`] are kept.
+        ancestors: Vec<Generation>,
+    },
+    /// The extent lies there. Its former place, if it had another, becomes free.
+    Map {
+        /// The volume.
+        volume: VolumeId,
+        /// The extent.
+        extent: u32,
+        /// The place, allocated before, whose data is on stable media.
+        slot: Slot,
+    },
+    /// The extent reads as zero.
+    Unmap {
+        /// The volume.
+        volume: VolumeId,
+        /// The extent.
+        extent: u32,
+    },
+    /// The area may differ between the halves.
+    HotAdd {
+        /// The volume.
+        volume: VolumeId,
+        /// The area.
+        area: u32,
+    },
+    /// The area does not differ.
+    HotRemove {
+        /// The volume.
+        volume: VolumeId,
+        /// The area.
+        area: u32,
+    },
+    /// No area differs.
+    HotClear {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// The partner lacks these regions.
+    LogAdd {
+        /// The volume.
+        volume: VolumeId,
+        /// The first region.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
+    /// The partner has these regions.
+    LogRemove {
+        /// The volume.
+        volume: VolumeId,
+        /// The first region.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
+    /// The partner has everything.
+    LogClear {
+        /// The volume.
+        volume: VolumeId,
+    },
+}

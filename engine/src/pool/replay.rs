@@ -1,0 +1,179 @@
+//! Turns what was read from a checkpoint and the log back into metadata. Bytes come in as they lie on disk, in
+//! pieces; the answers say how far they were understood. Nothing here trusts a number that it read.
+
+use super::codec::{self, Malformed, Stored};
+use super::layout::Layout;
+use super::metadata::Metadata;
+use super::record::Record;
+use super::validate;
+use crate::block::BLOCK_BYTES;
+use crate::format::frame::{CHECKPOINT_FRAME_BYTES_MAX, ENTRY_BYTES_MAX, FrameHeader, FrameKind};
+use crate::planted::{Bug, Planted};
+
+/// Metadata being put together.
+#[derive(Debug)]
+pub(super) struct Replay {
+    pub(super) metadata: Metadata,
+    /// The last record contained.
+    pub(super) lsn: u64,
+    /// The next frame of the checkpoint.
+    frame: u64,
+    /// The next entry of the log.
+    pub(super) sequence: u64,
+    /// The number that its first record must have, once the first entry has been seen.
+    next_record: Option<u64>,
+    pub(super) entries: u64,
+    pub(super) records: u64,
+    planted: Planted,
+}
+
+/// What is at a place of the log.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// The entry that belongs there, of this many bytes.
+    Good(usize),
+    /// It begins, but goes beyond the bytes given.
+    Cut,
+    /// Not the entry that belongs there. True: its header is, so it was torn.
+    Bad(bool),
+}
+
+impl Replay {
+    pub(super) fn new(lsn: u64, sequence: u64, planted: Planted) -> Replay {
+        Replay {
+            metadata: Metadata::new(),
+            lsn,
+            frame: 0,
+            sequence,
+            next_record: None,
+            entries: 0,
+            records: 0,
+            planted,
+        }
+    }
+
+    /// Takes the checkpoint frame at the beginning of `bytes`. `Ok(0)`: it goes beyond them.
+    pub(super) fn checkpoint_frame(
+        &mut self,
+        bytes: &[u8],
+        pool: u128,
+        number: u64,
+        layout: &Layout,
+    ) -> Result<usize, &'static str> {
+        let damaged = "a checkpoint that is not what was written";
+        let header = FrameHeader::parse(bytes, FrameKind::Checkpoint, pool).ok_or(damaged)?;
+        let fits = header.bytes() <= CHECKPOINT_FRAME_BYTES_MAX;
+        if header.sequence.get() != number || header.place.get() != self.frame || !fits {
+            return Err(damaged);
+        }
+        if header.bytes() > bytes.len() {
+            return Ok(0);
+        }
+        let payload = header.payload(bytes).ok_or(damaged)?;
+        each_record(payload, header.records.get(), |record| self.apply_stored(record, layout))?;
+        self.frame += 1;
+        Ok(header.bytes())
+    }
+
+    /// Takes the entry at the beginning of `bytes`, if it is the next one.
+    pub(super) fn log_entry(
+        &mut self,
+        bytes: &[u8],
+        pool: u128,
+        layout: &Layout,
+    ) -> Result<Entry, &'static str> {
+        let Some(header) = FrameHeader::parse(bytes, FrameKind::Log, pool) else {
+            return Ok(Entry::Bad(false));
+        };
+        let careless = self.planted.has(Bug::LogWithoutSequence);
+        if header.sequence.get() != self.sequence && !careless {
+            return Ok(Entry::Bad(false));
+        }
+        if header.bytes() > ENTRY_BYTES_MAX {
+            return Ok(Entry::Bad(true));
+        }
+        if header.bytes() > bytes.len() {
+            return Ok(Entry::Cut);
+        }
+        let Some(payload) = header.payload(bytes) else { return Ok(Entry::Bad(true)) };
+        let first = header.place.get();
+        let follows = match self.next_record {
+            Some(expected) => first == expected,
+            None => first != 0 && first <= self.lsn + 1,
+        };
+        if !follows && !careless {
+            return Err("a log entry whose records do not follow those before");
+        }
+        let mut number = first;
+        each_record(payload, header.records.get(), |stored| {
+            // What the checkpoint contains is not applied again: a part of it would bring back what later records undid.
+            if number > self.lsn || self.planted.has(Bug::ReplayNotIdempotent) || careless {
+                self.apply_stored(stored, layout)?;
+                self.lsn = self.lsn.max(number);
+                self.records += 1;
+            }
+            number += 1;
+            Ok(())
+        })?;
+        self.next_record = Some(number);
+        self.sequence = header.sequence.get() + 1;
+        self.entries += 1;
+        Ok(Entry::Good(header.bytes()))
+    }
+
+    /// Is there, anywhere in these bytes of the log beyond its end, proof that the entry missing there had been
+    /// flushed?
+    pub(super) fn proves_rot(&self, bytes: &[u8], pool: u128) -> bool {
+        let later = |header: FrameHeader| {
+            header.sequence.get() > self.sequence && header.flushed.get() >= self.sequence
+        };
+        bytes
+            .chunks(BLOCK_BYTES)
+            .any(|block| FrameHeader::parse(block, FrameKind::Log, pool).is_some_and(later))
+    }
+
+    fn apply_stored(&mut self, stored: Stored<'_>, layout: &Layout) -> Result<(), &'static str> {
+        match stored {
+            Stored::Record(record) => self.apply(&record, layout),
+            Stored::MapTable(volume, entries) => {
+                entries.chunks_exact(codec::MAP_ENTRY_BYTES).try_for_each(|entry| {
+                    let (extent, slot) = codec::map_entry(entry).map_err(|Malformed(what)| what)?;
+                    self.apply(&Record::Map { volume, extent, slot }, layout)
+                })
+            }
+            Stored::HotTable(volume, areas) => areas.chunks_exact(4).try_for_each(|area| {
+                let area = u32::from_le_bytes(area.try_into().expect("four bytes"));
+                self.apply(&Record::HotAdd { volume, area }, layout)
+            }),
+            Stored::LogPage(volume, index, words) => {
+                let first = index.checked_mul(crate::bits::PAGE_BITS).ok_or("a page of no change log")?;
+                validate::check(&Record::LogAdd { volume, first, count: 1 }, &self.metadata, layout)?;
+                self.metadata.log_page(volume, index, &words);
+                Ok(())
+            }
+        }
+    }
+
+    fn apply(&mut self, record: &Record, layout: &Layout) -> Result<(), &'static str> {
+        validate::check(record, &self.metadata, layout)?;
+        self.metadata.apply(record);
+        Ok(())
+    }
+}
+
+/// Walks the records of a frame, whose checksum was right: a wrong one is damage of another kind.
+fn each_record(
+    mut payload: &[u8],
+    records: u32,
+    mut take: impl FnMut(Stored<'_>) -> Result<(), &'static str>,
+) -> Result<(), &'static str> {
+    let mut count = 0;
+    while !payload.is_empty() {
+        let length = codec::length(payload).map_err(|Malformed(what)| what)?;
+        let (record, rest) = payload.split_at(length);
+        take(codec::decode(record).map_err(|Malformed(what)| what)?)?;
+        payload = rest;
+        count += 1;
+    }
+    if count == records { Ok(()) } else { Err("a frame with another number of records than it says") }
+}

@@ -1,0 +1,45 @@
+//! What a record may say. The same question is asked before a record is written (a wrong one is a bug, and must
+//! not reach the disk) and after it is read (a wrong one is damage).
+
+use super::SECTORS_MAX;
+use super::layout::Layout;
+use super::metadata::Metadata;
+use super::record::Record;
+use crate::ids::VolumeId;
+
+/// 512-byte sectors per region of the change log.
+pub const REGION_SECTORS: u64 = 128;
+
+/// Does the record make sense for this pool as it is?
+pub(super) fn check(record: &Record, metadata: &Metadata, layout: &Layout) -> Result<(), &'static str> {
+    let good = match record {
+        Record::Node(_)
+        | Record::VolumeDelete { .. }
+        | Record::Half { .. }
+        | Record::HotClear { .. }
+        | Record::LogClear { .. } => true,
+        Record::VolumeCreate { volume, sectors, .. } => {
+            if metadata.volume(*volume).is_none() && metadata.volumes().len() >= layout.volumes_max() {
+                return Err("more volumes than the pool has room for");
+            }
+            *sectors <= SECTORS_MAX
+        }
+        Record::Map { volume, extent, slot } => {
+            layout.has(*slot) && within(metadata, *volume, *extent, layout.extent_bytes / 512)
+        }
+        Record::Unmap { volume, extent } => within(metadata, *volume, *extent, layout.extent_bytes / 512),
+        Record::HotAdd { volume, area } | Record::HotRemove { volume, area } => {
+            within(metadata, *volume, *area, 8)
+        }
+        Record::LogAdd { volume, first, count } | Record::LogRemove { volume, first, count } => {
+            let sectors = metadata.volume(*volume).map_or(SECTORS_MAX, |volume| volume.sectors);
+            first.checked_add(*count).is_some_and(|end| end <= sectors.div_ceil(REGION_SECTORS))
+        }
+    };
+    if good { Ok(()) } else { Err("a record of something beyond the end of its volume or disk") }
+}
+
+/// Does unit `at` begin inside the volume? Of volumes that do not exist, anything may be said.
+fn within(metadata: &Metadata, volume: VolumeId, at: u32, unit_sectors: u64) -> bool {
+    metadata.volume(volume).is_none_or(|volume| u64::from(at) * unit_sectors < volume.sectors)
+}
