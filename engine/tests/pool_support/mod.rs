@@ -47,7 +47,7 @@ impl Disk {
         for (b, block) in data.iter().enumerate() {
             for (n, chunk) in block.bytes().chunks(SECTOR).enumerate() {
                 let at = offset / SECTOR as u64 + (b * 8 + n) as u64;
-                let new: [u8; SECTOR] = chunk.try_into().unwrap();
+                let new: [u8; SECTOR] = chunk.try_into().expect("a sector");
                 let old = self.sector(at).map_or([0; SECTOR], |sector| **sector);
                 // Writing what is there already can be neither lost nor torn.
                 if old != new {
@@ -59,7 +59,7 @@ impl Disk {
 
     pub(crate) fn flush(&mut self) {
         for (at, mut versions) in core::mem::take(&mut self.unflushed) {
-            self.media.insert(at, versions.pop().unwrap());
+            self.media.insert(at, versions.pop().expect("never empty"));
         }
     }
 
@@ -127,7 +127,7 @@ pub(crate) fn ids(disks: usize) -> FormatIds {
 pub(crate) fn formatted(options: &PoolOptions, bytes: &[u64]) -> Vec<Disk> {
     let mut disks: Vec<Disk> = bytes.iter().map(|bytes| Disk::new(*bytes)).collect();
     let geometries: Vec<Geometry> = disks.iter().map(|disk| disk.geometry).collect();
-    for write in format(&ids(disks.len()), options, &geometries).unwrap() {
+    for write in format(&ids(disks.len()), options, &geometries).expect("the options are sound") {
         disks[usize::from(write.disk.0)].write(write.offset, &write.data);
     }
     disks.iter_mut().for_each(Disk::flush);
