@@ -5,6 +5,7 @@
 mod clock;
 mod core;
 mod engine;
+mod format;
 mod gate;
 mod in_process;
 mod lifecycle;
@@ -18,5 +19,6 @@ mod volume;
 
 pub use clock::{BootClock, Clock};
 pub use engine::{Engine, EngineBuilder, NotClean, StartError};
+pub use format::{FormatError, NewPool, format_pool, open_pool, probe};
 pub use in_process::{InProcess, in_process};
 pub use transport::{Inbox, Transport};
