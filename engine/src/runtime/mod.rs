@@ -5,7 +5,6 @@
 mod clock;
 mod core;
 mod engine;
-mod format;
 mod gate;
 mod in_process;
 mod lifecycle;
@@ -19,6 +18,5 @@ mod volume;
 
 pub use clock::{BootClock, Clock};
 pub use engine::{Engine, EngineBuilder, NotClean, StartError};
-pub use format::{FormatError, NewPool, format_pool, open_pool, probe};
 pub use in_process::{InProcess, in_process};
 pub use transport::{Inbox, Transport};

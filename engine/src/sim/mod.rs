@@ -6,10 +6,17 @@
 
 pub mod arbiter;
 pub mod checker;
+pub mod cluster;
 pub mod disk;
 pub mod generate;
 pub mod history;
+pub mod hosts;
 pub mod network;
 pub mod pattern;
 pub mod plan;
 pub mod rng;
+pub mod trace;
+
+pub use cluster::Cluster;
+pub use generate::Scale;
+pub use plan::{Plan, Setup, Step, Verb};

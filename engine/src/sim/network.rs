@@ -114,6 +114,11 @@ impl Network {
         self.delay_us = delay_us;
     }
 
+    /// The mean one-way delay in microseconds.
+    pub fn delay_us(&self) -> u64 {
+        self.delay_us
+    }
+
     /// Is the connection up at both ends, and neither way cut?
     pub fn is_whole(&self) -> bool {
         self.session.is_some() && self.cut == [false; 2] && self.believes == [self.session; 2]

@@ -1,3 +1,0 @@
-//! The runtime: over a scripted machine, and as an embedder uses it, over real nodes.
-
-mod scripted;

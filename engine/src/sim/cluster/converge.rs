@@ -1,0 +1,182 @@
+//! After all faults: everything must finish. All requests are answered, both nodes are a pair again, nothing is
+//! left to resynchronise, the marks of what may differ drain, and the halves are equal.
+
+use super::Cluster;
+use super::invariants::say;
+use crate::block::SECTORS_PER_BLOCK;
+use crate::guest::Sectors;
+use crate::ids::{NodeName, VolumeId};
+use crate::mirror::message::PeerPhase;
+use crate::sim::disk::Crash;
+use crate::sim::history::Kind;
+use crate::sim::hosts::Request;
+use crate::time::{Duration, Instant};
+
+impl Cluster {
+    /// All faults end.
+    pub(super) fn heal_all(&mut self) {
+        self.healing = true;
+        self.hosts.hurry = true;
+        self.on_network(|network, now, dues| network.heal(now, dues));
+        self.network.set_delay(self.setup.link_delay_us);
+        self.arbiter.heal(self.setup.arbiter_delay_us);
+        for node in NodeName::BOTH {
+            let now = self.now;
+            let slot = &mut self.slots[node.index()];
+            slot.clock.drift(now, 0);
+            for disk in slot.disks.iter_mut().filter(|disk| !disk.is_failing()) {
+                disk.heal();
+            }
+            let failing = slot.disks.iter().any(|disk| disk.is_failing());
+            for disk in &mut slot.disks {
+                disk.slow_down(1);
+            }
+            self.resume(node);
+            if failing && !self.slots[node.index()].disk_failed {
+                // It has not noticed yet: it will, at its next write.
+                continue;
+            }
+            self.start_or_restart(node);
+        }
+    }
+
+    /// Runs until everything has converged, and checks all that must hold at rest.
+    pub(super) fn converge(&mut self) {
+        if !self.healing {
+            self.apply_now(crate::sim::plan::Verb::HealAll);
+        }
+        let lease = Duration::from_millis(self.setup.lease_ms);
+        let patience = lease * 60 + Duration::from_secs(60);
+        let settled = |cluster: &mut Cluster| cluster.hosts.left == 0 && cluster.hosts.pending.is_empty();
+        if !self.run_while(patience, |cluster| !(settled(cluster) && cluster.is_whole())) {
+            self.stuck("requests are open or the mirror is not whole");
+            return;
+        }
+        self.verify_everything();
+        if !self.run_while(patience, |cluster| !settled(cluster)) {
+            self.stuck("the last reads are not answered");
+            return;
+        }
+        let patience = patience + Duration::from_millis(self.setup.hot_idle_ms) * 4;
+        if !self.run_while(patience, |cluster| !cluster.is_drained()) {
+            self.stuck("the hot sets or change logs do not drain");
+            return;
+        }
+        self.inspect();
+        self.compare_halves();
+    }
+
+    fn stuck(&mut self, what: &str) {
+        if self.violation.is_some() {
+            return;
+        }
+        let mut text = format!("after healing, {what}");
+        for node in NodeName::BOTH {
+            let slot = &self.slots[node.index()];
+            let state = self.view(node).map(|view| {
+                let marks: Vec<(usize, u64)> = view.volumes.iter().map(|v| (v.hot.len(), v.log.len())).collect();
+                format!(
+                    "{:?}, epoch {}, members {:?}, up to date {}, {} dirty, {} of {} regions left, (hot, logged) {marks:?}",
+                    view.phase,
+                    view.epoch,
+                    view.members,
+                    view.up_to_date,
+                    view.dirty_blocks,
+                    view.resync_regions_left,
+                    view.resync_regions_total
+                )
+            });
+            text += &format!(
+                "\n  {node}: {}",
+                state.unwrap_or_else(|| format!("not open, alive {}", slot.alive()))
+            );
+        }
+        text +=
+            &format!("\n  register {:?}, link whole {}", self.arbiter.register(), self.network.is_whole());
+        for (op, pending) in self.hosts.pending.iter().take(5) {
+            text += &format!("\n  op {op} open: {pending:?}");
+        }
+        self.fail(15, text);
+    }
+
+    /// Runs while `busy`, for at most `patience`. True if it ended by itself.
+    pub(super) fn run_while(&mut self, patience: Duration, busy: impl Fn(&mut Cluster) -> bool) -> bool {
+        let end = self.now + patience;
+        let slice = Duration::from_millis(self.setup.lease_ms) / 16;
+        while busy(self) {
+            if self.violation.is_some() || self.now >= end {
+                return false;
+            }
+            let until = (self.now + slice).min(end);
+            self.run_until(until);
+            self.replace_failed_disks();
+        }
+        true
+    }
+
+    /// New disks for a node whose own failed, once the partner serves alone.
+    fn replace_failed_disks(&mut self) {
+        for node in NodeName::BOTH {
+            let partner_serves = self.slots[node.partner().index()].phase == PeerPhase::Alone;
+            if self.healing && self.slots[node.index()].disk_failed && partner_serves {
+                self.end_life(node, Crash::PowerCut);
+                let slot = &mut self.slots[node.index()];
+                slot.disk_failed = false;
+                slot.format(&self.setup);
+                self.counters.disks_replaced += 1;
+                self.story(&node.to_string(), || "gets new disks".into());
+                self.start(node);
+            }
+        }
+    }
+
+    /// Both nodes are a pair, with nothing left to bring up to date. Without mirrored volumes: both are up.
+    pub fn is_whole(&self) -> bool {
+        let views = NodeName::BOTH.map(|node| self.view(node));
+        let [Some(a), Some(b)] = &views else { return false };
+        let paired = a.phase == PeerPhase::Paired && b.phase == PeerPhase::Paired && a.epoch == b.epoch;
+        paired && a.resync_regions_left + b.resync_regions_left == 0 && self.network.is_whole()
+    }
+
+    fn is_drained(&self) -> bool {
+        let views = NodeName::BOTH.map(|node| self.view(node));
+        let mut halves =
+            views.iter().flatten().flat_map(|view| &view.volumes).filter(|volume| volume.mirrored);
+        halves.all(|half| half.hot.is_empty() && half.log.is_empty())
+    }
+
+    /// Reads every block that was ever written, on each path.
+    fn verify_everything(&mut self) {
+        for volume in (1..=self.setup.volumes.len() as u32).map(VolumeId) {
+            let blocks: Vec<u64> = self.watch.blocks(volume).collect();
+            let paths =
+                if self.hosts.is_mirrored(volume) { &NodeName::BOTH[..] } else { &NodeName::BOTH[..1] };
+            for run in blocks.chunk_by(|a, b| a + 1 == *b).flat_map(|run| run.chunks(16)) {
+                let at = Sectors::new(run[0] * SECTORS_PER_BLOCK, run.len() as u64 * SECTORS_PER_BLOCK);
+                for path in paths {
+                    self.request(Request { kind: Kind::Read, volume, at, fua: false }, *path, None);
+                }
+            }
+        }
+    }
+
+    fn compare_halves(&mut self) {
+        for volume in self.volumes(true) {
+            let blocks: Vec<u64> = self.watch.blocks(volume).collect();
+            for block in blocks {
+                let contents =
+                    NodeName::BOTH.map(|node| self.content(node, volume, block).unwrap_or_default());
+                if !contents[0].same(&contents[1]) {
+                    let [a, b] = contents.map(|content| say(volume, block, &content));
+                    self.fail(4, format!("at rest, volume {volume} block {block} is {a} on a and {b} on b"));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Virtual time by which a plan's own steps are over.
+    pub(super) fn plan_end(&self) -> Instant {
+        self.steps.back().map_or(self.now, |step| Instant::from_nanos(step.at_us * 1000).max(self.now))
+    }
+}

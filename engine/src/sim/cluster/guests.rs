@@ -1,0 +1,223 @@
+//! The hosts' requests on their way to the nodes and back.
+
+use super::{Cluster, Due};
+use crate::block::SECTORS_PER_BLOCK;
+use crate::guest::{Command, GuestError, GuestResult};
+use crate::ids::{NodeName, RequestId};
+use crate::mirror::message::PeerPhase;
+use crate::node::event::Event;
+use crate::sim::history::Kind;
+use crate::sim::hosts::{HostStep, Pending, Request};
+use crate::sim::pattern;
+use crate::sim::trace::Detail;
+use crate::time::Instant;
+
+/// A read is given up after so many answers that no good copy is left.
+const MEDIUM_ERRORS_MAX: u32 = 4;
+
+impl Cluster {
+    pub(super) fn schedule_host(&mut self, at: Instant, step: HostStep) {
+        self.schedule(at, Due::Host(step));
+    }
+
+    pub(super) fn host_step(&mut self, step: HostStep) {
+        match step {
+            HostStep::Next { stream } => self.next_request(stream),
+            HostStep::Try { op } => self.attempt(op),
+            HostStep::Timeout { attempt } => self.timed_out(attempt),
+            HostStep::Reset { attempt } => self.retry(attempt),
+        }
+    }
+
+    /// All streams of requests begin or go on.
+    pub(super) fn wake_streams(&mut self) {
+        for stream in 0..self.hosts.streams() {
+            let busy = self.hosts.pending.values().any(|pending| pending.stream == Some(stream));
+            if !busy {
+                let at = self.now + self.hosts.think();
+                self.schedule_host(at, HostStep::Next { stream });
+            }
+        }
+    }
+
+    fn next_request(&mut self, stream: usize) {
+        if self.hosts.left == 0 || self.hosts.pending.values().any(|pending| pending.stream == Some(stream)) {
+            return;
+        }
+        self.hosts.left -= 1;
+        let request = self.hosts.choose();
+        let path = self.hosts.first_path(request.volume);
+        self.request(request, path, Some(stream));
+    }
+
+    /// A request begins; returns its number in the history.
+    pub(super) fn request(&mut self, request: Request, path: NodeName, stream: Option<usize>) -> usize {
+        let host = stream.map_or(u32::MAX, |stream| self.hosts.host_of(stream));
+        let value = if request.kind == Kind::Write { self.hosts.next_value() } else { pattern::ZERO };
+        let op = self.history.begin(host, request.kind, request.volume, request.at, value);
+        self.history.ops[op].stable = request.fua;
+        self.counters.ops += 1;
+        let pending = Pending { request, stream, path, attempt: None, aborting: false, medium_errors: 0 };
+        self.hosts.pending.insert(op, pending);
+        self.attempt(op);
+        op
+    }
+
+    fn attempt(&mut self, op: usize) {
+        let Some(pending) = self.hosts.pending.get(&op) else { return };
+        if pending.attempt.is_some() {
+            return;
+        }
+        let (request, path) = (pending.request, pending.path);
+        if !self.slots[path.index()].alive() {
+            let other = self.hosts.other_path(request.volume, path);
+            self.hosts.pending.get_mut(&op).expect("just seen").path = other;
+            let at = self.now + self.hosts.backoff();
+            self.schedule_host(at, HostStep::Try { op });
+            return;
+        }
+        let attempt = self.hosts.next_attempt();
+        let pending = self.hosts.pending.get_mut(&op).expect("just seen");
+        (pending.attempt, pending.aborting) = (Some(attempt), false);
+        self.hosts.attempts.insert(attempt, (op, path));
+        self.history.attempt(op, path);
+        self.counters.attempts += 1;
+        let value = self.history.ops[op].value;
+        let Request { kind, volume, at, fua } = request;
+        let command = match kind {
+            Kind::Read => Command::Read { at },
+            Kind::Write => Command::Write { at, data: pattern::payload(&self.pages, volume, at, value), fua },
+            Kind::Zero => Command::Zero { at, fua },
+            Kind::Flush => Command::Flush,
+        };
+        if matches!(kind, Kind::Write | Kind::Zero) {
+            self.watch.touched(volume, at);
+        }
+        self.trace.line(Detail::Guests, self.now, "host", || {
+            format!("op {op} as request {attempt}: value {value}")
+        });
+        let timeout = self.now + self.hosts.path_timeout();
+        self.schedule_host(timeout, HostStep::Timeout { attempt });
+        self.deliver(path, Event::Guest { id: attempt, volume, command });
+    }
+
+    /// The path did not answer in time. While it lives, the attempt is aborted first.
+    fn timed_out(&mut self, attempt: RequestId) {
+        let Some(&(op, path)) = self.hosts.attempts.get(&attempt) else { return };
+        let slot = &self.slots[path.index()];
+        let answers = slot.alive() && !slot.paused;
+        let pending = self.hosts.pending.get_mut(&op).expect("an attempt belongs to a request");
+        let asked = core::mem::replace(&mut pending.aborting, true);
+        if asked && !answers {
+            self.retry(attempt);
+            return;
+        }
+        let again = self.now + self.hosts.path_timeout();
+        self.schedule_host(again, HostStep::Timeout { attempt });
+        if !asked {
+            self.counters.timeouts += 1;
+            self.deliver(path, Event::Abort { id: attempt });
+        }
+    }
+
+    /// This attempt is over without an answer that counts: the other path.
+    fn retry(&mut self, attempt: RequestId) {
+        let Some((op, path)) = self.hosts.attempts.remove(&attempt) else { return };
+        let volume = self.hosts.pending[&op].request.volume;
+        let other = self.hosts.other_path(volume, path);
+        let pending = self.hosts.pending.get_mut(&op).expect("an attempt belongs to a request");
+        (pending.attempt, pending.path) = (None, other);
+        self.counters.retries += 1;
+        let at = self.now + self.hosts.backoff();
+        self.schedule_host(at, HostStep::Try { op });
+    }
+
+    /// All connections to a node are gone. What it had sent on the mirror link arrives before a host knows.
+    pub(super) fn paths_died(&mut self, node: NodeName, silently: bool) {
+        let drained = self.setup.link_delay_us.max(self.network_delay_us()) * 6;
+        let lost: Vec<RequestId> =
+            self.hosts.attempts.iter().filter(|(_, (_, path))| *path == node).map(|(id, _)| *id).collect();
+        for attempt in lost {
+            let after = self.fault_rng.micros(drained, drained + if silently { 1_000_000 } else { 20_000 });
+            self.schedule_host(self.now + after, HostStep::Reset { attempt });
+        }
+    }
+
+    pub(super) fn aborted(&mut self, attempt: RequestId) {
+        // Its own answer came first, unless it was never handled or already gone.
+        self.retry(attempt);
+    }
+
+    pub(super) fn completed(&mut self, node: NodeName, attempt: RequestId, result: GuestResult) {
+        let Some(&(op, path)) = self.hosts.attempts.get(&attempt) else { return };
+        if path != node {
+            self.fail(16, format!("node {node} answers request {attempt}, which node {path} was asked"));
+            return;
+        }
+        match result {
+            Ok(data) => {
+                self.hosts.attempts.remove(&attempt);
+                self.answered(node, op, &data);
+            }
+            Err(GuestError::Unavailable | GuestError::Transitioning | GuestError::Aborted) => {
+                self.retry(attempt)
+            }
+            Err(GuestError::OutOfSpace) => {
+                self.counters.out_of_space += 1;
+                self.hosts.attempts.remove(&attempt);
+                self.history.refused(op);
+                self.finished(op);
+            }
+            Err(GuestError::Medium) => {
+                self.counters.medium_errors += 1;
+                let pending = self.hosts.pending.get_mut(&op).expect("an attempt belongs to a request");
+                pending.medium_errors += 1;
+                if pending.medium_errors < MEDIUM_ERRORS_MAX {
+                    self.retry(attempt);
+                } else {
+                    self.hosts.attempts.remove(&attempt);
+                    self.finished(op);
+                }
+            }
+            Err(error) => {
+                let request = self.hosts.pending[&op].request;
+                self.fail(16, format!("node {node} refuses a proper request with {error:?}: {request:?}"));
+            }
+        }
+    }
+
+    fn answered(&mut self, node: NodeName, op: usize, data: &[crate::block::Block]) {
+        let request = self.hosts.pending[&op].request;
+        let mirrored = self.hosts.is_mirrored(request.volume);
+        let alone = mirrored && self.slots[node.index()].phase == PeerPhase::Alone;
+        let mut values = Vec::new();
+        if request.kind == Kind::Read {
+            let expected = request.at.count.div_ceil(SECTORS_PER_BLOCK);
+            if (data.len() as u64) < expected {
+                self.fail(1, format!("node {node} answers {request:?} with {} blocks", data.len()));
+                return;
+            }
+            match pattern::values(request.volume, request.at, data) {
+                Ok(found) => values = found,
+                Err(foreign) => {
+                    self.fail(13, format!("read at node {node}: {foreign}"));
+                    return;
+                }
+            }
+        }
+        self.counters.answers += 1;
+        self.counters.writes_acknowledged += u64::from(matches!(request.kind, Kind::Write | Kind::Zero));
+        self.trace.line(Detail::Guests, self.now, "host", || format!("op {op} done at {node}: {values:?}"));
+        self.history.done(op, alone, values);
+        self.finished(op);
+    }
+
+    /// The request is over; its stream goes on.
+    fn finished(&mut self, op: usize) {
+        let Some(pending) = self.hosts.pending.remove(&op) else { return };
+        if let Some(stream) = pending.stream {
+            let at = self.now + self.hosts.think();
+            self.schedule_host(at, HostStep::Next { stream });
+        }
+    }
+}

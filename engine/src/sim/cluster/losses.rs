@@ -1,0 +1,83 @@
+//! When may a crash lose data? Never after a single failure. While another failure is outstanding a node that
+//! dies may take with it what was not yet stable; what was acknowledged by a lone node, or was covered by a
+//! completed flush, must survive even that. A linear volume has one copy: each crash may cost it what was not
+//! flushed.
+
+use std::collections::BTreeSet;
+
+use super::{Cluster, slot};
+use crate::arbiter::Arbitration;
+use crate::block::BLOCK_BYTES;
+use crate::ids::{Members, NodeName, VolumeId};
+use crate::mirror::message::PeerPhase;
+use crate::node::view::Peek;
+
+impl Cluster {
+    /// A node is about to die: notes what that may lose.
+    pub(super) fn crash_may_lose(&mut self, node: NodeName) {
+        if !self.slots[node.index()].alive() || self.slots[node.index()].disk_failed {
+            return;
+        }
+        let linear = self.volumes(false);
+        if node == NodeName::A && !linear.is_empty() {
+            let kept = self.stable_blocks(node, &linear);
+            self.history.lose(linear, kept);
+        }
+        let (mine, other) = (self.has_authority(node), self.has_authority(node.partner()));
+        if self.degraded && (mine || !other) {
+            let mirrored = self.volumes(true);
+            let alone = self.slots[node.index()].phase == PeerPhase::Alone;
+            let kept = if alone { self.stable_blocks(node, &mirrored) } else { BTreeSet::new() };
+            self.counters.losses += 1;
+            self.story(&node.to_string(), || "dies while another failure is outstanding".into());
+            self.history.lose(mirrored, kept);
+        }
+        self.degraded = true;
+    }
+
+    /// Goes on alone, or is sure to: what it has in memory is safe from the other's death.
+    fn has_authority(&self, node: NodeName) -> bool {
+        let slot = &self.slots[node.index()];
+        if !slot.alive() || !slot.opened {
+            return false;
+        }
+        match slot.phase {
+            PeerPhase::Alone => true,
+            PeerPhase::Paired if slot::asks_arbiter(&self.setup) => {
+                // The notices do not tell when a node begins to decide; the register tells how it ended.
+                self.arbiter.register().is_some_and(|r| r.members == Members::only(node) && r.by == node)
+            }
+            PeerPhase::Paired if self.setup.arbitration == Arbitration::Preferred => self.is_deciding(node),
+            _ => false,
+        }
+    }
+
+    fn is_deciding(&self, node: NodeName) -> bool {
+        let slot = &self.slots[node.index()];
+        let view = slot.node.as_ref().map(|alive| alive.view(slot.clock.at(self.now)));
+        node == self.setup.preferred && view.is_some_and(|view| view.phase == PeerPhase::Deciding)
+    }
+
+    /// Blocks of these volumes that a power cut of this node cannot change.
+    fn stable_blocks(&self, node: NodeName, volumes: &[VolumeId]) -> BTreeSet<(VolumeId, u64)> {
+        let slot = &self.slots[node.index()];
+        let Some(alive) = slot.node.as_ref().filter(|_| slot.opened) else { return BTreeSet::new() };
+        let touched =
+            volumes.iter().flat_map(|volume| self.watch.blocks(*volume).map(|block| (*volume, block)));
+        touched
+            .filter(|(volume, block)| match alive.peek(*volume, *block) {
+                Peek::OnDisk(disk, offset) => {
+                    slot.disks[usize::from(disk.0)].is_stable(offset / BLOCK_BYTES as u64)
+                }
+                _ => false,
+            })
+            .collect()
+    }
+
+    /// Are both nodes one sound pair, with nothing failed?
+    pub(super) fn update_degraded(&mut self, paired: bool) {
+        if paired && self.network.is_whole() {
+            self.degraded = false;
+        }
+    }
+}

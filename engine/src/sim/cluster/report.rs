@@ -1,0 +1,165 @@
+//! Whole runs: the plan, the healing, the checks, and what is said if something was wrong.
+
+use core::fmt;
+
+use super::{Cluster, Violation};
+use crate::planted::Planted;
+use crate::sim::checker::Checked;
+use crate::sim::generate::{self, Scale};
+use crate::sim::plan::Plan;
+use crate::sim::trace::Detail;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What happened in a run, in numbers.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+            /// What the checker looked at.
+            pub checked: Checked,
+        }
+
+        impl Counters {
+            /// Adds those of another run.
+            pub fn add(&mut self, other: &Counters) {
+                $(self.$name += other.$name;)*
+                self.checked.by_zones += other.checked.by_zones;
+                self.checked.by_configurations += other.checked.by_configurations;
+                self.checked.undecided += other.checked.undecided;
+                self.checked.operations += other.checked.operations;
+            }
+
+            /// All of them, with their names.
+            pub fn list(&self) -> Vec<(&'static str, u64)> {
+                vec![
+                    $((stringify!($name), self.$name),)*
+                    ("checked_by_zones", self.checked.by_zones),
+                    ("checked_by_configurations", self.checked.by_configurations),
+                    ("undecided", self.checked.undecided),
+                ]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Guest requests made.
+    ops,
+    /// Attempts to have them done.
+    attempts,
+    /// Attempts that had to be repeated.
+    retries,
+    /// Attempts that took longer than the path's timeout.
+    timeouts,
+    /// Requests answered.
+    answers,
+    /// Writes and clears acknowledged.
+    writes_acknowledged,
+    /// Requests refused for lack of space.
+    out_of_space,
+    /// Answers that no good copy is left.
+    medium_errors,
+    /// Events given to nodes.
+    events,
+    /// Nodes killed.
+    kills,
+    /// Power cuts.
+    power_cuts,
+    /// Crashes while another failure was outstanding.
+    losses,
+    /// Clean stops.
+    clean_stops,
+    /// Pauses.
+    pauses,
+    /// Link cuts, both ways or one.
+    cuts,
+    /// Connections lost, as a node was told.
+    links_lost,
+    /// Times the arbiter was cut off.
+    arbiter_losses,
+    /// Disks slowed down.
+    slow_disks,
+    /// Blocks made unreadable.
+    read_errors,
+    /// Nodes whose disk failed for good.
+    disks_failed,
+    /// Nodes that got new disks.
+    disks_replaced,
+    /// Times a node went on alone.
+    takeovers,
+    /// Resyncs begun.
+    resyncs,
+    /// Resyncs broken off.
+    resyncs_interrupted,
+    /// Crashes during a resync.
+    deaths_in_resync,
+    /// Pairs of blocks compared.
+    blocks_compared,
+}
+
+/// The end of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// What happened.
+    pub counters: Counters,
+    /// Hash of everything that happened.
+    pub trace_hash: u64,
+    /// What was wrong.
+    pub failure: Option<Failure>,
+}
+
+/// What was wrong, and how to see it again.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The broken promise.
+    pub violation: Violation,
+    /// The plan.
+    pub plan: Plan,
+    /// The readable timeline, if one was kept.
+    pub timeline: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seed, violation) = (self.plan.setup.seed, &self.violation);
+        let millis = violation.at.as_nanos() / 1_000_000;
+        writeln!(
+            f,
+            "seed {seed} breaks invariant {} at {millis} ms: {}",
+            violation.invariant, violation.text
+        )?;
+        write!(
+            f,
+            "replay: TWINSAN_SEED={seed} cargo test --release -p twinsan --test cluster replay -- --nocapture"
+        )
+    }
+}
+
+/// Runs a seed of the ordinary generator.
+pub fn run(seed: u64, scale: Scale, planted: Planted, detail: Detail) -> Report {
+    run_plan(generate::plan(seed, scale), planted, detail)
+}
+
+/// Runs a plan to its end, heals everything, and checks all that must hold.
+pub fn run_plan(plan: Plan, planted: Planted, detail: Detail) -> Report {
+    let mut cluster = Cluster::with(plan.clone(), planted, detail);
+    let end = cluster.plan_end();
+    cluster.run_until(end);
+    if cluster.violation.is_none() {
+        cluster.converge();
+    }
+    // What hosts saw counts first: it says more than any look inside.
+    let inside = cluster.violation.take();
+    cluster.check_history();
+    if cluster.violation.is_none() {
+        cluster.violation = inside;
+    }
+    let failure = cluster.violation.take().map(|violation| Failure {
+        violation,
+        plan: plan.clone(),
+        timeline: cluster.trace.lines().to_vec(),
+    });
+    Report { seed: plan.setup.seed, counters: cluster.counters, trace_hash: cluster.trace.hash(), failure }
+}

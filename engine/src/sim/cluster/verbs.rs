@@ -1,0 +1,177 @@
+//! What the lines of a plan do.
+
+use super::{Cluster, slot};
+use crate::block::BLOCK_BYTES;
+use crate::guest::Sectors;
+use crate::ids::{NodeName, VolumeId};
+use crate::mirror::message::PeerPhase;
+use crate::node::event::Event;
+use crate::sim::disk::{Crash, ReadFault};
+use crate::sim::history::Kind;
+use crate::sim::hosts::Request;
+use crate::sim::pattern;
+use crate::sim::plan::Verb;
+
+impl Cluster {
+    pub(super) fn apply(&mut self, verb: Verb) {
+        if !matches!(verb, Verb::Read { .. } | Verb::Write { .. }) {
+            self.story("plan", || format!("{verb:?}"));
+        }
+        match verb {
+            Verb::Load { ops } => {
+                self.hosts.left += ops;
+                self.wake_streams();
+            }
+            Verb::Write { via, volume, at, fua } => self.ask(via, volume, at, Kind::Write, fua),
+            Verb::Read { via, volume, at } => self.ask(via, volume, at, Kind::Read, false),
+            Verb::Zero { via, volume, at } => self.ask(via, volume, at, Kind::Zero, false),
+            Verb::Flush { via, volume } => self.ask(via, volume, Sectors::new(0, 0), Kind::Flush, false),
+            Verb::Kill { who } => self.crash(who, Crash::Kill),
+            Verb::PowerCut { who } => self.crash(who, Crash::PowerCut),
+            Verb::Start { who } => self.start_or_restart(who),
+            Verb::Stop { who } => self.stop(who),
+            Verb::Pause { who } => self.pause(who),
+            Verb::Resume { who } => self.resume(who),
+            Verb::Cut => self.cut(&NodeName::BOTH),
+            Verb::CutOneWay { who } => self.cut(&[who]),
+            Verb::Heal => self.on_network(|network, now, dues| network.heal(now, dues)),
+            Verb::Delay { us } => self.network.set_delay(us),
+            Verb::SlowDisk { who, factor } => {
+                self.counters.slow_disks += u64::from(factor > 1);
+                for disk in &mut self.slots[who.index()].disks {
+                    disk.slow_down(factor);
+                }
+            }
+            Verb::ReadErrors { who, count, once } => self.read_errors(who, count, once),
+            Verb::FailWrites { who } => self.fail_disks(who, false),
+            Verb::FailFlushes { who } => self.fail_disks(who, true),
+            Verb::Drift { who, ppm } => {
+                let now = self.now;
+                self.slots[who.index()].clock.drift(now, ppm);
+                self.set_tick(who);
+            }
+            Verb::ArbiterDown { who } => {
+                self.counters.arbiter_losses += 1;
+                self.arbiter.set_reachable(who, false);
+            }
+            Verb::ArbiterUp { who } => self.arbiter.set_reachable(who, true),
+            Verb::ArbiterDelay { us } => self.arbiter.set_delay(us),
+            Verb::Check => {
+                self.check_history();
+                self.inspect();
+            }
+            Verb::HealAll => self.heal_all(),
+        }
+    }
+
+    fn ask(&mut self, via: NodeName, volume: VolumeId, at: Sectors, kind: Kind, fua: bool) {
+        self.request(Request { kind, volume, at, fua }, via, None);
+    }
+
+    pub(super) fn network_delay_us(&self) -> u64 {
+        self.network.delay_us()
+    }
+
+    pub(super) fn crash(&mut self, who: NodeName, crash: Crash) {
+        if !self.slots[who.index()].alive() {
+            return;
+        }
+        match crash {
+            Crash::Kill => self.counters.kills += 1,
+            Crash::PowerCut => self.counters.power_cuts += 1,
+        }
+        self.counters.deaths_in_resync += u64::from(self.slots.iter().any(|slot| slot.resyncing));
+        self.crash_may_lose(who);
+        self.end_life(who, crash);
+    }
+
+    /// Starts a dead node. One that hangs in its clean stop is killed first, as an operator would.
+    pub(super) fn start_or_restart(&mut self, who: NodeName) {
+        let slot = &self.slots[who.index()];
+        if slot.disk_failed {
+            return; // replaced when the partner serves
+        }
+        if slot.stopping || slot.alive() && slot.phase == PeerPhase::Stopped {
+            self.crash(who, Crash::Kill);
+        }
+        self.start(who);
+    }
+
+    fn stop(&mut self, who: NodeName) {
+        let slot = &mut self.slots[who.index()];
+        if slot.alive() && !slot.stopping {
+            slot.stopping = true;
+            self.deliver(who, Event::Stop);
+        }
+    }
+
+    fn pause(&mut self, who: NodeName) {
+        let slot = &mut self.slots[who.index()];
+        if slot.alive() && !slot.paused {
+            slot.paused = true;
+            slot.tick_at = None;
+            self.counters.pauses += 1;
+        }
+    }
+
+    pub(super) fn resume(&mut self, who: NodeName) {
+        let slot = &mut self.slots[who.index()];
+        if !core::mem::take(&mut slot.paused) {
+            return;
+        }
+        let life = slot.life;
+        for event in core::mem::take(&mut slot.inbox) {
+            if self.slots[who.index()].life == life {
+                self.deliver(who, event);
+            }
+        }
+        self.set_tick(who);
+    }
+
+    fn cut(&mut self, from: &[NodeName]) {
+        self.counters.cuts += 1;
+        self.degraded = true;
+        if self.slots.iter().any(|slot| slot.resyncing) {
+            self.interrupted();
+        }
+        self.on_network(|network, now, dues| network.cut(now, from, dues));
+    }
+
+    /// Blocks with guests' data become unreadable, chosen at random.
+    fn read_errors(&mut self, who: NodeName, count: u32, once: bool) {
+        let fault = if once { ReadFault::Once } else { ReadFault::UntilRewritten };
+        for disk in &mut self.slots[who.index()].disks {
+            let guests: Vec<u64> = disk
+                .written()
+                .into_iter()
+                .filter(|number| disk.visible(*number).bytes().chunks(512).any(pattern::is_guest))
+                .collect();
+            if guests.is_empty() {
+                continue;
+            }
+            for _ in 0..count {
+                let number = self.fault_rng.pick(&guests);
+                disk.make_unreadable(number, fault);
+                self.counters.read_errors += 1;
+            }
+        }
+    }
+
+    /// The node's disks die. Only while both nodes are whole: else the only copy of something would go, which
+    /// no mirror survives.
+    fn fail_disks(&mut self, who: NodeName, flushes: bool) {
+        let linear = who == NodeName::A && !self.volumes(false).is_empty();
+        let someone_failing = self.slots.iter().any(|slot| slot.disks.iter().any(|disk| disk.is_failing()));
+        if self.degraded || linear || someone_failing || !slot::asks_arbiter(&self.setup) {
+            return;
+        }
+        for disk in &mut self.slots[who.index()].disks {
+            if flushes { disk.fail_flushes() } else { disk.fail_writes() }
+        }
+    }
+
+    /// Byte offset of a block on a disk, as its number.
+    pub(super) fn disk_block(offset: u64) -> u64 {
+        offset / BLOCK_BYTES as u64
+    }
+}
