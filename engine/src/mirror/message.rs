@@ -142,8 +142,10 @@ pub struct HalfSummary {
     pub sectors: u64,
     /// Identity of the data; zero if it never held any.
     pub generation: Generation,
-    /// Earlier generations, newest first.
+    /// Earlier generations since the halves were last whole, newest first: those the change log reaches back to.
     pub ancestors: Vec<Generation>,
+    /// Hot set and change log can be trusted. Both nodes must know it: they take the same decision.
+    pub log_intact: bool,
 }
 
 /// What a node is doing, as it tells its partner.
