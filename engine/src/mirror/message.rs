@@ -149,7 +149,7 @@ pub struct HalfSummary {
 }
 
 /// What a node is doing, as it tells its partner.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum PeerPhase {
     /// Just started.
     Starting,

@@ -1,0 +1,126 @@
+//! One answer for the node, out of the decisions about its volumes.
+//!
+//! Membership is per node: either all mirrored volumes go one way, each by its own amount, or none is touched.
+//! A volume that needs a person stops all and is named.
+
+use super::{Amount, Authority, Case, Decision, Role, Standing, decide};
+use crate::ids::VolumeId;
+use crate::mirror::message::{HalfSummary, Hello};
+
+/// Why two nodes cannot be a mirror until a person has acted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Both served without knowing of each other.
+    #[error("both halves were written without knowing of each other; say whose data are kept")]
+    SplitBrain,
+    /// Nothing in common.
+    #[error(
+        "the halves have no history in common: a foreign disk or an old image; put the right one back or clear it"
+    )]
+    Unrelated,
+    /// The halves differ in size.
+    #[error("the halves differ in size; configure the volume alike on both nodes")]
+    SizeDiffers,
+    /// Only one node has it.
+    #[error("only one of the nodes has it; configure the volume alike on both nodes")]
+    Missing,
+}
+
+/// What a node does about its partner: one direction, for all mirrored volumes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Plan {
+    /// Go on as the pair that we are.
+    Nothing,
+    /// Resynchronise.
+    Resync {
+        /// Which way.
+        role: Role,
+        /// How much of each volume, in the order of my hello.
+        volumes: Vec<(VolumeId, Amount)>,
+    },
+    /// Copy nothing: this volume needs a person.
+    Refused {
+        /// The first such volume.
+        volume: VolumeId,
+        /// Why.
+        reason: Refusal,
+    },
+    /// It cannot be said yet; put the question again when either hello or the register has changed.
+    Retry,
+}
+
+/// Decides about all mirrored volumes of two nodes of one partnership (their hellos have been checked for
+/// partnership, version and names). Membership is per node: either all volumes go one way, or none is touched.
+pub fn decide_all(mine: &Hello, theirs: &Hello, authority: Authority) -> Plan {
+    if !Standing::of(mine).settled() || !Standing::of(theirs).settled() {
+        return Plan::Retry;
+    }
+    if let Some((volume, reason)) = mismatch(mine, theirs) {
+        return Plan::Refused { volume, reason };
+    }
+    let mut whole = Fold { plan: Plan::Nothing, any: false };
+    for half in &mine.halves {
+        if let Some(other) = theirs.halves.iter().find(|other| other.volume == half.volume) {
+            whole.add(half.volume, decide(&Case::of(mine, theirs, authority, (half, other))));
+        }
+    }
+    if whole.any { whole.plan } else { direction_alone(mine, theirs, authority) }
+}
+
+/// With no mirrored volume there is still a direction.
+fn direction_alone(mine: &Hello, theirs: &Hello, authority: Authority) -> Plan {
+    match decide(&Case::of_nodes(mine, theirs, authority)) {
+        Decision::Nothing => Plan::Nothing,
+        Decision::Delta(role) | Decision::Full(role) => Plan::Resync { role, volumes: Vec::new() },
+        Decision::SplitBrain | Decision::Unrelated | Decision::Retry => Plan::Retry,
+    }
+}
+
+fn mismatch(mine: &Hello, theirs: &Hello) -> Option<(VolumeId, Refusal)> {
+    let lacks = |a: &Hello, b: &Hello| {
+        let known = |half: &&HalfSummary| b.halves.iter().any(|other| other.volume == half.volume);
+        a.halves.iter().find(|half| !known(half)).map(|half| half.volume)
+    };
+    if let Some(volume) = lacks(mine, theirs).or_else(|| lacks(theirs, mine)) {
+        return Some((volume, Refusal::Missing));
+    }
+    let differs = |half: &&HalfSummary| {
+        theirs.halves.iter().any(|other| other.volume == half.volume && other.sectors != half.sectors)
+    };
+    mine.halves.iter().find(differs).map(|half| (half.volume, Refusal::SizeDiffers))
+}
+
+/// Joins the decisions of the volumes. Refusals win over everything, then *retry*; two directions are none.
+struct Fold {
+    plan: Plan,
+    any: bool,
+}
+
+impl Fold {
+    fn add(&mut self, volume: VolumeId, decision: Decision) {
+        let first = !core::mem::replace(&mut self.any, true);
+        let plan = core::mem::replace(&mut self.plan, Plan::Retry);
+        self.plan = match (plan, decision) {
+            (refused @ Plan::Refused { .. }, _) => refused,
+            (_, Decision::SplitBrain) => Plan::Refused { volume, reason: Refusal::SplitBrain },
+            (_, Decision::Unrelated) => Plan::Refused { volume, reason: Refusal::Unrelated },
+            (Plan::Retry, _) | (_, Decision::Retry) => Plan::Retry,
+            (Plan::Nothing, Decision::Nothing) => Plan::Nothing,
+            (Plan::Nothing, Decision::Delta(role)) if first => resync(role, volume, Amount::Delta),
+            (Plan::Nothing, Decision::Full(role)) if first => resync(role, volume, Amount::Full),
+            (Plan::Resync { role, mut volumes }, Decision::Delta(same)) if role == same => {
+                volumes.push((volume, Amount::Delta));
+                Plan::Resync { role, volumes }
+            }
+            (Plan::Resync { role, mut volumes }, Decision::Full(same)) if role == same => {
+                volumes.push((volume, Amount::Full));
+                Plan::Resync { role, volumes }
+            }
+            _ => Plan::Retry,
+        };
+    }
+}
+
+fn resync(role: Role, volume: VolumeId, amount: Amount) -> Plan {
+    Plan::Resync { role, volumes: vec![(volume, amount)] }
+}
