@@ -2,7 +2,8 @@
 //!
 //! An event goes into a queue; then the caller tries to become the one who empties it. That one gives each event to
 //! the node and leaves the node's actions in a second queue, which again is emptied by one thread at a time. No
-//! thread waits for another, no event waits for a thread to wake up.
+//! thread waits for another, no event waits for a thread to wake up; and after some rounds for others a thread is
+//! relieved.
 //!
 //! Invariants:
 //! - The time given with an event is read after the event was taken from the queue: a node that was paused in between
@@ -34,6 +35,9 @@ use crate::io::{DiskError, DiskRequest, DiskResult, IoId};
 use crate::mirror::message::Message;
 use crate::node::event::{Action, Event};
 use crate::node::view::View;
+
+/// How many rounds a thread works for others before it goes back to what it came from: some 100 µs.
+const ROUNDS_MAX: usize = 128;
 
 /// See the module.
 pub(super) struct Core {
@@ -111,8 +115,18 @@ impl Core {
 
     /// Every event or action that was left before this call is seen to, here or by the thread that is at it.
     fn run(&self) {
-        self.stepping.run(|| self.step());
-        self.performing.run(|| self.perform());
+        self.stepping.run_at_most(ROUNDS_MAX, || self.step(), || self.relieve());
+        self.performing.run_at_most(ROUNDS_MAX, || self.perform(), || self.relieve());
+    }
+
+    /// This thread has worked for others long enough. The next who comes goes on; if nobody does, the timer.
+    fn relieve(&self) {
+        self.timer.call();
+        if self.closed.load(Ordering::SeqCst) {
+            // There may be no timer any more.
+            self.stepping.run(|| self.step());
+            self.performing.run(|| self.perform());
+        }
     }
 
     /// Starts a guest's request.

@@ -220,6 +220,11 @@ impl Engine {
         Some(Arc::new(Volume::new(Arc::clone(&self.handle), config.clone())))
     }
 
+    /// All volumes, in the order in which they are configured.
+    pub fn volumes(&self) -> Vec<Arc<dyn VirtualVolume>> {
+        self.handle.volumes.iter().filter_map(|volume| self.volume(volume.id)).collect()
+    }
+
     /// Carries out a command on a volume and waits for the answer. Not to be called by a [`Sink`](crate::guest::Sink).
     pub fn call(&self, volume: VolumeId, command: Command) -> GuestResult {
         super::volume::call(&self.handle.core, volume, command)

@@ -19,6 +19,7 @@ pub(super) struct Timer {
     wanted: AtomicU64,
     /// When the sleeper wakes by itself.
     armed: AtomicU64,
+    called: AtomicBool,
     stopped: AtomicBool,
     lock: Mutex<()>,
     wake: Condvar,
@@ -29,6 +30,7 @@ impl Timer {
         Timer {
             wanted: AtomicU64::new(u64::MAX),
             armed: AtomicU64::new(0),
+            called: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             lock: Mutex::new(()),
             wake: Condvar::new(),
@@ -44,6 +46,12 @@ impl Timer {
                 self.rouse();
             }
         }
+    }
+
+    /// The sleeper shall tick at once.
+    pub(super) fn call(&self) {
+        self.called.store(true, SeqCst);
+        self.rouse();
     }
 
     /// Ends [`run`](Self::run).
@@ -75,6 +83,10 @@ impl Timer {
             let wanted = self.wanted.load(SeqCst);
             if self.stopped.load(SeqCst) {
                 return false;
+            }
+            if self.called.swap(false, SeqCst) {
+                self.armed.store(0, SeqCst);
+                return true;
             }
             if wanted <= now.as_nanos() {
                 // A deadline that is set meanwhile stays.
