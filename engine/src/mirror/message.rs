@@ -300,6 +300,8 @@ pub enum Control {
     SetsAsk {
         /// Epoch of the source.
         epoch: Epoch,
+        /// Volumes of which all mapped extents are wanted, for a full resync.
+        full: Vec<VolumeId>,
     },
     /// Target to source: part of its hot set and change log.
     Sets {
@@ -323,6 +325,9 @@ pub enum Control {
     BeTarget {
         /// Epoch of the source.
         epoch: Epoch,
+        /// New halves: the generation from which they are a delta, now that the source has logged all that
+        /// they lack.
+        bases: Vec<(VolumeId, Generation)>,
     },
     /// Target to source: written; send.
     TargetReady {

@@ -1,1 +1,260 @@
-//! Being written.
+//! One node's half of everything: the pool with the cache in front of it.
+//!
+//! The store takes whole 4 KiB blocks, keeps them in the cache, writes them back, and tells how far each
+//! volume is on stable media. It knows nothing of partners, guests or epochs. Invariants:
+//!
+//! - A block is written back only into space that was reserved before the write was taken.
+//! - A new extent is mapped only after its data (zeros where nothing was written) are flushed; it is unmapped
+//!   only when every block of it is zero, and given out again only when that is durable.
+//! - At most one destage job works on an extent, so that writes to one place of a disk never race.
+//! - A flush covers just the writes that had completed when it was submitted. A failed write or flush fails
+//!   the store for good: nothing becomes stable any more.
+
+mod destage;
+mod read;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::block::{Block, Payload};
+use crate::cache::Cache;
+use crate::ids::{DiskId, VolumeId};
+use crate::io::{DiskError, DiskOp, DiskRequest, DiskResult, IoId};
+use crate::node::config::CacheConfig;
+use crate::planted::{Bug, Planted};
+use crate::pool::{Lsn, Pool, Record};
+use crate::time::Instant;
+
+use destage::Destager;
+use read::Reads;
+pub use read::{Read, ReadToken};
+
+/// What a disk request of the store was for.
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    Pool { token: u64 },
+    Read { token: ReadToken, part: usize },
+    Destage { volume: VolumeId, extent: u32 },
+    Flush { disk: DiskId },
+}
+
+/// A read that finished.
+#[derive(Debug)]
+pub struct ReadDone {
+    /// As given to [`Store::read`].
+    pub token: ReadToken,
+    /// The blocks, and the newest version among them that is not stable (zero if all is).
+    pub result: Result<(Payload, u64), DiskError>,
+}
+
+/// The pool with its cache.
+#[derive(Debug)]
+pub struct Store {
+    pool: Pool,
+    cache: Cache,
+    destager: Destager,
+    reads: Reads,
+    purposes: BTreeMap<IoId, Purpose>,
+    last_io: u64,
+    out: VecDeque<DiskRequest>,
+    done: VecDeque<ReadDone>,
+    failed: bool,
+    planted: Planted,
+}
+
+impl Store {
+    /// A store over an open pool.
+    pub fn new(mut pool: Pool, config: &CacheConfig, first_io: u64, planted: Planted) -> Store {
+        pool.set_planted(planted);
+        Store {
+            cache: Cache::new(config.blocks_max, config.dirty_blocks_max),
+            destager: Destager::new(config, pool.disks().len()),
+            reads: Reads::default(),
+            purposes: BTreeMap::new(),
+            last_io: first_io,
+            out: VecDeque::new(),
+            done: VecDeque::new(),
+            failed: false,
+            planted,
+            pool,
+        }
+    }
+
+    /// The pool, to look at.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The cache, to look at.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Has a disk failed? Nothing becomes stable any more.
+    pub fn failed(&self) -> bool {
+        self.failed || self.pool.failed().is_some()
+    }
+
+    /// Appends to the pool's metadata log; in force at once, durable when [`durable`](Self::durable) says so.
+    pub fn append(&mut self, records: &[Record]) -> Lsn {
+        self.pool.append(records)
+    }
+
+    /// How far the metadata log is durable.
+    pub fn durable(&self) -> Lsn {
+        self.pool.durable()
+    }
+
+    /// Reserves space for blocks of a volume; false if the pool is full. What was reserved stays so.
+    pub fn reserve(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>) -> bool {
+        if self.planted.has(Bug::WriteWithoutSpace) {
+            return true;
+        }
+        let extent_blocks = self.pool.extent_blocks();
+        let extents = blocks.start / extent_blocks..=(blocks.end - 1) / extent_blocks;
+        for extent in extents.clone() {
+            let extent_id = extent as u32;
+            if !self.destager.is_allocating(volume, extent_id) && !self.pool.reserve(volume, extent_id) {
+                for undo in *extents.start()..extent {
+                    self.give_back(volume, undo as u32);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives back the reservation of blocks that will not be written, unless other writes need it.
+    pub fn unreserve(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>) {
+        let extent_blocks = self.pool.extent_blocks();
+        for extent in blocks.start / extent_blocks..=(blocks.end - 1) / extent_blocks {
+            self.give_back(volume, extent as u32);
+        }
+    }
+
+    /// A reservation is kept while blocks of the extent wait for write-back, or a destage job works on it.
+    /// Writes that are reserved and not yet in the cache count in `pending`.
+    fn give_back(&mut self, volume: VolumeId, extent: u32) {
+        let size = self.pool.extent_blocks();
+        let blocks = u64::from(extent) * size..(u64::from(extent) + 1) * size;
+        if !self.destager.is_busy(volume, extent)
+            && !self.destager.is_promised(volume, extent)
+            && self.cache.dirty_in(volume, blocks).is_empty()
+        {
+            self.pool.release(volume, extent);
+        }
+    }
+
+    /// Counts a write that is reserved and will come (or be given up): its reservation stays.
+    pub fn promise(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>) {
+        self.destager.promise(volume, blocks, self.pool.extent_blocks());
+    }
+
+    /// The promised write came or was given up.
+    pub fn redeem(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>) {
+        self.destager.redeem(volume, blocks, self.pool.extent_blocks());
+    }
+
+    /// May `count` more blocks become dirty? If not, try again after progress.
+    pub fn room(&self, count: u64) -> bool {
+        self.cache.room(count as usize)
+    }
+
+    /// Puts blocks into the cache, visible from now on; space must be reserved. Returns their version.
+    pub fn write(&mut self, now: Instant, volume: VolumeId, first: u64, data: &[Block]) -> u64 {
+        let version = self.cache.next_version();
+        for (at, block) in (first..).zip(data) {
+            self.cache.write(now, volume, at, block.clone(), version);
+        }
+        version
+    }
+
+    /// Makes blocks zero, visible from now on. Returns their version.
+    pub fn zero(&mut self, now: Instant, volume: VolumeId, blocks: core::ops::Range<u64>) -> u64 {
+        let version = self.cache.next_version();
+        for at in blocks {
+            self.cache.write(now, volume, at, Block::Zero, version);
+        }
+        version
+    }
+
+    /// Repairs blocks that could not be read, where nothing newer is cached.
+    pub fn repair(&mut self, now: Instant, volume: VolumeId, first: u64, data: &[Block]) {
+        let version = self.cache.next_version();
+        for (at, block) in (first..).zip(data) {
+            if self.cache.peek(volume, at).is_none() && self.pool.locate(volume, at).is_some() {
+                self.cache.write(now, volume, at, block.clone(), version);
+            }
+        }
+    }
+
+    /// The version of the last write.
+    pub fn version(&self) -> u64 {
+        self.cache.version()
+    }
+
+    /// Every write of the volume up to this version is on stable media.
+    pub fn stable_through(&self, volume: VolumeId) -> u64 {
+        self.cache.stable_through(volume)
+    }
+
+    /// Is every write of these blocks up to `version` on stable media?
+    pub fn is_stable(&self, volume: VolumeId, blocks: core::ops::Range<u64>, version: u64) -> bool {
+        self.cache.is_stable(volume, blocks, version)
+    }
+
+    /// Destage everything written so far now, not when it is old enough.
+    pub fn urge(&mut self) {
+        self.destager.urge(self.cache.version());
+    }
+
+    /// From now on (or no longer) every write is destaged at once.
+    pub fn set_eager(&mut self, eager: bool) {
+        self.destager.set_eager(eager);
+    }
+
+    /// Starts what can be started. Call after every change and every [`io_done`](Self::io_done).
+    pub fn pump(&mut self, now: Instant) {
+        if self.failed() {
+            return;
+        }
+        self.start_destage(now);
+        self.start_flushes(now);
+        while let Some(io) = self.pool.poll_io() {
+            self.submit(io.disk, io.op, Purpose::Pool { token: io.token });
+        }
+        self.finish_mapped(now);
+    }
+
+    /// When to call [`pump`](Self::pump) even if nothing happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.next_destage()
+    }
+
+    /// The next disk request.
+    pub fn poll_io(&mut self) -> Option<DiskRequest> {
+        self.out.pop_front()
+    }
+
+    /// The next finished read.
+    pub fn poll_read(&mut self) -> Option<ReadDone> {
+        self.done.pop_front()
+    }
+
+    /// A disk request finished.
+    pub fn io_done(&mut self, now: Instant, id: IoId, result: DiskResult) {
+        let Some(purpose) = self.purposes.remove(&id) else { return };
+        match purpose {
+            Purpose::Pool { token } => self.pool.io_done(token, result),
+            Purpose::Read { token, part } => self.read_part_done(token, part, result),
+            Purpose::Destage { volume, extent } => self.destage_write_done(now, volume, extent, result),
+            Purpose::Flush { disk } => self.flush_done(now, disk, result),
+        }
+    }
+
+    fn submit(&mut self, disk: DiskId, op: DiskOp, purpose: Purpose) {
+        self.last_io += 1;
+        let id = IoId(self.last_io);
+        self.purposes.insert(id, purpose);
+        self.out.push_back(DiskRequest { id, disk, op });
+    }
+}

@@ -1,0 +1,198 @@
+//! What becomes of a guest's request: validated, then served, held or refused by the node's phase.
+
+use super::Node;
+use super::event::Action;
+use super::membership::Service;
+use super::op::{Flusher, Origin, Reading, Write};
+use crate::block::Payload;
+use crate::guest::{Command, GuestError, Sectors, TRANSFER_SECTORS_MAX, ZERO_SECTORS_MAX};
+use crate::ids::{RequestId, VolumeId};
+use crate::time::Instant;
+
+/// Checks a request against the volume's size and the limits that were advertised.
+fn validate(command: &Command, sectors: u64) -> Result<(), GuestError> {
+    let (at, most) = match command {
+        Command::Read { at } | Command::Write { at, .. } => (at, TRANSFER_SECTORS_MAX),
+        Command::Zero { at, .. } => (at, ZERO_SECTORS_MAX),
+        Command::Flush => return Ok(()),
+    };
+    if at.start.checked_add(at.count).is_none_or(|end| end > sectors) {
+        return Err(GuestError::OutOfRange);
+    }
+    let blocks = at.blocks();
+    match command {
+        _ if at.count > most => Err(GuestError::Invalid),
+        Command::Write { data, .. } if data.len() as u64 != blocks.end - blocks.start => Err(GuestError::Invalid),
+        _ => Ok(()),
+    }
+}
+
+impl Node {
+    /// A guest asks, or a held request gets another chance.
+    pub(super) fn guest(&mut self, id: RequestId, volume: VolumeId, command: Command) {
+        let Some(state) = self.volumes.get(&volume) else {
+            self.refuse(id, GuestError::OutOfRange);
+            return;
+        };
+        let mirrored = state.mirrored;
+        if let Err(error) = validate(&command, state.sectors) {
+            self.refuse(id, error);
+            return;
+        }
+        if matches!(&command, Command::Read { at } | Command::Write { at, .. } | Command::Zero { at, .. } if at.count == 0)
+        {
+            self.complete(id, Ok(Payload::new()));
+            return;
+        }
+        match (self.service_of(mirrored), &command) {
+            (Service::Refuse, _) => self.refuse(id, GuestError::Unavailable),
+            (Service::Hold, _) | (Service::AloneReads, Command::Write { .. } | Command::Zero { .. }) => {
+                self.parked.push_back((id, volume, command));
+            }
+            _ => self.serve(id, volume, command),
+        }
+    }
+
+    pub(super) fn service_of(&self, mirrored: bool) -> Service {
+        match mirrored {
+            true => self.service(),
+            false if matches!(self.phase, super::phase::Phase::Stopped | super::phase::Phase::Failed) => Service::Refuse,
+            false => Service::Alone,
+        }
+    }
+
+    fn serve(&mut self, id: RequestId, volume: VolumeId, command: Command) {
+        match command {
+            Command::Read { at } => self.begin_read(id, volume, at),
+            Command::Flush => self.begin_flush(Flusher::Guest(id), volume),
+            Command::Write { at, data, fua } => self.begin_guest_write(id, volume, at, false, data, fua),
+            Command::Zero { at, fua } => self.begin_guest_write(id, volume, at, true, Payload::new(), fua),
+        }
+    }
+
+    fn begin_guest_write(
+        &mut self,
+        id: RequestId,
+        volume: VolumeId,
+        at: Sectors,
+        zero: bool,
+        data: Payload,
+        fua: bool,
+    ) {
+        let state = &self.volumes[&volume];
+        if state.mirrored && self.service() == Service::Pair && state.owner != self.me() {
+            self.forward(id, volume, at, zero, data, fua);
+            return;
+        }
+        let origin = Origin::Guest(id);
+        self.begin_write(Write {
+            volume,
+            origin,
+            at,
+            zero,
+            fua,
+            data,
+            locked: false,
+            merged: false,
+            merging: false,
+            reserved: false,
+            heated: false,
+            marked: false,
+            sent: None,
+            answered: false,
+            deadline: Instant::NEVER,
+        });
+    }
+
+    /// A guest gives a request up. It is answered when the request can no longer act.
+    pub(super) fn abort(&mut self, id: RequestId) {
+        self.aborting.insert(id);
+        if let Some(at) = self.parked.iter().position(|(parked, _, _)| *parked == id) {
+            self.parked.remove(at);
+            self.refuse(id, GuestError::Aborted);
+            return;
+        }
+        let write = self.writes.iter().find(|(_, write)| write.origin == Origin::Guest(id)).map(|(&id, _)| id);
+        if let Some(write) = write {
+            self.abort_write(write, id);
+            return;
+        }
+        if let Some((&number, _)) = self.forwarded.iter().find(|(_, forwarded)| forwarded.request == id) {
+            self.cancel_forwarded(number);
+            return;
+        }
+        if self.is_in_hand(id) {
+            return; // reads, flushes and answers on their way finish by themselves
+        }
+        self.aborting.remove(&id);
+        self.actions.push_back(Action::Aborted { id });
+    }
+
+    fn is_in_hand(&self, id: RequestId) -> bool {
+        self.reading.values().any(|reading| matches!(reading, Reading::Guest { request, .. } if *request == id))
+            || self.flushes.values().any(|flush| flush.for_whom == Flusher::Guest(id))
+            || self.settling.iter().any(|settling| settling.request == id)
+            || self.held.iter().any(|held| held.request == id)
+    }
+
+    /// Every guest of a mirrored volume is told to go elsewhere; nothing of theirs is executed later, but for
+    /// writes that the partner may already show.
+    pub(super) fn refuse_all(&mut self, error: GuestError) {
+        let mirrored: Vec<VolumeId> = self.mirrored();
+        let parked = core::mem::take(&mut self.parked);
+        for (id, volume, command) in parked {
+            if mirrored.contains(&volume) {
+                self.refuse(id, error);
+            } else {
+                self.parked.push_back((id, volume, command));
+            }
+        }
+        for settling in core::mem::take(&mut self.settling) {
+            self.refuse(settling.request, error);
+        }
+        for held in core::mem::take(&mut self.held) {
+            self.refuse(held.request, error);
+        }
+        self.refuse_flushes(&mirrored, error);
+        self.refuse_reads(&mirrored, error);
+        for (_, forwarded) in core::mem::take(&mut self.forwarded) {
+            self.refuse(forwarded.request, error);
+        }
+        self.refuse_writes(&mirrored, error);
+    }
+
+    /// Writes, reads and questions of the partner end with the pair. So do writes that it ordered and that are
+    /// not in the cache here: it was never told that they were.
+    pub(super) fn drop_partners_business(&mut self) {
+        for ((volume, _), incoming) in core::mem::take(&mut self.incoming) {
+            self.drop_incoming(volume, incoming);
+        }
+        for volume in self.volumes.values_mut() {
+            volume.applied.retain(|(_, version)| version.is_some());
+        }
+        let unsent: Vec<u64> = self
+            .writes
+            .iter()
+            .filter(|(_, write)| matches!(write.origin, Origin::Partner(_)) && write.sent.is_none())
+            .map(|(&id, _)| id)
+            .collect();
+        for id in unsent {
+            self.drop_write(id);
+        }
+        self.flushes.retain(|_, flush| matches!(flush.for_whom, Flusher::Guest(_)));
+        self.reading.retain(|_, reading| !matches!(reading, Reading::Partner { .. }));
+        for forwarded in self.forwarded.values_mut() {
+            (forwarded.sent, forwarded.ordered) = (false, false);
+        }
+    }
+
+    /// A node that becomes a target has nothing of the old life in hand.
+    pub(super) fn forget_mirrored(&mut self) {
+        self.refuse_all(GuestError::Unavailable);
+        self.drop_partners_business();
+        for volume in self.volumes.values_mut().filter(|volume| volume.mirrored) {
+            volume.end_pair();
+            volume.hot.clear();
+        }
+    }
+}

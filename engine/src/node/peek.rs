@@ -1,0 +1,91 @@
+//! A look inside, for checkers and displays.
+
+use super::Node;
+use super::membership::Service;
+use super::phase::{Phase, Rejoin};
+use super::view::{Peek, View, VolumeView};
+use crate::ids::{Epoch, Members, NodeName, VolumeId};
+use crate::time::Instant;
+
+impl Node {
+    /// A look inside. `now` is this node's clock, by which its lease is judged.
+    pub fn view(&self, now: Instant) -> View {
+        let expired = matches!(&self.phase, Phase::Paired(pair) if now >= pair.lease_until);
+        let serving = !expired && matches!(self.service(), Service::Pair | Service::Alone | Service::AloneReads);
+        let (record, store) = (self.store.as_ref().map(|store| store.pool().metadata().node), self.store.as_ref());
+        let left = match &self.phase {
+            Phase::Alone(alone) => match &alone.rejoin {
+                Rejoin::Copying(resync) | Rejoin::Draining(resync) => resync.left(),
+                _ => 0,
+            },
+            _ => 0,
+        };
+        View {
+            name: self.me(),
+            phase: self.phase.peer_phase(),
+            epoch: self.acting_epoch(),
+            members: record.map_or(Members::BOTH, |record| record.members),
+            up_to_date: record.is_some_and(|record| record.up_to_date),
+            serving,
+            dirty_blocks: store.map_or(0, |store| store.cache().unstable_blocks() as u64),
+            cached_blocks: store.map_or(0, |store| store.cache().blocks() as u64),
+            pool_bytes: store.map_or(0, |store| store.pool().bytes()),
+            pool_bytes_used: store.map_or(0, |store| store.pool().bytes_used()),
+            resync_regions_left: left,
+            resync_regions_total: self.resync.total,
+            resync_bytes_copied: self.resync.bytes_copied,
+            volumes: self.volume_views(),
+        }
+    }
+
+    fn acting_epoch(&self) -> Epoch {
+        match &self.phase {
+            Phase::Paired(pair) => pair.epoch,
+            Phase::Alone(alone) => alone.epoch,
+            Phase::Deciding(deciding) => deciding.epoch,
+            Phase::Waiting(waiting) => waiting.epoch,
+            Phase::Recording(recording) => recording.epoch,
+            Phase::Opening | Phase::Failed if self.store.is_none() => Epoch(0),
+            _ => self.record().epoch,
+        }
+    }
+
+    fn owner_of(&self, owner: NodeName) -> Option<NodeName> {
+        match &self.phase {
+            Phase::Paired(_) => Some(owner),
+            Phase::Alone(_) => Some(self.me()),
+            _ => None,
+        }
+    }
+
+    fn volume_views(&self) -> Vec<VolumeView> {
+        let Some(store) = &self.store else { return Vec::new() };
+        let metadata = store.pool().metadata();
+        self.volumes
+            .iter()
+            .filter_map(|(&id, volume)| {
+                let meta = metadata.volume(id)?;
+                Some(VolumeView {
+                    id,
+                    mirrored: volume.mirrored,
+                    owner: if volume.mirrored { self.owner_of(volume.owner) } else { Some(self.me()) },
+                    hot: meta.hot.iter().copied().collect(),
+                    log: meta.log.clone(),
+                    extents: meta.map.len() as u64,
+                })
+            })
+            .collect()
+    }
+
+    /// Where a block of a volume would be read from now.
+    pub fn peek(&self, volume: VolumeId, block: u64) -> Peek {
+        let Some(store) = &self.store else { return Peek::Unmapped };
+        if let Some(content) = store.cache().peek(volume, block) {
+            return Peek::Cached(content.clone());
+        }
+        match store.pool().locate(volume, block) {
+            Some((disk, offset)) => Peek::OnDisk(disk, offset),
+            None => Peek::Unmapped,
+        }
+    }
+}

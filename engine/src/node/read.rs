@@ -1,0 +1,236 @@
+//! Reads. In a pair both nodes answer from what they have: the partner at once, the owner once no write that
+//! the partner may lack overlaps. Alone, an answer waits until what it says is stable.
+//!
+//! A read that began in another term is judged again: the right to answer may be gone.
+
+use core::ops::Range;
+
+use super::Node;
+use super::membership::Service;
+use super::op::{Reading, Settling};
+use super::phase::Phase;
+use crate::block::Payload;
+use crate::guest::{Command, GuestError, Sectors};
+use crate::ids::{Epoch, RequestId, VolumeId};
+use crate::io::DiskError;
+use crate::mirror::message::{Body, Control, Message};
+use crate::planted::Bug;
+use crate::store::{Read, ReadDone, ReadToken};
+
+impl Node {
+    pub(super) fn begin_read(&mut self, request: RequestId, volume: VolumeId, at: Sectors) {
+        let id = self.next_id();
+        let term = self.term;
+        self.reading.insert(id, Reading::Guest { request, volume, at, term });
+        if self.may_read(id, volume, at.blocks()) {
+            self.fetch(id, volume, at.blocks());
+        }
+    }
+
+    /// Must the read wait for writes that the partner may lack?
+    fn may_read(&mut self, id: u64, volume: VolumeId, blocks: Range<u64>) -> bool {
+        let (me, bug) = (self.me(), self.has(Bug::OwnerReadsUnacknowledged));
+        let paired = matches!(self.phase, Phase::Paired(_));
+        let Some(state) = self.volumes.get_mut(&volume) else { return false };
+        if !paired || !state.mirrored || state.owner != me || bug {
+            return true;
+        }
+        state.lock.pass(blocks, id)
+    }
+
+    /// The write it waited for is over.
+    pub(super) fn read_granted(&mut self, id: u64) {
+        match self.reading.get(&id) {
+            Some(Reading::Guest { volume, at, .. }) => {
+                let (volume, blocks) = (*volume, at.blocks());
+                self.fetch(id, volume, blocks);
+            }
+            Some(Reading::Partner { volume, blocks, .. }) => {
+                let (volume, blocks) = (*volume, blocks.clone());
+                self.fetch(id, volume, blocks);
+            }
+            _ => {}
+        }
+    }
+
+    fn fetch(&mut self, id: u64, volume: VolumeId, blocks: Range<u64>) {
+        if let Read::Ready(data, version) = self.store_mut().read(volume, blocks, ReadToken(id)) {
+            self.finish_read(id, Ok((data, version)));
+        }
+    }
+
+    pub(super) fn read_done(&mut self, done: ReadDone) {
+        self.finish_read(done.token.0, done.result);
+    }
+
+    fn finish_read(&mut self, id: u64, result: Result<(Payload, u64), DiskError>) {
+        let Some(reading) = self.reading.remove(&id) else { return };
+        match reading {
+            Reading::Merge { write } => {
+                let old = result.map(|(data, _)| data).map_err(|_| GuestError::Medium);
+                self.merge_read(write, old);
+            }
+            Reading::Region { volume, region, link } => {
+                self.region_read(volume, region, link, result.ok().map(|(data, _)| data));
+            }
+            Reading::Partner { ask, term, .. } => self.answer_partner(ask, term, result),
+            Reading::Guest { request, volume, at, term } => match result {
+                Ok((data, version)) => self.answer_read(request, volume, at, term, data, version),
+                Err(_) => self.read_elsewhere(request, volume, at, term),
+            },
+        }
+    }
+
+    fn answer_read(&mut self, id: RequestId, volume: VolumeId, at: Sectors, term: u64, data: Payload, version: u64) {
+        let mirrored = self.volumes[&volume].mirrored;
+        if !mirrored {
+            self.complete(id, Ok(data));
+            return;
+        }
+        if term != self.term {
+            self.guest(id, volume, Command::Read { at });
+            return;
+        }
+        match self.service() {
+            Service::Pair => self.complete(id, Ok(data)),
+            Service::Alone | Service::AloneReads => {
+                let blocks = at.blocks();
+                let stable = version == 0 || self.store().is_stable(volume, blocks.clone(), version);
+                if stable || self.has(Bug::ReadUnstableAlone) {
+                    self.complete(id, Ok(data));
+                } else {
+                    self.settling.push(Settling { request: id, volume, blocks, version, result: data });
+                }
+            }
+            Service::Hold | Service::Refuse => self.guest(id, volume, Command::Read { at }),
+        }
+    }
+
+    /// The disk here cannot read it: the partner may.
+    fn read_elsewhere(&mut self, id: RequestId, volume: VolumeId, at: Sectors, term: u64) {
+        let linked = matches!(&self.phase, Phase::Paired(pair) if pair.link_lost.is_none()) && self.link.is_some();
+        if !self.volumes[&volume].mirrored || !linked || !self.lease_runs() {
+            if matches!(self.phase, Phase::Paired(_)) && self.volumes[&volume].mirrored {
+                self.parked.push_back((id, volume, Command::Read { at }));
+            } else {
+                self.refuse(id, GuestError::Medium);
+            }
+            return;
+        }
+        let Phase::Paired(pair) = &self.phase else { return };
+        let epoch = pair.epoch;
+        let number = self.next_id();
+        let blocks = at.blocks();
+        self.reading.insert(number, Reading::Guest { request: id, volume, at, term });
+        let count = (blocks.end - blocks.start) as u32;
+        self.remote.insert(number);
+        self.say(Control::ReadAsk { epoch, id: number, volume, first: blocks.start, blocks: count });
+    }
+
+    /// The partner cannot read these blocks; it asks as a guest would.
+    pub(super) fn read_asked(&mut self, epoch: Epoch, ask: u64, volume: VolumeId, blocks: Range<u64>) {
+        if !matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch) || blocks.is_empty() {
+            return;
+        }
+        let fits = self.volumes.get(&volume).is_some_and(|state| {
+            state.mirrored && blocks.end <= state.sectors.div_ceil(8) && blocks.end - blocks.start <= 4096
+        });
+        if !fits {
+            self.reply_partner(ask, Err(GuestError::Invalid));
+            return;
+        }
+        let id = self.next_id();
+        let term = self.term;
+        self.reading.insert(id, Reading::Partner { ask, volume, blocks: blocks.clone(), term });
+        if self.may_read(id, volume, blocks.clone()) {
+            self.fetch(id, volume, blocks);
+        }
+    }
+
+    fn answer_partner(&mut self, ask: u64, term: u64, result: Result<(Payload, u64), DiskError>) {
+        if term == self.term {
+            self.reply_partner(ask, result.map(|(data, _)| data).map_err(|_| GuestError::Medium));
+        }
+    }
+
+    fn reply_partner(&mut self, id: u64, result: Result<Payload, GuestError>) {
+        let Phase::Paired(pair) = &self.phase else { return };
+        let epoch = pair.epoch;
+        let (error, data) = match result {
+            Ok(data) => (None, data),
+            Err(error) => (Some(error), Payload::new()),
+        };
+        self.send(Message { body: Body::Control(Control::ReadReply { epoch, id, error }), data });
+    }
+
+    /// The partner's copy: answered, and put in place of the one that could not be read.
+    pub(super) fn read_replied(&mut self, epoch: Epoch, number: u64, error: Option<GuestError>, data: Payload) {
+        let in_epoch = matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch);
+        if !in_epoch || !self.remote.remove(&number) {
+            return;
+        }
+        let Some(Reading::Guest { request, volume, at, term }) = self.reading.remove(&number) else { return };
+        let blocks = at.blocks();
+        if let Some(error) = error {
+            self.refuse(request, error);
+            return;
+        }
+        if data.len() as u64 != blocks.end - blocks.start {
+            self.refuse(request, GuestError::Medium);
+            return;
+        }
+        let now = self.now;
+        if self.store().room(data.len() as u64) {
+            self.store_mut().repair(now, volume, blocks.start, &data);
+        }
+        self.answer_read(request, volume, at, term, data, 0);
+    }
+
+    /// The link was lost: what was asked of the partner is read again from the start.
+    pub(super) fn restart_remote_reads(&mut self) {
+        for number in core::mem::take(&mut self.remote) {
+            if let Some(Reading::Guest { request, volume, at, .. }) = self.reading.remove(&number) {
+                self.parked.push_back((request, volume, Command::Read { at }));
+            }
+        }
+        self.reading.retain(|_, reading| !matches!(reading, Reading::Partner { .. }));
+    }
+
+    pub(super) fn refuse_reads(&mut self, volumes: &[VolumeId], error: GuestError) {
+        let ids: Vec<u64> = self
+            .reading
+            .iter()
+            .filter(|(_, reading)| matches!(reading, Reading::Guest { volume, .. } if volumes.contains(volume)))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in ids {
+            if let Some(Reading::Guest { request, volume, .. }) = self.reading.remove(&id) {
+                if let Some(state) = self.volumes.get_mut(&volume) {
+                    let granted = state.lock.forget(id);
+                    self.granted.extend(granted);
+                }
+                self.refuse(request, error);
+            }
+        }
+        self.remote.clear();
+    }
+
+    /// Answers what has become stable.
+    pub(super) fn wake_settled(&mut self) -> bool {
+        if self.settling.is_empty() {
+            return false;
+        }
+        let waiting = core::mem::take(&mut self.settling);
+        let before = waiting.len();
+        for settling in waiting {
+            let alone = matches!(self.phase, Phase::Alone(_));
+            let stable = self.store().is_stable(settling.volume, settling.blocks.clone(), settling.version);
+            if alone && stable {
+                self.complete(settling.request, Ok(settling.result));
+            } else {
+                self.settling.push(settling);
+            }
+        }
+        self.settling.len() < before
+    }
+}

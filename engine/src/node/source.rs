@@ -1,0 +1,308 @@
+//! The source of a resync: takes the returning partner back.
+//!
+//! Order: the partner's marks are fetched and durable here → the partner writes down that it is behind →
+//! copying, guests' new writes going to both → nothing left: new writes wait until the last are stable on both
+//! → the partner writes `{e+1, both}` → so does this node → the register is swapped → a pair. Invariants: what
+//! differs is in the log at every step; no new rejoin begins while the swap is open; what is proposed once and
+//! not committed is never proposed again.
+
+use std::collections::BTreeMap;
+
+use super::Node;
+use super::event::Notice;
+use super::phase::{Alone, Phase, Rejoin};
+use super::volume::{REGION_BLOCKS, regions};
+use crate::arbiter::{Answer, Ask, Register};
+use crate::ids::{Epoch, Generation, Members, VolumeId};
+use crate::mirror::message::{Control, HalfSummary, Hello, PeerPhase};
+use crate::planted::Bug;
+use crate::pool::{NodeRecord, Record};
+use crate::time::Instant;
+
+impl Node {
+    fn alone(&mut self) -> Option<&mut Alone> {
+        match &mut self.phase {
+            Phase::Alone(alone) => Some(alone),
+            _ => None,
+        }
+    }
+
+    fn set_rejoin(&mut self, rejoin: Rejoin) {
+        if let Some(alone) = self.alone() {
+            alone.rejoin = rejoin;
+        }
+        self.term += 1;
+    }
+
+    pub(super) fn halves(&self) -> Vec<HalfSummary> {
+        let metadata = self.store().pool().metadata();
+        self.mirrored()
+            .into_iter()
+            .map(|volume| {
+                let meta = metadata.volume(volume).expect("a running volume has metadata");
+                let (generation, ancestors) = (meta.generation, meta.ancestors.clone());
+                HalfSummary { volume, sectors: meta.sectors, generation, ancestors }
+            })
+            .collect()
+    }
+
+    /// The partner is there and wants to come back: begin, if nothing stands against it.
+    pub(super) fn consider_rejoin(&mut self, peer: &Hello) {
+        let comes = matches!(peer.phase, PeerPhase::Starting | PeerPhase::Lost | PeerPhase::Target | PeerPhase::Joined);
+        let stopping = self.stopping;
+        let Some(alone) = self.alone() else { return };
+        if !comes || !peer.ready || stopping || !matches!(alone.rejoin, Rejoin::None) || alone.bring_up {
+            return;
+        }
+        let epoch = alone.epoch;
+        match self.plan_rejoin(peer) {
+            Ok(full) => {
+                self.set_rejoin(Rejoin::Gathering { regions: BTreeMap::new(), full: full.clone() });
+                self.say(Control::SetsAsk { epoch, full });
+            }
+            Err(reason) => self.notice(Notice::NeedsDecision(reason)),
+        }
+    }
+
+    /// The partner's hot set and log, or part of it.
+    pub(super) fn sets_received(
+        &mut self,
+        epoch: Epoch,
+        volume: VolumeId,
+        hot: Vec<u32>,
+        runs: Vec<(u64, u64)>,
+        mapped: Vec<(u64, u64)>,
+    ) {
+        let per_area = self.config.mirror.area_blocks / REGION_BLOCKS;
+        let ignore_hot = self.has(Bug::TargetHotIgnored);
+        let Some(alone) = self.alone().filter(|alone| alone.epoch == epoch) else { return };
+        let Rejoin::Gathering { regions, .. } = &mut alone.rejoin else { return };
+        let list = regions.entry(volume).or_default();
+        list.extend(runs);
+        list.extend(mapped);
+        if !ignore_hot {
+            list.extend(hot.into_iter().map(|area| (u64::from(area) * per_area, per_area)));
+        }
+    }
+
+    /// All marks are here: write them down with this node's own.
+    pub(super) fn sets_complete(&mut self, epoch: Epoch) {
+        let Some(alone) = self.alone().filter(|alone| alone.epoch == epoch) else { return };
+        let Rejoin::Gathering { regions, full } = &mut alone.rejoin else { return };
+        let (regions, full) = (core::mem::take(regions), core::mem::take(full));
+        let mut records = Vec::new();
+        for (volume, runs) in regions {
+            records.extend(runs.into_iter().map(|(first, count)| Record::LogAdd { volume, first, count }));
+        }
+        let bases = self.begin_full(&full, epoch, &mut records);
+        let clip: Vec<Record> = records.into_iter().filter_map(|record| self.clipped(record)).collect();
+        let lsn = self.append(&clip);
+        if self.has(Bug::LogClearedAtRejoin) {
+            for volume in self.mirrored() {
+                self.append(&[Record::LogClear { volume }]);
+            }
+        }
+        self.set_rejoin(Rejoin::Merging { lsn, bases });
+    }
+
+    /// Halves that hold nothing of this volume become a delta from its present generation: everything mapped is
+    /// logged, and a new generation begins.
+    fn begin_full(&self, full: &[VolumeId], epoch: Epoch, records: &mut Vec<Record>) -> Vec<(VolumeId, Generation)> {
+        let mut bases = Vec::new();
+        for &volume in full {
+            let Some(meta) = self.store().pool().metadata().volume(volume) else { continue };
+            records.extend(
+                self.mapped_regions(volume).into_iter().map(|(first, count)| Record::LogAdd { volume, first, count }),
+            );
+            let mut ancestors = meta.ancestors.clone();
+            ancestors.insert(0, meta.generation);
+            ancestors.truncate(8);
+            let generation = Generation(self.new_generation(volume, epoch).0 ^ (u128::from(self.term) << 40 | 1 << 39));
+            bases.push((volume, meta.generation));
+            records.push(Record::Half { volume, generation, ancestors });
+        }
+        bases
+    }
+
+    /// Marks beyond the end of the volume (an area is larger than what is left) are of no use.
+    fn clipped(&self, record: Record) -> Option<Record> {
+        let Record::LogAdd { volume, first, count } = record else { return Some(record) };
+        let sectors = self.volumes.get(&volume)?.sectors;
+        let end = regions(0..sectors.div_ceil(8)).end.min(first + count);
+        (first < end).then(|| Record::LogAdd { volume, first, count: end - first })
+    }
+
+    pub(super) fn mapped_regions(&self, volume: VolumeId) -> Vec<(u64, u64)> {
+        let Some(meta) = self.store().pool().metadata().volume(volume) else { return Vec::new() };
+        let per_extent = self.store().pool().extent_blocks() / REGION_BLOCKS;
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for (extent, _) in meta.map.iter() {
+            let first = u64::from(extent) * per_extent;
+            match runs.last_mut() {
+                Some((start, count)) if *start + *count == first => *count += per_extent,
+                _ => runs.push((first, per_extent)),
+            }
+        }
+        runs
+    }
+
+    pub(super) fn target_ready(&mut self, epoch: Epoch) {
+        let Some(alone) = self.alone().filter(|alone| alone.epoch == epoch) else { return };
+        if !matches!(alone.rejoin, Rejoin::Telling) {
+            return;
+        }
+        let resync = self.begin_resync();
+        self.set_rejoin(Rejoin::Copying(resync));
+    }
+
+    pub(super) fn partner_joined(&mut self, proposed: Epoch) {
+        let Some(alone) = self.alone() else { return };
+        if !matches!(alone.rejoin, Rejoin::Proposing { proposed: mine } if mine == proposed) {
+            return;
+        }
+        let members = Members::BOTH;
+        let record = NodeRecord { epoch: proposed, members, proposed, up_to_date: true };
+        let lsn = self.append(&[Record::Node(record)]);
+        self.set_rejoin(Rejoin::Confirming { proposed, lsn });
+    }
+
+    /// Moves the rejoin on, and brings the register up after a handover.
+    pub(super) fn alone_step(&mut self) {
+        let Phase::Alone(alone) = &self.phase else { return };
+        let (epoch, register) = (alone.epoch, alone.register);
+        if alone.bring_up && self.question.is_none() && self.now >= alone.ask_at {
+            let new = Register { epoch, members: Members::only(self.me()), by: self.me() };
+            self.ask(Ask::Swap { expect: register, new });
+        }
+        let Phase::Alone(alone) = &self.phase else { return };
+        match &alone.rejoin {
+            Rejoin::Merging { lsn, bases } if self.is_durable(*lsn) => {
+                let bases = bases.clone();
+                self.say(Control::BeTarget { epoch, bases });
+                self.set_rejoin(Rejoin::Telling);
+            }
+            Rejoin::Copying(resync) if resync.is_copied() => self.drain(),
+            Rejoin::Draining(resync) if resync.is_settled() || self.has(Bug::WholeTooEarly) => self.prepare_join(),
+            Rejoin::Preparing { proposed, lsn } if self.is_durable(*lsn) => {
+                let proposed = *proposed;
+                let halves = self.halves();
+                self.say(Control::Join { epoch, proposed, halves });
+                self.set_rejoin(Rejoin::Proposing { proposed });
+            }
+            Rejoin::Confirming { proposed, lsn } if self.is_durable(*lsn) => {
+                let proposed = *proposed;
+                if self.has_arbiter() {
+                    self.set_rejoin(Rejoin::Swapping { proposed });
+                } else {
+                    self.become_pair(proposed, None);
+                }
+            }
+            Rejoin::Swapping { proposed } if self.question.is_none() && self.now >= alone.ask_at => {
+                let new = Register { epoch: *proposed, members: Members::BOTH, by: self.me() };
+                self.ask(Ask::Swap { expect: register, new });
+            }
+            Rejoin::Undoing { lsn } if self.is_durable(*lsn) => {
+                self.set_rejoin(Rejoin::None);
+                self.service_resumed();
+                self.consider_peer();
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn alone_deadline(&self, alone: &Alone) -> Option<Instant> {
+        let asks = alone.bring_up || matches!(alone.rejoin, Rejoin::Swapping { .. });
+        (asks && self.question.is_none()).then_some(alone.ask_at)
+    }
+
+    fn drain(&mut self) {
+        let Some(alone) = self.alone() else { return };
+        if let Rejoin::Copying(resync) = core::mem::replace(&mut alone.rejoin, Rejoin::None) {
+            alone.rejoin = Rejoin::Draining(resync);
+        }
+        self.term += 1;
+        self.store_mut().urge();
+    }
+
+    /// Is anything that a guest may have to be told still on its way? Then the pair cannot begin.
+    fn is_drained(&self) -> bool {
+        self.settling.is_empty()
+            && self.mirrored().into_iter().all(|id| {
+                let clean = self.store().pool().metadata().volume(id).is_some_and(|meta| meta.log.is_empty());
+                (clean || self.has(Bug::WholeTooEarly)) && !self.writes.values().any(|write| write.volume == id && write.sent.is_some())
+            })
+    }
+
+    fn prepare_join(&mut self) {
+        if !self.is_drained() {
+            return;
+        }
+        let Phase::Alone(alone) = &self.phase else { return };
+        let (epoch, register) = (alone.epoch, alone.register);
+        let proposed = self.next_epoch(register);
+        // Without an arbiter this node gives up its right before the partner gets one.
+        let members = if self.has_arbiter() { Members::only(self.me()) } else { Members::BOTH };
+        let epoch = if self.has_arbiter() { epoch } else { proposed };
+        let lsn = self.append(&[Record::Node(NodeRecord { epoch, members, proposed, up_to_date: true })]);
+        self.set_rejoin(Rejoin::Preparing { proposed, lsn });
+    }
+
+    pub(super) fn alone_verdict(&mut self, answer: Answer) {
+        let retry = self.now + self.config.mirror.arbiter_retry;
+        let me = Members::only(self.me());
+        let Some(alone) = self.alone() else { return };
+        alone.ask_at = retry;
+        let proposed = match &alone.rejoin {
+            Rejoin::Swapping { proposed } => Some(*proposed),
+            _ => None,
+        };
+        let (epoch, expected) = (alone.epoch, alone.register);
+        match (answer.register, proposed) {
+            (Some(register), Some(proposed)) if register.members == Members::BOTH && register.epoch == proposed => {
+                self.become_pair(proposed, Some(register));
+            }
+            (Some(register), None) if register.members == me && register.epoch == epoch => {
+                alone.register = Some(register);
+                alone.bring_up = false;
+                self.consider_peer();
+            }
+            // Unchanged: the swap was not done; ask again.
+            (register, _) if register == expected => {}
+            // Somebody forced the register: this node may not go on.
+            _ => self.lose(),
+        }
+    }
+
+    fn become_pair(&mut self, epoch: Epoch, register: Option<Register>) {
+        let me = self.me();
+        let boot = self.peer_boot;
+        self.enter_pair(epoch, me, register, boot);
+        self.say(Control::Go { epoch });
+    }
+
+    /// The link to the partner is gone, or the partner began anew: what was confirmed stays, the rest is in the
+    /// log.
+    pub(super) fn rejoin_interrupted(&mut self) {
+        let Phase::Alone(alone) = &self.phase else { return };
+        let (epoch, proposed) = (alone.epoch, self.record().proposed);
+        match &alone.rejoin {
+            Rejoin::None | Rejoin::Swapping { .. } | Rejoin::Undoing { .. } => {}
+            Rejoin::Preparing { .. } | Rejoin::Proposing { .. } | Rejoin::Confirming { .. } => {
+                if self.has_arbiter() {
+                    let members = Members::only(self.me());
+                    let record = NodeRecord { epoch, members, proposed, up_to_date: true };
+                    let lsn = self.append(&[Record::Node(record)]);
+                    self.set_rejoin(Rejoin::Undoing { lsn });
+                } else {
+                    // The right to serve alone was given up with the record: decided as for a pair.
+                    let epoch = self.record().epoch;
+                    self.decide(epoch, None);
+                }
+            }
+            _ => {
+                self.set_rejoin(Rejoin::None);
+                self.service_resumed();
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The clean stop: still a pair, both hold new writes until both have flushed. The leaver writes down that it
+//! handed over, stops serving, and says so; the other goes on at once. No arbiter is needed for it: the leaver
+//! never swaps from that record.
+
+use super::Node;
+use super::event::Notice;
+use super::phase::{Phase, Rejoin};
+use crate::guest::GuestError;
+use crate::ids::{Epoch, Members};
+use crate::mirror::message::Control;
+use crate::pool::{Lsn, NodeRecord, Record};
+use crate::time::Instant;
+
+/// How far a pair is with the clean stop of one of them.
+#[derive(Debug, Default)]
+pub(super) struct PairStop {
+    /// This node wants to stop; give up after this.
+    leaving: Option<Instant>,
+    /// The partner wants to stop.
+    partner_leaves: bool,
+    ready_told: bool,
+    partner_ready: bool,
+    /// The record "handed over" is on its way.
+    handing_over: Option<Lsn>,
+}
+
+impl PairStop {
+    /// Are new requests held?
+    pub(super) fn holds(&self) -> bool {
+        self.leaving.is_some() || self.partner_leaves
+    }
+
+    /// Has the partner been named as the one that goes on? Then this node never swaps.
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.handing_over.is_some()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.leaving
+    }
+}
+
+impl Node {
+    pub(super) fn stop(&mut self) {
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        self.store_mut().urge();
+        let give_up = self.now + self.config.mirror.lease * 2;
+        let Phase::Paired(pair) = &mut self.phase else { return };
+        // Two that leave at once: the partner's wish came first, so it goes; this one follows alone.
+        if !pair.stop.partner_leaves {
+            pair.stop.leaving = Some(give_up);
+            let epoch = pair.epoch;
+            self.say(Control::StopAsk { epoch });
+        }
+    }
+
+    pub(super) fn stop_asked(&mut self, epoch: Epoch) {
+        let me = self.me();
+        let Phase::Paired(pair) = &mut self.phase else { return };
+        if pair.epoch != epoch || pair.stop.handing_over.is_some() {
+            return;
+        }
+        // Two that leave at once: node a goes first, b follows alone.
+        if pair.stop.leaving.is_some() {
+            if me.index() == 0 {
+                return;
+            }
+            pair.stop.leaving = None;
+        }
+        pair.stop.partner_leaves = true;
+        self.store_mut().urge();
+    }
+
+    pub(super) fn stop_ready(&mut self, epoch: Epoch) {
+        if let Phase::Paired(pair) = &mut self.phase
+            && pair.epoch == epoch
+        {
+            pair.stop.partner_ready = true;
+        }
+    }
+
+    /// Nothing of a mirrored volume is in flight, and everything is stable here.
+    fn is_quiet(&self) -> bool {
+        let idle = self.writes.values().all(|write| write.sent.is_none())
+            && self.incoming.is_empty()
+            && self.held.is_empty();
+        idle && self.is_all_stable()
+    }
+
+    pub(super) fn is_all_stable(&self) -> bool {
+        let version = self.store().version();
+        self.volumes.keys().all(|&id| self.store().stable_through(id) >= version)
+    }
+
+    pub(super) fn stop_step(&mut self) {
+        match &self.phase {
+            Phase::Paired(pair) if pair.stop.holds() => self.pair_stop_step(),
+            _ if !self.stopping => {}
+            Phase::Alone(alone) => {
+                let free = matches!(alone.rejoin, Rejoin::None | Rejoin::Copying(_) | Rejoin::Gathering { .. });
+                if free && self.settling.is_empty() && self.is_quiet() {
+                    self.stopped();
+                }
+            }
+            Phase::Starting(_) | Phase::Lost(_) | Phase::Target(_) | Phase::Joined(_) if self.is_all_stable() => {
+                self.stopped();
+            }
+            Phase::Failed => self.stopped(),
+            _ => {}
+        }
+    }
+
+    fn pair_stop_step(&mut self) {
+        let (quiet, lease) = (self.is_quiet(), self.lease_runs());
+        let now = self.now;
+        let Phase::Paired(pair) = &mut self.phase else { return };
+        let epoch = pair.epoch;
+        if pair.stop.partner_leaves {
+            if quiet && !pair.stop.ready_told {
+                pair.stop.ready_told = true;
+                self.say(Control::StopReady { epoch });
+            } else if !quiet {
+                self.store_mut().urge();
+            }
+            return;
+        }
+        if let Some(lsn) = pair.stop.handing_over {
+            if self.is_durable(lsn) {
+                self.say(Control::HandedOver { epoch });
+                self.stopped();
+            }
+        } else if quiet && pair.stop.partner_ready && lease {
+            let members = Members::only(self.me().partner());
+            let record = NodeRecord { members, ..self.record() };
+            let lsn = self.append(&[Record::Node(record)]);
+            if let Phase::Paired(pair) = &mut self.phase {
+                pair.stop.handing_over = Some(lsn);
+            }
+        } else if pair.stop.leaving.is_some_and(|until| now >= until) {
+            // The partner does not answer: stop as after a crash, nothing acknowledged is lost.
+            self.stopped();
+        } else if !quiet {
+            self.store_mut().urge();
+        }
+    }
+
+    pub(super) fn stopped(&mut self) {
+        self.refuse_all(GuestError::Unavailable);
+        self.set_phase(Phase::Stopped);
+        self.notice(Notice::Stopped);
+    }
+
+    /// The partner stopped and has written down that this node goes on.
+    pub(super) fn handed_over(&mut self, epoch: Epoch) {
+        let Phase::Paired(pair) = &self.phase else { return };
+        if pair.epoch != epoch {
+            return;
+        }
+        let register = pair.register;
+        let next = self.next_epoch(register);
+        self.drop_partners_business();
+        self.take_over_now(next, register, self.has_arbiter());
+    }
+}

@@ -1,0 +1,322 @@
+//! The target of a resync, and what nodes tell each other about themselves.
+//!
+//! Invariants: a target serves nothing. Its own hot set and log stay on disk until the join is durable. It
+//! confirms a copy only when it is on stable media.
+
+use std::collections::VecDeque;
+
+use super::Node;
+use super::event::Action;
+use super::phase::{Joined, Phase, Target};
+use super::volume::regions;
+use crate::block::Payload;
+use crate::ids::{Epoch, Generation, Members, VolumeId};
+use crate::mirror::message::{Body, Control, HalfSummary, Hello, Message, PROTOCOL_VERSION};
+use crate::pool::{NodeRecord, Record};
+
+/// A received copy.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) volume: VolumeId,
+    pub(super) tag: u64,
+    pub(super) first: u64,
+    pub(super) blocks: u32,
+    pub(super) zero: bool,
+    pub(super) data: Payload,
+}
+
+impl Node {
+    /// The hello goes out first on a link, and again when what it says has changed.
+    pub(super) fn send_hello(&mut self) {
+        if self.link.is_none() {
+            return;
+        }
+        let ready = self.ready_to_rejoin();
+        if !self.hello_due && ready == self.ready_said {
+            return;
+        }
+        (self.hello_due, self.ready_said) = (false, ready);
+        let record = self.record();
+        let pair_epoch = match &self.phase {
+            Phase::Paired(pair) => pair.epoch,
+            _ => Epoch(0),
+        };
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            partnership: self.config.partnership,
+            node: self.me(),
+            boot: self.config.boot,
+            phase: self.phase.peer_phase(),
+            epoch: record.epoch,
+            members: record.members,
+            up_to_date: record.up_to_date,
+            ready,
+            pair_epoch,
+            halves: self.halves(),
+        };
+        self.say(Control::Hello(hello));
+    }
+
+    pub(super) fn greeted(&mut self, hello: Hello) {
+        let foreign = hello.version != PROTOCOL_VERSION
+            || hello.partnership != self.config.partnership
+            || hello.node != self.me().partner();
+        if foreign {
+            if let Some(link) = self.link {
+                self.actions.push_back(Action::Disconnect { link });
+            }
+            return;
+        }
+        self.peer_boot = hello.boot;
+        self.peer = Some(hello);
+        self.consider_peer();
+    }
+
+    /// Routes a message of the partner. Nothing but its hello counts before it has introduced itself.
+    pub(super) fn message(&mut self, message: Message) {
+        let Message { body, data } = message;
+        if self.peer.is_none() && !matches!(body, Body::Control(Control::Hello(_))) {
+            return;
+        }
+        match body {
+            Body::Write { epoch, volume, order, first, blocks, zero, carried, origin } => {
+                let range = first..first + u64::from(blocks);
+                self.write_received(epoch, volume, order, range, zero, carried.then_some(data), origin);
+            }
+            Body::WriteDone { epoch, volume, order, stored } => self.write_done(epoch, volume, order, stored),
+            Body::Forward { epoch, volume, id, at, zero, deadline } => {
+                self.forward_received(epoch, volume, id, at, zero, data, deadline.at_owner());
+            }
+            Body::Copy { epoch, volume, tag, first, blocks, zero, fresh: _ } => {
+                self.copy_received(epoch, Copy { volume, tag, first, blocks, zero, data });
+            }
+            Body::CopyStable { epoch, tag } => self.copy_stable(epoch, tag),
+            Body::Control(control) => self.control(control, data),
+        }
+    }
+
+    fn control(&mut self, control: Control, data: Payload) {
+        match control {
+            Control::Hello(hello) => self.greeted(hello),
+            Control::Probe { epoch, sent } => self.probed(epoch, sent),
+            Control::ProbeReply { epoch, sent, clock } => self.probe_answered(epoch, sent, clock),
+            Control::ForwardRefused { epoch, id, error } => self.forward_refused(epoch, id, error),
+            Control::Cancel { epoch, id } => self.cancel_received(epoch, id),
+            Control::Cancelled { epoch, id } => self.forward_cancelled(epoch, id),
+            Control::FlushAsk { epoch, id, volume } => self.flush_asked(epoch, id, volume),
+            Control::FlushDone { epoch, id } => self.partner_flushed(epoch, id),
+            Control::Stable { epoch, volume, order } => self.partner_stable(epoch, volume, order),
+            Control::Cool { epoch, volume, areas } => self.cooled(epoch, volume, areas),
+            Control::ReadAsk { epoch, id, volume, first, blocks } => {
+                self.read_asked(epoch, id, volume, first..first + u64::from(blocks));
+            }
+            Control::ReadReply { epoch, id, error } => self.read_replied(epoch, id, error, data),
+            Control::SetsAsk { epoch, full } => self.sets_asked(epoch, &full),
+            Control::Sets { epoch, volume, hot, regions, mapped } => {
+                self.sets_received(epoch, volume, hot, regions, mapped);
+            }
+            Control::SetsEnd { epoch } => self.sets_complete(epoch),
+            Control::BeTarget { epoch, bases } => self.become_target(epoch, &bases),
+            Control::TargetReady { epoch } => self.target_ready(epoch),
+            Control::Join { epoch, proposed, halves } => self.join_asked(epoch, proposed, halves),
+            Control::Joined { proposed } => self.partner_joined(proposed),
+            Control::Go { epoch } => self.told_to_go(epoch),
+            Control::StopAsk { epoch } => self.stop_asked(epoch),
+            Control::StopReady { epoch } => self.stop_ready(epoch),
+            Control::HandedOver { epoch } => self.handed_over(epoch),
+            Control::Yield { epoch } => self.yielded(epoch),
+        }
+    }
+
+    fn sets_asked(&mut self, epoch: Epoch, full: &[VolumeId]) {
+        if !self.ready_to_rejoin() {
+            return;
+        }
+        for volume in self.mirrored() {
+            let metadata = self.store().pool().metadata();
+            let Some(meta) = metadata.volume(volume) else { continue };
+            let hot: Vec<u32> = meta.hot.iter().copied().collect();
+            let regions = meta.log.runs();
+            let mapped = if full.contains(&volume) { self.mapped_regions(volume) } else { Vec::new() };
+            self.say(Control::Sets { epoch, volume, hot, regions, mapped });
+        }
+        self.say(Control::SetsEnd { epoch });
+    }
+
+    /// The source has all marks: write down that this half is behind, and who has the data.
+    fn become_target(&mut self, epoch: Epoch, bases: &[(VolumeId, Generation)]) {
+        if !self.ready_to_rejoin() {
+            return;
+        }
+        if !matches!(self.phase, Phase::Target(_)) {
+            self.forget_mirrored();
+        }
+        let record = self.record();
+        let members = Members::only(self.me().partner());
+        let mut records: Vec<Record> = bases
+            .iter()
+            .map(|&(volume, generation)| Record::Half { volume, generation, ancestors: Vec::new() })
+            .collect();
+        records.push(Record::Node(NodeRecord { members, up_to_date: false, ..record }));
+        let lsn = self.append(&records);
+        self.set_phase(Phase::Target(Target {
+            epoch,
+            lsn,
+            ready_told: false,
+            received: VecDeque::new(),
+            waiting: VecDeque::new(),
+            told: 0,
+            joining: None,
+        }));
+        self.store_mut().set_eager(true);
+    }
+
+    pub(super) fn copy_received(&mut self, epoch: Epoch, copy: Copy) {
+        let Phase::Target(target) = &mut self.phase else { return };
+        if target.epoch == epoch && target.ready_told {
+            target.waiting.push_back(copy);
+        }
+    }
+
+    pub(super) fn target_step(&mut self) {
+        let Phase::Target(target) = &self.phase else { return };
+        let (lsn, epoch, joining) = (target.lsn, target.epoch, target.joining);
+        if self.is_durable(lsn) {
+            let Phase::Target(target) = &mut self.phase else { return };
+            if !target.ready_told {
+                target.ready_told = true;
+                self.hello_due = true;
+                self.say(Control::TargetReady { epoch });
+            }
+        }
+        if let Some((proposed, lsn)) = joining {
+            if self.is_durable(lsn) {
+                self.set_phase(Phase::Joined(Joined { proposed, link_lost: None }));
+                let link_lost = self.link.is_none().then_some(self.now);
+                if let Phase::Joined(joined) = &mut self.phase {
+                    joined.link_lost = link_lost;
+                }
+                self.say(Control::Joined { proposed });
+            }
+            return;
+        }
+        self.apply_copies();
+        self.confirm_copies(epoch);
+    }
+
+    fn apply_copies(&mut self) {
+        loop {
+            let Phase::Target(target) = &mut self.phase else { return };
+            let Some(copy) = target.waiting.pop_front() else { return };
+            match self.apply_copy(&copy) {
+                Some(version) => {
+                    let Phase::Target(target) = &mut self.phase else { return };
+                    target.received.push_back((copy.tag, version));
+                }
+                None => {
+                    let Phase::Target(target) = &mut self.phase else { return };
+                    target.waiting.push_front(copy);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// `None`: no room in the cache, or no space in the pool, now.
+    fn apply_copy(&mut self, copy: &Copy) -> Option<u64> {
+        let range = copy.first..copy.first + u64::from(copy.blocks);
+        let known = self.volumes.get(&copy.volume).is_some_and(|volume| range.end <= volume.sectors.div_ceil(8));
+        if !known || (!copy.zero && copy.data.len() as u64 != u64::from(copy.blocks)) {
+            return Some(self.store().version());
+        }
+        let now = self.now;
+        let store = self.store_mut();
+        if !store.room(u64::from(copy.blocks)) || (!copy.zero && !store.reserve(copy.volume, range.clone())) {
+            return None;
+        }
+        Some(if copy.zero {
+            store.zero(now, copy.volume, range)
+        } else {
+            store.write(now, copy.volume, copy.first, &copy.data)
+        })
+    }
+
+    fn confirm_copies(&mut self, epoch: Epoch) {
+        let ids = self.mirrored();
+        let stable = ids.into_iter().map(|id| self.store().stable_through(id)).min().unwrap_or(0);
+        let Phase::Target(target) = &mut self.phase else { return };
+        let mut last = target.told;
+        while let Some(&(tag, version)) = target.received.front() {
+            if version > stable {
+                break;
+            }
+            last = tag;
+            target.received.pop_front();
+        }
+        if last > target.told {
+            target.told = last;
+            self.send(Message { body: Body::CopyStable { epoch, tag: last }, data: Payload::new() });
+        }
+    }
+
+    /// Everything the source sent is confirmed: write down that both are members of `proposed`.
+    fn join_asked(&mut self, epoch: Epoch, proposed: Epoch, halves: Vec<HalfSummary>) {
+        let early = self.has(crate::planted::Bug::WholeTooEarly);
+        let Phase::Target(target) = &self.phase else { return };
+        let settled = target.received.is_empty() && target.waiting.is_empty();
+        if target.epoch != epoch || target.joining.is_some() || !(settled || early) {
+            return;
+        }
+        let mut records: Vec<Record> = halves
+            .into_iter()
+            .map(|half| Record::Half {
+                volume: half.volume,
+                generation: half.generation,
+                ancestors: half.ancestors,
+            })
+            .collect();
+        for volume in self.mirrored() {
+            records.push(Record::HotClear { volume });
+            records.push(Record::LogClear { volume });
+        }
+        let members = Members::BOTH;
+        records.push(Record::Node(NodeRecord { epoch: proposed, members, proposed, up_to_date: true }));
+        let lsn = self.append(&records);
+        if let Phase::Target(target) = &mut self.phase {
+            target.joining = Some((proposed, lsn));
+        }
+    }
+
+    fn told_to_go(&mut self, epoch: Epoch) {
+        let Phase::Joined(joined) = &self.phase else { return };
+        if joined.proposed != epoch {
+            return;
+        }
+        let partner = self.me().partner();
+        let register = self.has_arbiter().then_some(crate::arbiter::Register {
+            epoch,
+            members: Members::BOTH,
+            by: partner,
+        });
+        self.enter_pair(epoch, partner, register, self.peer_boot);
+    }
+
+    /// The regions of a volume's hot set, as marks for the log.
+    pub(super) fn hot_as_regions(&self) -> Vec<Record> {
+        let area_blocks = self.config.mirror.area_blocks;
+        let metadata = self.store().pool().metadata();
+        let mut records = Vec::new();
+        for id in self.mirrored() {
+            let Some(meta) = metadata.volume(id) else { continue };
+            let end = regions(0..meta.sectors.div_ceil(8)).end;
+            for &area in &meta.hot {
+                let run = regions(u64::from(area) * area_blocks..(u64::from(area) + 1) * area_blocks);
+                let count = run.end.min(end).saturating_sub(run.start);
+                if count > 0 {
+                    records.push(Record::LogAdd { volume: id, first: run.start, count });
+                }
+            }
+        }
+        records
+    }
+}

@@ -1,0 +1,85 @@
+//! What a node knows of one volume while it runs.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::lock::RangeLock;
+use super::op::HotArea;
+use crate::ids::NodeName;
+use crate::pool::Lsn;
+
+/// 4 KiB blocks in a region of the change log: 64 KiB.
+pub(super) const REGION_BLOCKS: u64 = 16;
+
+/// One volume.
+#[derive(Debug)]
+pub(super) struct Volume {
+    pub(super) sectors: u64,
+    pub(super) mirrored: bool,
+    /// Who orders the writes, in a pair.
+    pub(super) owner: NodeName,
+    pub(super) lock: RangeLock,
+    /// The last place in the order that was given (owner).
+    pub(super) last_order: u64,
+    /// Writes sent to the partner and not answered: order → write.
+    pub(super) sent: BTreeMap<u64, u64>,
+    /// The partner has all writes up to this on stable media (owner).
+    pub(super) partner_stable: u64,
+    /// The last write seen from the owner (partner).
+    pub(super) seen_order: u64,
+    /// Writes refused for lack of space, to answer resends (partner).
+    pub(super) refused: BTreeSet<u64>,
+    /// Writes in order of arrival with the version they got, until they are stable (partner).
+    pub(super) applied: VecDeque<(u64, Option<u64>)>,
+    /// The last `Stable` told to the owner (partner).
+    pub(super) stable_told: u64,
+    pub(super) stable_known: u64,
+    pub(super) hot: BTreeMap<u32, HotArea>,
+    /// Regions whose mark in the change log is not durable yet.
+    pub(super) marking: BTreeMap<u64, Lsn>,
+    /// Writes by region that are logged and not in the cache: their mark must stay.
+    pub(super) marked: BTreeMap<u64, u32>,
+}
+
+impl Volume {
+    pub(super) fn new(sectors: u64, mirrored: bool, owner: NodeName) -> Volume {
+        Volume {
+            sectors,
+            mirrored,
+            owner,
+            lock: RangeLock::default(),
+            last_order: 0,
+            sent: BTreeMap::new(),
+            partner_stable: 0,
+            seen_order: 0,
+            refused: BTreeSet::new(),
+            applied: VecDeque::new(),
+            stable_told: 0,
+            stable_known: 0,
+            hot: BTreeMap::new(),
+            marking: BTreeMap::new(),
+            marked: BTreeMap::new(),
+        }
+    }
+
+    /// A new pair begins: the order starts over, nothing is hot.
+    pub(super) fn begin_pair(&mut self, owner: NodeName) {
+        self.owner = owner;
+        self.end_pair();
+        self.hot.clear();
+        self.marking.clear();
+    }
+
+    /// The pair ended: nothing of its order counts any more.
+    pub(super) fn end_pair(&mut self) {
+        (self.last_order, self.partner_stable, self.seen_order) = (0, 0, 0);
+        (self.stable_told, self.stable_known) = (0, 0);
+        self.sent.clear();
+        self.refused.clear();
+        self.applied.clear();
+    }
+}
+
+/// The regions that blocks lie in.
+pub(super) fn regions(blocks: core::ops::Range<u64>) -> core::ops::Range<u64> {
+    blocks.start / REGION_BLOCKS..blocks.end.div_ceil(REGION_BLOCKS)
+}
