@@ -10,7 +10,7 @@ use super::phase::Phase;
 use crate::ids::{Epoch, NodeName, VolumeId};
 use crate::mirror::message::Control;
 use crate::planted::Bug;
-use crate::pool::{Lsn, Record};
+use crate::pool::Record;
 use crate::time::{Duration, Instant};
 
 /// How often the partner tells how far it is stable.
@@ -205,10 +205,5 @@ impl Node {
             next = [next, at].into_iter().flatten().min();
         }
         next
-    }
-
-    /// Is this log position behind us?
-    pub(super) fn durable_now(&self, lsn: Lsn) -> bool {
-        self.store().durable() >= lsn
     }
 }

@@ -15,6 +15,7 @@ use crate::arbiter::{Answer, Arbitration, Ask, Register};
 use crate::guest::GuestError;
 use crate::ids::{BootId, Epoch, Generation, Members, NodeName, VolumeId};
 use crate::mirror::message::{Control, PeerPhase};
+use crate::mirror::rejoin::Plan;
 use crate::planted::Bug;
 use crate::pool::{NodeRecord, Record};
 use crate::time::Instant;
@@ -183,6 +184,7 @@ impl Node {
         }
         self.store_mut().set_eager(false);
         self.owner_clock = None;
+        self.pair_epoch = epoch;
         let now = self.now;
         self.set_phase(Phase::Paired(Paired {
             epoch,
@@ -421,22 +423,30 @@ impl Node {
         }
     }
 
+    /// The link of a pair is up again.
+    fn link_restored(&mut self) {
+        let Phase::Paired(pair) = &mut self.phase else { return };
+        pair.probe_at = self.now;
+        if pair.link_lost.take().is_some() {
+            self.resume_pair();
+        }
+    }
+
     /// The partner has introduced itself, or something here changed: does it fit?
     pub(super) fn consider_peer(&mut self) {
         let Some(peer) = self.peer.clone() else { return };
         match &mut self.phase {
             Phase::Paired(pair) => {
-                let (epoch, owner) = (pair.epoch, self.config.name);
-                if peer.boot == pair.partner_boot && peer.pair_epoch == epoch && peer.phase == PeerPhase::Paired {
-                    if pair.link_lost.take().is_some() {
-                        self.resume_pair();
-                    }
-                } else if peer.boot == pair.partner_boot
+                let (epoch, me) = (pair.epoch, self.config.name);
+                let (boot, register) = (pair.partner_boot, pair.register);
+                if peer.boot == boot && self.rejoin_plan(&peer, register) == Plan::Nothing {
+                    self.link_restored();
+                } else if peer.boot == boot
                     && peer.phase == PeerPhase::Joined
                     && peer.epoch == epoch
-                    && pair.register.is_none_or(|register| register.by == owner)
+                    && register.is_none_or(|register| register.by == me)
                 {
-                    pair.link_lost = None;
+                    self.link_restored();
                     self.say(Control::Go { epoch });
                 } else {
                     self.leave_pair();

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::block::PagePool;
 use crate::guest::{Command, GuestError, GuestResult};
-use crate::ids::{BootId, NodeName, RequestId, VolumeId};
+use crate::ids::{BootId, Epoch, NodeName, RequestId, VolumeId};
 use crate::io::Geometry;
 use crate::mirror::message::{Control, Hello, Message};
 use crate::planted::Bug;
@@ -81,6 +81,8 @@ pub struct Node {
     peer: Option<Hello>,
     /// The partner's last known life.
     peer_boot: BootId,
+    /// The last pair of this life, while its memory counts; zero if none.
+    pair_epoch: Epoch,
     hello_due: bool,
     /// Did the last hello say that this node may become a target?
     ready_said: bool,
@@ -132,6 +134,7 @@ impl Node {
             link: None,
             peer: None,
             peer_boot: BootId(0),
+            pair_epoch: Epoch(0),
             hello_due: false,
             ready_said: false,
             opened_at: Instant::ZERO,

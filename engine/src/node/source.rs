@@ -15,6 +15,7 @@ use super::volume::{REGION_BLOCKS, regions};
 use crate::arbiter::{Answer, Ask, Register};
 use crate::ids::{Epoch, Generation, Members, VolumeId};
 use crate::mirror::message::{Control, HalfSummary, Hello, PeerPhase};
+use crate::mirror::rejoin::{Amount, Authority, Plan, Role, decide_all};
 use crate::planted::Bug;
 use crate::pool::{NodeRecord, Record};
 use crate::time::Instant;
@@ -41,7 +42,7 @@ impl Node {
             .map(|volume| {
                 let meta = metadata.volume(volume).expect("a running volume has metadata");
                 let (generation, ancestors) = (meta.generation, meta.ancestors.clone());
-                HalfSummary { volume, sectors: meta.sectors, generation, ancestors }
+                HalfSummary { volume, sectors: meta.sectors, generation, ancestors, log_intact: true }
             })
             .collect()
     }
@@ -54,14 +55,29 @@ impl Node {
         if !comes || !peer.ready || stopping || !matches!(alone.rejoin, Rejoin::None) || alone.bring_up {
             return;
         }
-        let epoch = alone.epoch;
-        match self.plan_rejoin(peer) {
-            Ok(full) => {
+        let (epoch, register) = (alone.epoch, alone.register);
+        match self.rejoin_plan(peer, register) {
+            Plan::Resync { role: Role::Source, volumes } => {
+                let full: Vec<VolumeId> =
+                    volumes.into_iter().filter(|(_, amount)| *amount == Amount::Full).map(|(id, _)| id).collect();
                 self.set_rejoin(Rejoin::Gathering { regions: BTreeMap::new(), full: full.clone() });
                 self.say(Control::SetsAsk { epoch, full });
             }
-            Err(reason) => self.notice(Notice::NeedsDecision(reason)),
+            Plan::Refused { volume, reason } => {
+                self.notice(Notice::NeedsDecision(format!("volume {volume}: {reason}")));
+            }
+            _ => {}
         }
+    }
+
+    /// What to do about the partner: one pure function decides, wherever the question comes up.
+    pub(super) fn rejoin_plan(&self, peer: &Hello, register: Option<Register>) -> Plan {
+        let authority = match register {
+            _ if !self.has_arbiter() => Authority::NoArbiter { preferred: self.config.preferred },
+            Some(register) => Authority::Register(register),
+            None => Authority::Unknown,
+        };
+        decide_all(&self.hello(true), peer, authority)
     }
 
     /// The partner's hot set and log, or part of it.

@@ -181,7 +181,7 @@ impl Node {
                 Phase::Starting(starting) => settled && starting.yielding.is_none(),
                 Phase::Lost(lost) => settled && lost.yielding.is_none(),
                 Phase::Target(target) => self.is_durable(target.lsn) && target.joining.is_none(),
-                Phase::Joined(_) => true,
+                Phase::Joined(_) | Phase::Paired(_) | Phase::Alone(_) => true,
                 _ => false,
             }
     }

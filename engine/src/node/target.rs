@@ -36,12 +36,14 @@ impl Node {
             return;
         }
         (self.hello_due, self.ready_said) = (false, ready);
+        let hello = self.hello(ready);
+        self.say(Control::Hello(hello));
+    }
+
+    /// What this node says of itself now.
+    pub(super) fn hello(&self, ready: bool) -> Hello {
         let record = self.record();
-        let pair_epoch = match &self.phase {
-            Phase::Paired(pair) => pair.epoch,
-            _ => Epoch(0),
-        };
-        let hello = Hello {
+        Hello {
             version: PROTOCOL_VERSION,
             partnership: self.config.partnership,
             node: self.me(),
@@ -51,10 +53,9 @@ impl Node {
             members: record.members,
             up_to_date: record.up_to_date,
             ready,
-            pair_epoch,
+            pair_epoch: self.pair_epoch,
             halves: self.halves(),
-        };
-        self.say(Control::Hello(hello));
+        }
     }
 
     pub(super) fn greeted(&mut self, hello: Hello) {

@@ -180,6 +180,7 @@ fn a_list_that_claims_more_than_it_has_is_refused() {
             sectors: 8,
             generation: Generation(1),
             ancestors: vec![],
+            log_intact: true,
         }],
     };
     let body = postcard::to_allocvec(&Control::Hello(hello)).unwrap();

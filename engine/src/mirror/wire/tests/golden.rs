@@ -17,6 +17,7 @@ fn halves() -> Vec<HalfSummary> {
         sectors: 1 << 27,
         generation: Generation(0xabcd << 100),
         ancestors: vec![Generation(5)],
+        log_intact: true,
     }]
 }
 
@@ -85,10 +86,10 @@ fn control() -> Vec<(&'static str, Control)> {
         ("cool", Control::Cool { epoch, volume, areas: vec![0, 1, 70_000] }),
         ("read-ask", Control::ReadAsk { epoch, id, volume, first: 8, blocks: 2 }),
         ("read-reply", Control::ReadReply { epoch, id, error: Some(GuestError::Medium) }),
-        ("sets-ask", Control::SetsAsk { epoch }),
+        ("sets-ask", Control::SetsAsk { epoch, full: vec![VolumeId(9)] }),
         ("sets", Control::Sets { epoch, volume, hot: vec![1], regions: vec![(2, 3)], mapped: vec![(4, 5)] }),
         ("sets-end", Control::SetsEnd { epoch }),
-        ("be-target", Control::BeTarget { epoch }),
+        ("be-target", Control::BeTarget { epoch, bases: vec![(VolumeId(9), Generation(7))] }),
         ("target-ready", Control::TargetReady { epoch }),
         ("join", Control::Join { epoch, proposed: Epoch(301), halves: halves() }),
         ("joined", Control::Joined { proposed: Epoch(301) }),
