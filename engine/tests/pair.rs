@@ -340,7 +340,10 @@ fn an_unaligned_write_keeps_its_neighbours_and_a_cleared_range_reads_zero() {
             let id = pair.ask(path, Command::Read { at: Sectors::new(64, 8) });
             let data = pair.finish(id).expect("reads");
             let bytes = data[0].bytes();
-            assert_eq!((bytes[0], bytes[1023], bytes[1024], bytes[2559], bytes[2560]), (0x55, 0x55, 0xaa, 0xaa, 0x55));
+            assert_eq!(
+                (bytes[0], bytes[1023], bytes[1024], bytes[2559], bytes[2560]),
+                (0x55, 0x55, 0xaa, 0xaa, 0x55)
+            );
         }
         let id = pair.ask(1 - n, Command::Zero { at: Sectors::new(0, 4096), fua: true });
         pair.finish(id).expect("cleared");

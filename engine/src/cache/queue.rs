@@ -36,7 +36,8 @@ impl CleanQueue {
     /// Finds a victim; looks at each candidate at most twice.
     pub(super) fn evict(&mut self, mut judge: impl FnMut(Place, u32) -> Verdict) -> Option<Place> {
         for _ in 0..2 * (self.once.len() + self.often.len()) {
-            let from_once = !self.once.is_empty() && (self.once.len() >= self.once_target || self.often.is_empty());
+            let from_once =
+                !self.once.is_empty() && (self.once.len() >= self.once_target || self.often.is_empty());
             let (place, birth) =
                 if from_once { self.once.pop_front() } else { self.often.pop_front() }.expect("not empty");
             match judge(place, birth) {

@@ -15,12 +15,31 @@ use crate::planted::Bug;
 use crate::time::Instant;
 
 impl Node {
-    pub(super) fn forward(&mut self, request: RequestId, volume: VolumeId, at: Sectors, zero: bool, data: Payload, fua: bool) {
+    pub(super) fn forward(
+        &mut self,
+        request: RequestId,
+        volume: VolumeId,
+        at: Sectors,
+        zero: bool,
+        data: Payload,
+        fua: bool,
+    ) {
         let id = self.next_id();
         let deadline = self.now + self.config.mirror.forward_deadline;
         self.forwarded.insert(
             id,
-            Forwarded { request, volume, at, zero, fua, data, deadline, sent: false, ordered: false, cancelled: false },
+            Forwarded {
+                request,
+                volume,
+                at,
+                zero,
+                fua,
+                data,
+                deadline,
+                sent: false,
+                ordered: false,
+                cancelled: false,
+            },
         );
         self.transmit_forwarded(id);
     }
@@ -37,7 +56,8 @@ impl Node {
             spent_nanos: now.since(heard).as_nanos() as u64,
             left_nanos: forwarded.deadline.since(now).as_nanos() as u64,
         };
-        let (volume, at, zero, data) = (forwarded.volume, forwarded.at, forwarded.zero, forwarded.data.clone());
+        let (volume, at, zero, data) =
+            (forwarded.volume, forwarded.at, forwarded.zero, forwarded.data.clone());
         self.send(Message { body: Body::Forward { epoch, volume, id, at, zero, deadline }, data });
     }
 
@@ -95,7 +115,8 @@ impl Node {
         if known && !self.has(Bug::ForwardAppliedTwice) {
             return; // a resend of what is being done
         }
-        let state = self.volumes.get(&volume).filter(|state| state.mirrored && state.owner == self.config.name);
+        let state =
+            self.volumes.get(&volume).filter(|state| state.mirrored && state.owner == self.config.name);
         let fits = |sectors: u64| {
             at.count > 0
                 && at.start.checked_add(at.count).is_some_and(|end| end <= sectors)
@@ -160,7 +181,8 @@ impl Node {
         if !matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch) {
             return;
         }
-        let found = self.writes.iter().find(|(_, write)| write.origin == Origin::Partner(id)).map(|(&id, _)| id);
+        let found =
+            self.writes.iter().find(|(_, write)| write.origin == Origin::Partner(id)).map(|(&id, _)| id);
         if let Some(write) = found {
             if self.writes[&write].sent.is_some() {
                 return; // its order is on the way, and settles it
@@ -205,7 +227,9 @@ impl Node {
         let late: Vec<u64> = self
             .forwarded
             .iter()
-            .filter(|(_, forwarded)| forwarded.sent && !forwarded.cancelled && !forwarded.ordered && now >= forwarded.deadline)
+            .filter(|(_, forwarded)| {
+                forwarded.sent && !forwarded.cancelled && !forwarded.ordered && now >= forwarded.deadline
+            })
             .map(|(&id, _)| id)
             .collect();
         for id in late {

@@ -22,7 +22,9 @@ fn validate(command: &Command, sectors: u64) -> Result<(), GuestError> {
     let blocks = at.blocks();
     match command {
         _ if at.count > most => Err(GuestError::Invalid),
-        Command::Write { data, .. } if data.len() as u64 != blocks.end - blocks.start => Err(GuestError::Invalid),
+        Command::Write { data, .. } if data.len() as u64 != blocks.end - blocks.start => {
+            Err(GuestError::Invalid)
+        }
         _ => Ok(()),
     }
 }
@@ -56,7 +58,9 @@ impl Node {
     pub(super) fn service_of(&self, mirrored: bool) -> Service {
         match mirrored {
             true => self.service(),
-            false if matches!(self.phase, super::phase::Phase::Stopped | super::phase::Phase::Failed) => Service::Refuse,
+            false if matches!(self.phase, super::phase::Phase::Stopped | super::phase::Phase::Failed) => {
+                Service::Refuse
+            }
             false => Service::Alone,
         }
     }
@@ -112,7 +116,8 @@ impl Node {
             self.refuse(id, GuestError::Aborted);
             return;
         }
-        let write = self.writes.iter().find(|(_, write)| write.origin == Origin::Guest(id)).map(|(&id, _)| id);
+        let write =
+            self.writes.iter().find(|(_, write)| write.origin == Origin::Guest(id)).map(|(&id, _)| id);
         if let Some(write) = write {
             self.abort_write(write, id);
             return;
@@ -129,7 +134,9 @@ impl Node {
     }
 
     fn is_in_hand(&self, id: RequestId) -> bool {
-        self.reading.values().any(|reading| matches!(reading, Reading::Guest { request, .. } if *request == id))
+        self.reading
+            .values()
+            .any(|reading| matches!(reading, Reading::Guest { request, .. } if *request == id))
             || self.flushes.values().any(|flush| flush.for_whom == Flusher::Guest(id))
             || self.settling.iter().any(|settling| settling.request == id)
             || self.held.iter().any(|held| held.request == id)

@@ -70,7 +70,13 @@ impl Node {
     }
 
     /// The last write of these areas is this one.
-    pub(super) fn note_hot(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>, order: u64, version: u64) {
+    pub(super) fn note_hot(
+        &mut self,
+        volume: VolumeId,
+        blocks: core::ops::Range<u64>,
+        order: u64,
+        version: u64,
+    ) {
         let areas = self.areas(blocks);
         let Some(state) = self.volumes.get_mut(&volume) else { return };
         for area in areas {
@@ -148,8 +154,10 @@ impl Node {
             return;
         }
         let Some(state) = self.volumes.get(&volume) else { return };
-        let idle: Vec<u32> =
-            areas.into_iter().filter(|area| state.hot.get(area).is_some_and(|hot| hot.in_flight == 0)).collect();
+        let idle: Vec<u32> = areas
+            .into_iter()
+            .filter(|area| state.hot.get(area).is_some_and(|hot| hot.in_flight == 0))
+            .collect();
         self.forget_hot(volume, &idle);
     }
 
@@ -162,7 +170,9 @@ impl Node {
         let (epoch, me) = (pair.epoch, self.config.name);
         self.stable_sent_at = self.now;
         let mut told = Vec::new();
-        for (&id, volume) in self.volumes.iter_mut().filter(|(_, volume)| volume.mirrored && volume.owner != me) {
+        for (&id, volume) in
+            self.volumes.iter_mut().filter(|(_, volume)| volume.mirrored && volume.owner != me)
+        {
             let stable = self.store.as_ref().expect("the pool is open").stable_through(id);
             while let Some(&(order, Some(version))) = volume.applied.front()
                 && version <= stable

@@ -38,7 +38,9 @@ impl RangeLock {
 
     /// Takes the range, or queues for it.
     pub(super) fn acquire(&mut self, range: Range<u64>, id: u64) -> bool {
-        if self.is_held(&range) || self.waiting.iter().any(|waiter| !waiter.shared && overlap(&waiter.range, &range)) {
+        if self.is_held(&range)
+            || self.waiting.iter().any(|waiter| !waiter.shared && overlap(&waiter.range, &range))
+        {
             self.waiting.push_back(Waiter { range, id, shared: false });
             return false;
         }
@@ -73,7 +75,11 @@ impl RangeLock {
         let mut at = 0;
         while at < self.waiting.len() {
             let waiter = &self.waiting[at];
-            let before = self.waiting.iter().take(at).any(|other| !other.shared && overlap(&other.range, &waiter.range));
+            let before = self
+                .waiting
+                .iter()
+                .take(at)
+                .any(|other| !other.shared && overlap(&other.range, &waiter.range));
             if self.is_held(&waiter.range) || (before && !waiter.shared) {
                 at += 1;
                 continue;

@@ -58,10 +58,13 @@ impl Node {
 
     fn alone_service(&self, alone: &Alone) -> Service {
         // Without an arbiter the node that would stop has given up its right when it proposes the join.
-        let gave_up = !self.has_arbiter() && self.record().members == Members::BOTH && !self.goes_on_unasked();
+        let gave_up =
+            !self.has_arbiter() && self.record().members == Members::BOTH && !self.goes_on_unasked();
         match &alone.rejoin {
             Rejoin::Swapping { .. } => Service::Hold,
-            Rejoin::Confirming { .. } | Rejoin::Proposing { .. } | Rejoin::Undoing { .. } if gave_up => Service::Hold,
+            Rejoin::Confirming { .. } | Rejoin::Proposing { .. } | Rejoin::Undoing { .. } if gave_up => {
+                Service::Hold
+            }
             Rejoin::Draining(_)
             | Rejoin::Preparing { .. }
             | Rejoin::Proposing { .. }
@@ -178,7 +181,13 @@ impl Node {
         }
     }
 
-    pub(super) fn enter_pair(&mut self, epoch: Epoch, owner: NodeName, register: Option<Register>, boot: BootId) {
+    pub(super) fn enter_pair(
+        &mut self,
+        epoch: Epoch,
+        owner: NodeName,
+        register: Option<Register>,
+        boot: BootId,
+    ) {
         for volume in self.volumes.values_mut().filter(|volume| volume.mirrored) {
             volume.begin_pair(owner);
         }
@@ -215,7 +224,13 @@ impl Node {
     /// Asks who may go on after `epoch`, of which `register` is the committed state.
     pub(super) fn decide(&mut self, epoch: Epoch, register: Option<Register>) {
         let now = self.now;
-        self.set_phase(Phase::Deciding(Deciding { epoch, register, since: now, ask_at: now, refusing: false }));
+        self.set_phase(Phase::Deciding(Deciding {
+            epoch,
+            register,
+            since: now,
+            ask_at: now,
+            refusing: false,
+        }));
         if !self.has_arbiter() {
             if self.goes_on_unasked() {
                 let epoch = Epoch(self.next_epoch(None).0.max(epoch.0 + 1));
@@ -309,7 +324,11 @@ impl Node {
         }
         for write in self.writes.values().filter(|write| write.sent.is_some()) {
             let run = regions(write.blocks());
-            records.push(Record::LogAdd { volume: write.volume, first: run.start, count: run.end - run.start });
+            records.push(Record::LogAdd {
+                volume: write.volume,
+                first: run.start,
+                count: run.end - run.start,
+            });
         }
         records
     }
@@ -340,7 +359,13 @@ impl Node {
         let Phase::Recording(recording) = &self.phase else { return };
         let (epoch, register, bring_up) = (recording.epoch, recording.register, recording.bring_up);
         let ask_at = self.now;
-        self.set_phase(Phase::Alone(Box::new(Alone { epoch, register, bring_up, ask_at, rejoin: Rejoin::None })));
+        self.set_phase(Phase::Alone(Box::new(Alone {
+            epoch,
+            register,
+            bring_up,
+            ask_at,
+            rejoin: Rejoin::None,
+        })));
         self.store_mut().set_eager(true);
         self.drop_partners_business();
         for volume in self.volumes.values_mut().filter(|volume| volume.mirrored) {

@@ -40,7 +40,11 @@ impl Node {
         let Some(opening) = &mut self.opening else { return };
         while let Some(io) = opening.poll_io() {
             self.last_id = self.last_id.max(io.token);
-            self.actions.push_back(Action::Disk(DiskRequest { id: IoId(io.token), disk: io.disk, op: io.op }));
+            self.actions.push_back(Action::Disk(DiskRequest {
+                id: IoId(io.token),
+                disk: io.disk,
+                op: io.op,
+            }));
         }
         match opening.done() {
             None => {}

@@ -11,8 +11,10 @@ impl Node {
     /// A look inside. `now` is this node's clock, by which its lease is judged.
     pub fn view(&self, now: Instant) -> View {
         let expired = matches!(&self.phase, Phase::Paired(pair) if now >= pair.lease_until);
-        let serving = !expired && matches!(self.service(), Service::Pair | Service::Alone | Service::AloneReads);
-        let (record, store) = (self.store.as_ref().map(|store| store.pool().metadata().node), self.store.as_ref());
+        let serving =
+            !expired && matches!(self.service(), Service::Pair | Service::Alone | Service::AloneReads);
+        let (record, store) =
+            (self.store.as_ref().map(|store| store.pool().metadata().node), self.store.as_ref());
         let left = match &self.phase {
             Phase::Alone(alone) => match &alone.rejoin {
                 Rejoin::Copying(resync) | Rejoin::Draining(resync) => resync.left(),
@@ -71,7 +73,7 @@ impl Node {
                     owner: if volume.mirrored { self.owner_of(volume.owner) } else { Some(self.me()) },
                     hot: meta.hot.iter().copied().collect(),
                     log: meta.log.clone(),
-                    extents: meta.map.len() as u64,
+                    extents: meta.map.len(),
                 })
             })
             .collect()

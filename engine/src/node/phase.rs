@@ -113,10 +113,7 @@ pub(super) enum Rejoin {
         full: Vec<VolumeId>,
     },
     /// The marks are being written down.
-    Merging {
-        lsn: Lsn,
-        bases: Vec<(VolumeId, crate::ids::Generation)>,
-    },
+    Merging { lsn: Lsn, bases: Vec<(VolumeId, crate::ids::Generation)> },
     /// The partner writes down that it is behind.
     Telling,
     /// Copies; guests' writes go to both.

@@ -81,7 +81,15 @@ impl Node {
         }
     }
 
-    fn answer_read(&mut self, id: RequestId, volume: VolumeId, at: Sectors, term: u64, data: Payload, version: u64) {
+    fn answer_read(
+        &mut self,
+        id: RequestId,
+        volume: VolumeId,
+        at: Sectors,
+        term: u64,
+        data: Payload,
+        version: u64,
+    ) {
         let mirrored = self.volumes[&volume].mirrored;
         if !mirrored {
             self.complete(id, Ok(data));
@@ -108,7 +116,8 @@ impl Node {
 
     /// The disk here cannot read it: the partner may.
     fn read_elsewhere(&mut self, id: RequestId, volume: VolumeId, at: Sectors, term: u64) {
-        let linked = matches!(&self.phase, Phase::Paired(pair) if pair.link_lost.is_none()) && self.link.is_some();
+        let linked =
+            matches!(&self.phase, Phase::Paired(pair) if pair.link_lost.is_none()) && self.link.is_some();
         if !self.volumes[&volume].mirrored || !linked || !self.lease_runs() {
             if matches!(self.phase, Phase::Paired(_)) && self.volumes[&volume].mirrored {
                 self.parked.push_back((id, volume, Command::Read { at }));
@@ -164,7 +173,13 @@ impl Node {
     }
 
     /// The partner's copy: answered, and put in place of the one that could not be read.
-    pub(super) fn read_replied(&mut self, epoch: Epoch, number: u64, error: Option<GuestError>, data: Payload) {
+    pub(super) fn read_replied(
+        &mut self,
+        epoch: Epoch,
+        number: u64,
+        error: Option<GuestError>,
+        data: Payload,
+    ) {
         let in_epoch = matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch);
         if !in_epoch || !self.remote.remove(&number) {
             return;
@@ -200,7 +215,9 @@ impl Node {
         let ids: Vec<u64> = self
             .reading
             .iter()
-            .filter(|(_, reading)| matches!(reading, Reading::Guest { volume, .. } if volumes.contains(volume)))
+            .filter(
+                |(_, reading)| matches!(reading, Reading::Guest { volume, .. } if volumes.contains(volume)),
+            )
             .map(|(&id, _)| id)
             .collect();
         for id in ids {

@@ -183,7 +183,14 @@ impl Node {
     }
 
     /// Sends blocks to the target and notes what confirms their regions.
-    fn send_copy(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>, data: Payload, zero: bool, fresh: bool) {
+    fn send_copy(
+        &mut self,
+        volume: VolumeId,
+        blocks: core::ops::Range<u64>,
+        data: Payload,
+        zero: bool,
+        fresh: bool,
+    ) {
         let version = self.store().version();
         let Some((epoch, resync)) = self.resync_mut() else { return };
         resync.last_tag += 1;
@@ -199,14 +206,23 @@ impl Node {
     }
 
     /// A guest's write was applied here: the target gets it where it has what was there before.
-    pub(super) fn send_fresh(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>, data: &Payload, zero: bool) {
+    pub(super) fn send_fresh(
+        &mut self,
+        volume: VolumeId,
+        blocks: core::ops::Range<u64>,
+        data: &Payload,
+        zero: bool,
+    ) {
         let Some((_, resync)) = self.resync_mut() else { return };
         let runs = covered_runs(resync, volume, blocks.clone());
         for run in runs {
             let part: Payload = if zero {
                 Payload::new()
             } else {
-                data[(run.start - blocks.start) as usize..(run.end - blocks.start) as usize].iter().cloned().collect()
+                data[(run.start - blocks.start) as usize..(run.end - blocks.start) as usize]
+                    .iter()
+                    .cloned()
+                    .collect()
             };
             self.send_copy(volume, run, part, zero, true);
         }
@@ -257,7 +273,11 @@ impl Node {
 }
 
 /// The parts of a write that lie in covered regions, each whole run of them at once.
-fn covered_runs(resync: &Resync, volume: VolumeId, blocks: core::ops::Range<u64>) -> Vec<core::ops::Range<u64>> {
+fn covered_runs(
+    resync: &Resync,
+    volume: VolumeId,
+    blocks: core::ops::Range<u64>,
+) -> Vec<core::ops::Range<u64>> {
     let mut runs: Vec<core::ops::Range<u64>> = Vec::new();
     for region in regions(blocks.clone()) {
         if !resync.is_covered(volume, region) {

@@ -49,7 +49,10 @@ impl Node {
 
     /// The partner is there and wants to come back: begin, if nothing stands against it.
     pub(super) fn consider_rejoin(&mut self, peer: &Hello) {
-        let comes = matches!(peer.phase, PeerPhase::Starting | PeerPhase::Lost | PeerPhase::Target | PeerPhase::Joined);
+        let comes = matches!(
+            peer.phase,
+            PeerPhase::Starting | PeerPhase::Lost | PeerPhase::Target | PeerPhase::Joined
+        );
         let stopping = self.stopping;
         let Some(alone) = self.alone() else { return };
         if !comes || !peer.ready || stopping || !matches!(alone.rejoin, Rejoin::None) || alone.bring_up {
@@ -58,8 +61,11 @@ impl Node {
         let (epoch, register) = (alone.epoch, alone.register);
         match self.rejoin_plan(peer, register) {
             Plan::Resync { role: Role::Source, volumes } => {
-                let full: Vec<VolumeId> =
-                    volumes.into_iter().filter(|(_, amount)| *amount == Amount::Full).map(|(id, _)| id).collect();
+                let full: Vec<VolumeId> = volumes
+                    .into_iter()
+                    .filter(|(_, amount)| *amount == Amount::Full)
+                    .map(|(id, _)| id)
+                    .collect();
                 self.set_rejoin(Rejoin::Gathering { regions: BTreeMap::new(), full: full.clone() });
                 self.say(Control::SetsAsk { epoch, full });
             }
@@ -123,17 +129,25 @@ impl Node {
 
     /// Halves that hold nothing of this volume become a delta from its present generation: everything mapped is
     /// logged, and a new generation begins.
-    fn begin_full(&self, full: &[VolumeId], epoch: Epoch, records: &mut Vec<Record>) -> Vec<(VolumeId, Generation)> {
+    fn begin_full(
+        &self,
+        full: &[VolumeId],
+        epoch: Epoch,
+        records: &mut Vec<Record>,
+    ) -> Vec<(VolumeId, Generation)> {
         let mut bases = Vec::new();
         for &volume in full {
             let Some(meta) = self.store().pool().metadata().volume(volume) else { continue };
-            records.extend(
-                self.mapped_regions(volume).into_iter().map(|(first, count)| Record::LogAdd { volume, first, count }),
-            );
+            records.extend(self.mapped_regions(volume).into_iter().map(|(first, count)| Record::LogAdd {
+                volume,
+                first,
+                count,
+            }));
             let mut ancestors = meta.ancestors.clone();
             ancestors.insert(0, meta.generation);
             ancestors.truncate(8);
-            let generation = Generation(self.new_generation(volume, epoch).0 ^ (u128::from(self.term) << 40 | 1 << 39));
+            let generation =
+                Generation(self.new_generation(volume, epoch).0 ^ (u128::from(self.term) << 40 | 1 << 39));
             bases.push((volume, meta.generation));
             records.push(Record::Half { volume, generation, ancestors });
         }
@@ -198,7 +212,9 @@ impl Node {
                 self.set_rejoin(Rejoin::Telling);
             }
             Rejoin::Copying(resync) if resync.is_copied() => self.drain(),
-            Rejoin::Draining(resync) if resync.is_settled() || self.has(Bug::WholeTooEarly) => self.prepare_join(),
+            Rejoin::Draining(resync) if resync.is_settled() || self.has(Bug::WholeTooEarly) => {
+                self.prepare_join()
+            }
             Rejoin::Preparing { proposed, lsn } if self.is_durable(*lsn) => {
                 let proposed = *proposed;
                 let halves = self.halves();
@@ -245,7 +261,8 @@ impl Node {
         self.settling.is_empty()
             && self.mirrored().into_iter().all(|id| {
                 let clean = self.store().pool().metadata().volume(id).is_some_and(|meta| meta.log.is_empty());
-                (clean || self.has(Bug::WholeTooEarly)) && !self.writes.values().any(|write| write.volume == id && write.sent.is_some())
+                (clean || self.has(Bug::WholeTooEarly))
+                    && !self.writes.values().any(|write| write.volume == id && write.sent.is_some())
             })
     }
 
@@ -274,7 +291,9 @@ impl Node {
         };
         let (epoch, expected) = (alone.epoch, alone.register);
         match (answer.register, proposed) {
-            (Some(register), Some(proposed)) if register.members == Members::BOTH && register.epoch == proposed => {
+            (Some(register), Some(proposed))
+                if register.members == Members::BOTH && register.epoch == proposed =>
+            {
                 self.become_pair(proposed, Some(register));
             }
             (Some(register), None) if register.members == me && register.epoch == epoch => {

@@ -197,8 +197,9 @@ impl Node {
         }
         // A half that never held data follows one that did.
         let (new, partner_new) = (record.epoch == Epoch(0), peer.epoch == Epoch(0));
-        let partner_follows = (partner_new && !new && peer.phase == PeerPhase::Starting) || peer.members == Members::only(self.me())
-            && matches!(peer.phase, PeerPhase::Starting | PeerPhase::Lost | PeerPhase::Target);
+        let partner_follows = (partner_new && !new && peer.phase == PeerPhase::Starting)
+            || peer.members == Members::only(self.me())
+                && matches!(peer.phase, PeerPhase::Starting | PeerPhase::Lost | PeerPhase::Target);
         if partner_follows {
             let epoch = Epoch(self.next_epoch(None).0.max(peer.epoch.0 + 1));
             self.take_over_now(epoch, None, false);

@@ -100,12 +100,15 @@ impl Node {
             Phase::Paired(pair) if pair.stop.holds() => self.pair_stop_step(),
             _ if !self.stopping => {}
             Phase::Alone(alone) => {
-                let free = matches!(alone.rejoin, Rejoin::None | Rejoin::Copying(_) | Rejoin::Gathering { .. });
+                let free =
+                    matches!(alone.rejoin, Rejoin::None | Rejoin::Copying(_) | Rejoin::Gathering { .. });
                 if free && self.settling.is_empty() && self.is_quiet() {
                     self.stopped();
                 }
             }
-            Phase::Starting(_) | Phase::Lost(_) | Phase::Target(_) | Phase::Joined(_) if self.is_all_stable() => {
+            Phase::Starting(_) | Phase::Lost(_) | Phase::Target(_) | Phase::Joined(_)
+                if self.is_all_stable() =>
+            {
                 self.stopped();
             }
             Phase::Failed => self.stopped(),

@@ -226,7 +226,8 @@ impl Node {
     /// `None`: no room in the cache, or no space in the pool, now.
     fn apply_copy(&mut self, copy: &Copy) -> Option<u64> {
         let range = copy.first..copy.first + u64::from(copy.blocks);
-        let known = self.volumes.get(&copy.volume).is_some_and(|volume| range.end <= volume.sectors.div_ceil(8));
+        let known =
+            self.volumes.get(&copy.volume).is_some_and(|volume| range.end <= volume.sectors.div_ceil(8));
         if !known || (!copy.zero && copy.data.len() as u64 != u64::from(copy.blocks)) {
             return Some(self.store().version());
         }

@@ -43,7 +43,6 @@ impl Node {
         }
     }
 
-
     /// Takes a write as far as it can go now.
     fn advance(&mut self, id: u64) {
         self.stalled.remove(&id);
@@ -70,7 +69,8 @@ impl Node {
         }
         let mirrored = self.volumes[&write.volume].mirrored;
         let service = self.service_of(mirrored);
-        let may_begin = matches!(service, Service::Pair | Service::Alone) || (write.marked && service == Service::AloneReads);
+        let may_begin = matches!(service, Service::Pair | Service::Alone)
+            || (write.marked && service == Service::AloneReads);
         if !may_begin {
             return Step::Wait;
         }
@@ -171,7 +171,8 @@ impl Node {
         }
         let limit = self.config.mirror.write_blocks_in_flight;
         if (self.blocks_in_flight > 0 && self.blocks_in_flight + count > limit)
-            || !self.store().room(self.blocks_in_flight + count) {
+            || !self.store().room(self.blocks_in_flight + count)
+        {
             return Step::Wait;
         }
         let state = self.volumes.get_mut(&volume).expect("a write is for a volume");
@@ -230,8 +231,11 @@ impl Node {
     pub(super) fn resume_pair(&mut self) {
         let Phase::Paired(pair) = &self.phase else { return };
         let epoch = pair.epoch;
-        let again: Vec<(u64, u64)> =
-            self.volumes.values().flat_map(|volume| volume.sent.iter().map(|(&order, &id)| (order, id))).collect();
+        let again: Vec<(u64, u64)> = self
+            .volumes
+            .values()
+            .flat_map(|volume| volume.sent.iter().map(|(&order, &id)| (order, id)))
+            .collect();
         for (order, id) in again {
             self.transmit(epoch, id, order);
         }
@@ -310,7 +314,8 @@ impl Node {
         }
         let metadata = self.store().pool().metadata();
         let log = metadata.volume(volume).map(|meta| &meta.log);
-        let missing: Vec<u64> = run.clone().filter(|&region| !log.is_some_and(|log| log.contains(region))).collect();
+        let missing: Vec<u64> =
+            run.clone().filter(|&region| !log.is_some_and(|log| log.contains(region))).collect();
         let state = self.volumes.get_mut(&volume).expect("a write is for a volume");
         for region in run {
             *state.marked.entry(region).or_default() += 1;
@@ -498,7 +503,12 @@ impl Node {
     /// Writes that were not sent are dropped; those that were are kept, but nobody waits for them any more.
     pub(super) fn refuse_writes(&mut self, volumes: &[VolumeId], error: GuestError) {
         let keep_sent = matches!(self.phase, Phase::Deciding(_));
-        let ids: Vec<u64> = self.writes.iter().filter(|(_, write)| volumes.contains(&write.volume)).map(|(&id, _)| id).collect();
+        let ids: Vec<u64> = self
+            .writes
+            .iter()
+            .filter(|(_, write)| volumes.contains(&write.volume))
+            .map(|(&id, _)| id)
+            .collect();
         for id in ids.into_iter().rev() {
             let Some(write) = self.writes.get_mut(&id) else { continue };
             let (origin, answered) = (write.origin, core::mem::replace(&mut write.answered, true));

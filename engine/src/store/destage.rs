@@ -166,16 +166,20 @@ impl Store {
         let contents: Vec<Block> = blocks.iter().map(|&block| self.cache.issue(volume, block)).collect();
         let all_zero = contents.iter().all(|content| matches!(content, Block::Zero));
         match self.pool.locate(volume, first) {
-            Some((disk, _)) if all_zero
-                && blocks.len() as u64 == size
-                && !self.destager.is_promised(volume, extent) =>
+            Some((disk, _))
+                if all_zero && blocks.len() as u64 == size && !self.destager.is_promised(volume, extent) =>
             {
                 let lsn = self.pool.append(&[Record::Unmap { volume, extent }]);
                 self.add_job(volume, extent, Job { blocks, disk, slot: None, stage: Stage::Logging(lsn) });
             }
             Some((disk, offset)) => {
                 let runs = runs(&blocks, contents, first, offset);
-                self.write_runs(volume, extent, Job { blocks, disk, slot: None, stage: Stage::Written }, runs);
+                self.write_runs(
+                    volume,
+                    extent,
+                    Job { blocks, disk, slot: None, stage: Stage::Written },
+                    runs,
+                );
             }
             None if all_zero => {
                 for block in blocks {
@@ -235,7 +239,13 @@ impl Store {
         }
     }
 
-    pub(super) fn destage_write_done(&mut self, now: Instant, volume: VolumeId, extent: u32, result: DiskResult) {
+    pub(super) fn destage_write_done(
+        &mut self,
+        now: Instant,
+        volume: VolumeId,
+        extent: u32,
+        result: DiskResult,
+    ) {
         self.destager.writes -= 1;
         if result.is_err() {
             self.failed = true;
@@ -324,7 +334,8 @@ impl Store {
             return None;
         }
         let age = self.destager.age;
-        let flush = self.destager.disks.iter().filter(|disk| disk.flushing.is_none()).filter_map(|disk| disk.since);
+        let flush =
+            self.destager.disks.iter().filter(|disk| disk.flushing.is_none()).filter_map(|disk| disk.since);
         let mut next = flush.min().map(|since| since + age);
         if self.destager.writes < self.destager.depth
             && let Some((volume, block, since)) = self.cache.next_dirty()
