@@ -3,8 +3,9 @@
 use twinsan::arbiter::Register;
 use twinsan::ids::{BootId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
 use twinsan::mirror::message::{HalfSummary, Hello, PROTOCOL_VERSION, PeerPhase};
-use twinsan::mirror::rejoin::lineage::{ANCESTORS_MAX, Lineage, alone, lineage, whole};
+use twinsan::mirror::rejoin::lineage::{Lineage, alone, lineage, whole};
 use twinsan::mirror::rejoin::{Amount, Authority, Plan, Refusal, Role, decide_all};
+use twinsan::pool::ANCESTORS_MAX;
 
 fn half(volume: u32, generation: u128, ancestors: &[u128]) -> HalfSummary {
     HalfSummary {

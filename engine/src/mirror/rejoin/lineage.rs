@@ -10,10 +10,7 @@
 
 use crate::ids::Generation;
 use crate::mirror::message::HalfSummary;
-
-/// Most ancestors that are kept. Only a half that is served alone again and again without ever becoming whole
-/// gets there; what falls out is refused as unrelated, which is safe.
-pub const ANCESTORS_MAX: usize = 16;
+use crate::pool::ANCESTORS_MAX;
 
 const NEVER: Generation = Generation(0);
 
@@ -90,6 +87,9 @@ pub fn lineage(mine: (Generation, &[Generation]), theirs: (Generation, &[Generat
 
 /// The half begins to be served alone: it gets the generation `new`, and what it was becomes an ancestor. To be
 /// written in the batch that records that the node is alone, before the first completion.
+///
+/// No more ancestors are kept than a pool has room for. Only a half that is served alone again and again without ever
+/// becoming whole gets there; what falls out is refused as unrelated, which is safe.
 pub fn alone(half: &mut HalfSummary, new: Generation) {
     debug_assert!(new != NEVER, "a generation is made of random bits");
     if half.generation != NEVER {
