@@ -1,0 +1,1 @@
+//! Entry points for fuzzing, also run by ordinary tests over a committed corpus.

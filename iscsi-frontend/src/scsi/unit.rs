@@ -1,0 +1,222 @@
+//! A logical unit as one initiator sees it: the volume, its identity, and what the initiator has not been told.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use twinsan::block::PagePool;
+use twinsan::guest::{PathState, VirtualVolume, VolumeInfo};
+use twinsan::ids::VolumeId;
+
+use super::{Cdb, Identity, Kind, Plan, Port, Sense, answer};
+use super::{capacity, data, inquiry, mode, opcodes, ports, vpd};
+
+/// Something that an initiator learns with its next command (SAM-5 5.14), the least urgent first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Attention {
+    /// 2A/09: the volume has grown.
+    CapacityChanged,
+    /// 2A/06: path states have changed.
+    PathsChanged,
+    /// 2F/00: another initiator cleared the task set.
+    CommandsCleared,
+    /// 29/03: the unit was reset.
+    Reset,
+}
+
+impl Attention {
+    fn sense(self) -> Sense {
+        match self {
+            Attention::CapacityChanged => Sense::new(0x06, 0x2a, 0x09),
+            Attention::PathsChanged => Sense::new(0x06, 0x2a, 0x06),
+            Attention::CommandsCleared => Sense::new(0x06, 0x2f, 0x00),
+            Attention::Reset => Sense::new(0x06, 0x29, 0x03),
+        }
+    }
+}
+
+/// A mapped logical unit.
+pub(crate) struct Unit {
+    pub(crate) lun: u16,
+    pub(crate) volume: Arc<dyn VirtualVolume>,
+    info: VolumeInfo,
+    identity: Identity,
+    path: PathState,
+    /// Sorted, each at most once.
+    attentions: SmallVec<[Attention; 4]>,
+}
+
+impl Unit {
+    pub(crate) fn new(lun: u16, volume: Arc<dyn VirtualVolume>) -> Unit {
+        let info = volume.info();
+        let identity = Identity::of(&info);
+        let path = volume.path_state();
+        Unit { lun, volume, info, identity, path, attentions: SmallVec::new() }
+    }
+
+    pub(crate) fn volume_id(&self) -> VolumeId {
+        self.info.id
+    }
+
+    /// The initiator is to learn of `attention`.
+    pub(crate) fn attend(&mut self, attention: Attention) {
+        if let Err(place) = self.attentions.binary_search(&attention) {
+            self.attentions.insert(place, attention);
+        }
+    }
+
+    /// What `cdb` comes to.
+    pub(crate) fn plan(&mut self, cdb: &Cdb, port: &Port) -> Plan {
+        let path = self.volume.path_state();
+        if path != self.path {
+            self.path = path;
+            self.attend(Attention::PathsChanged);
+        }
+        let kind = Kind::parse(cdb);
+        if !self.attentions.is_empty() && !kind.is_ok_and(|kind| kind.passes_attention()) {
+            return self.attentions.pop().map_or(Sense::NONE, Attention::sense).into();
+        }
+        match kind {
+            Err(sense) => sense.into(),
+            Ok(kind) if path == PathState::Unavailable && !kind.serves_on_any_path() => {
+                Sense::UNAVAILABLE.into()
+            }
+            Ok(kind) => self.plan_kind(kind, port).unwrap_or_else(Plan::Fail),
+        }
+    }
+
+    fn plan_kind(&mut self, kind: Kind, port: &Port) -> Result<Plan, Sense> {
+        match kind {
+            Kind::Read { .. }
+            | Kind::Write { .. }
+            | Kind::WriteVerify { .. }
+            | Kind::Verify { .. }
+            | Kind::Prefetch { .. }
+            | Kind::SynchronizeCache { .. }
+            | Kind::Unmap { .. }
+            | Kind::WriteSame { .. } => data::plan(kind, self.info.sectors),
+            Kind::TestUnitReady => Ok(self.ready()),
+            Kind::ReadCapacity10 | Kind::ReadCapacity16 { .. } => Ok(self.capacity(kind)),
+            _ => Ok(self.describe(kind, port)),
+        }
+    }
+
+    fn ready(&mut self) -> Plan {
+        self.refresh();
+        match self.path {
+            PathState::Transitioning => Sense::TRANSITIONING.into(),
+            PathState::Unavailable => Sense::UNAVAILABLE.into(),
+            PathState::Optimized | PathState::NonOptimized => Plan::Good,
+        }
+    }
+
+    fn capacity(&mut self, kind: Kind) -> Plan {
+        self.refresh();
+        match kind {
+            Kind::ReadCapacity16 { allocation } => capacity::read_capacity_16(self.info.sectors, allocation),
+            _ => capacity::read_capacity_10(self.info.sectors),
+        }
+    }
+
+    /// Looks whether the volume has changed its size.
+    fn refresh(&mut self) {
+        let info = self.volume.info();
+        if info.sectors != self.info.sectors {
+            self.attend(Attention::CapacityChanged);
+        }
+        self.info = info;
+    }
+
+    fn describe(&mut self, kind: Kind, port: &Port) -> Plan {
+        match kind {
+            Kind::Inquiry { page: None, allocation } => inquiry::standard(port, 0, allocation),
+            Kind::Inquiry { page: Some(page), allocation } => {
+                vpd::page(port, &self.identity, &self.info, page, allocation)
+            }
+            Kind::RequestSense { descriptor, allocation } => self.request_sense(descriptor, allocation),
+            Kind::ModeSense { ten, no_descriptor, long, control, page, subpage, allocation } => {
+                let request = mode::Request { ten, no_descriptor, long, control, page, subpage, allocation };
+                mode::sense(&request, self.info.sectors)
+            }
+            Kind::ReportPortGroups { extended, allocation } => {
+                let partner = self.info.mirrored.then(|| self.volume.partner_path_state());
+                ports::report(port, self.path, partner, extended, allocation)
+            }
+            Kind::ReportOpcodes { timeouts, how, opcode, action, allocation } => {
+                opcodes::report(timeouts, how, opcode, action, allocation)
+            }
+            Kind::ReportTaskManagement { extended, allocation } => {
+                opcodes::task_management(extended, allocation)
+            }
+            Kind::ReadDefects { twelve, flags, allocation } => {
+                capacity::read_defects(twelve, flags, allocation)
+            }
+            // A stop makes nothing unready: the volume is shared, and no host may take it from the others.
+            Kind::StartStop { start: true } | Kind::PreventAllow => Plan::Good,
+            Kind::StartStop { start: false } => Plan::Run(super::Work::Flush),
+            _ => Sense::INTERNAL.into(),
+        }
+    }
+
+    fn request_sense(&mut self, descriptor: bool, allocation: u32) -> Plan {
+        let waiting = self.attentions.pop().map(Attention::sense);
+        let state = match self.path {
+            PathState::Transitioning => Sense::TRANSITIONING,
+            PathState::Unavailable => Sense::UNAVAILABLE,
+            PathState::Optimized | PathState::NonOptimized => Sense::NONE,
+        };
+        sense_data(waiting.unwrap_or(state), descriptor, allocation)
+    }
+
+    /// What the parameter list `list` of `kind` comes to.
+    pub(crate) fn plan_parameters(&mut self, kind: Kind, list: &[u8], pages: &PagePool) -> Plan {
+        data::with_parameters(kind, list, self.info.sectors, pages)
+    }
+}
+
+fn sense_data(sense: Sense, descriptor: bool, allocation: u32) -> Plan {
+    let bytes = if descriptor { sense.descriptor().to_vec() } else { sense.fixed().to_vec() };
+    answer(bytes, allocation)
+}
+
+/// REPORT LUNS (SPC-4 6.33) of an initiator that sees `luns`.
+fn report_luns(luns: impl Iterator<Item = u16>, select: u8, allocation: u32) -> Plan {
+    let mut b = vec![0; 8];
+    match select {
+        0x00 | 0x02 => {
+            for lun in luns {
+                // Peripheral addressing below 256, flat space above (SAM-5 4.7.7).
+                let address = if lun < 256 { lun } else { lun | 0x4000 };
+                b.extend_from_slice(&address.to_be_bytes());
+                b.extend_from_slice(&[0; 6]);
+            }
+        }
+        0x01 => {}
+        _ => return Sense::cdb(2).into(),
+    }
+    let length = (b.len() - 8) as u32;
+    b[..4].copy_from_slice(&length.to_be_bytes());
+    answer(b, allocation)
+}
+
+/// What REPORT LUNS, which is about the target and not a unit, comes to; `None` for other commands.
+pub(crate) fn plan_report_luns(cdb: &Cdb, luns: impl Iterator<Item = u16>) -> Option<Plan> {
+    match Kind::parse(cdb) {
+        Ok(Kind::ReportLuns { allocation, .. }) if allocation < 16 => Some(Sense::cdb(6).into()),
+        Ok(Kind::ReportLuns { select, allocation }) => Some(report_luns(luns, select, allocation)),
+        _ => None,
+    }
+}
+
+/// What `cdb` comes to on a LUN that is not mapped (SPC-4 6.6.1, 6.33, 6.39).
+pub(crate) fn no_unit(cdb: &Cdb, port: &Port) -> Plan {
+    match Kind::parse(cdb) {
+        Ok(Kind::Inquiry { page: None, allocation }) => inquiry::standard(port, inquiry::NO_UNIT, allocation),
+        Ok(Kind::Inquiry { page: Some(page), allocation }) => {
+            vpd::no_unit(inquiry::NO_UNIT, page, allocation)
+        }
+        Ok(Kind::RequestSense { descriptor, allocation }) => {
+            sense_data(Sense::NO_SUCH_LUN, descriptor, allocation)
+        }
+        _ => Sense::NO_SUCH_LUN.into(),
+    }
+}

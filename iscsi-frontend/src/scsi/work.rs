@@ -1,0 +1,151 @@
+//! Requests of the volume that one SCSI command comes to, one after the other.
+
+use smallvec::SmallVec;
+use twinsan::block::{BLOCK_BYTES, Block, Payload, SECTOR_BYTES};
+use twinsan::guest::{Command, Sectors, TRANSFER_SECTORS_MAX};
+
+use super::Sense;
+use super::cdb::ByteCheck;
+
+/// What is left to ask of the volume.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Nothing.
+    Done,
+    /// One read, whose blocks go to the initiator or nowhere.
+    Read { at: Sectors },
+    /// One write; the data comes with [`Work::supply`].
+    Write { at: Sectors, fua: bool, data: Payload },
+    /// A write to stable media, then [`Work::Verify`] of it.
+    WriteVerify { at: Sectors, check: ByteCheck, data: Payload },
+    /// A read, compared with the data if there is any.
+    Verify { at: Sectors, check: ByteCheck, data: Payload },
+    /// As [`Work::Verify`] with its read under way.
+    Compare { at: Sectors, check: ByteCheck, data: Payload },
+    /// Ranges to clear, in reverse order.
+    Zero { ranges: SmallVec<[Sectors; 1]> },
+    /// One block's content, over and over.
+    Pattern { at: Sectors, block: Block },
+    /// One flush.
+    Flush,
+}
+
+impl Work {
+    /// The next request, `None` when all is done.
+    pub(crate) fn step(&mut self) -> Option<Command> {
+        match core::mem::replace(self, Work::Done) {
+            Work::Done | Work::Compare { .. } => None,
+            Work::Read { at } => Some(Command::Read { at }),
+            Work::Write { at, fua, data } => (at.count > 0).then_some(Command::Write { at, data, fua }),
+            Work::WriteVerify { at, check, data } => {
+                if at.count == 0 {
+                    return None;
+                }
+                *self = Work::Verify { at, check, data: data.clone() };
+                Some(Command::Write { at, data, fua: true })
+            }
+            Work::Verify { at, check, data } => {
+                *self = Work::Compare { at, check, data };
+                (at.count > 0).then_some(Command::Read { at })
+            }
+            Work::Zero { mut ranges } => {
+                let at = ranges.pop()?;
+                *self = Work::Zero { ranges };
+                Some(Command::Zero { at, fua: false })
+            }
+            Work::Pattern { at, block } => self.step_pattern(at, block),
+            Work::Flush => Some(Command::Flush),
+        }
+    }
+
+    fn step_pattern(&mut self, at: Sectors, block: Block) -> Option<Command> {
+        if at.count == 0 {
+            return None;
+        }
+        let now = Sectors::new(at.start, at.count.min(TRANSFER_SECTORS_MAX));
+        let blocks = now.blocks();
+        let data = smallvec::smallvec![block.clone(); (blocks.end - blocks.start) as usize];
+        *self = Work::Pattern { at: Sectors::new(now.end(), at.count - now.count), block };
+        Some(Command::Write { at: now, data, fua: false })
+    }
+
+    /// The answer to the last step.
+    pub(crate) fn took(&mut self, found: &Payload) -> Result<(), Sense> {
+        match self {
+            Work::Compare { at, check: ByteCheck::Data, data } => compare(*at, data, found),
+            _ => Ok(()),
+        }
+    }
+
+    /// The data of a write or a comparison: the blocks, and how many whole sectors of them count.
+    pub(crate) fn supply(&mut self, payload: Payload, sectors: u64) {
+        match self {
+            Work::Write { at, data, .. }
+            | Work::WriteVerify { at, data, .. }
+            | Work::Verify { at, data, .. } => {
+                at.count = sectors;
+                *data = payload;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Are the sectors `at` of both runs of blocks equal?
+fn compare(at: Sectors, sent: &Payload, found: &Payload) -> Result<(), Sense> {
+    let head = (at.start % 8) as usize * SECTOR_BYTES;
+    let end = head + at.count as usize * SECTOR_BYTES;
+    for (index, (sent, found)) in sent.iter().zip(found).enumerate() {
+        let base = index * BLOCK_BYTES;
+        let from = head.saturating_sub(base);
+        let to = (end - base).min(BLOCK_BYTES);
+        let (a, b) = (&sent.bytes()[from..to], &found.bytes()[from..to]);
+        if a != b {
+            let differs = a.iter().zip(b).position(|(a, b)| a != b).unwrap_or(0);
+            return Err(Sense::miscompare((base + from + differs - head) as u32));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twinsan::block::{PagePool, payload_from};
+
+    fn steps(mut work: Work) -> Vec<Sectors> {
+        let mut all = Vec::new();
+        while let Some(command) = work.step() {
+            match command {
+                Command::Zero { at, .. } | Command::Write { at, .. } | Command::Read { at } => all.push(at),
+                Command::Flush => all.push(Sectors::new(0, 0)),
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn a_pattern_is_written_in_pieces_that_touch_the_right_blocks() {
+        let page = PagePool::new().take_zeroed().freeze();
+        let mut work =
+            Work::Pattern { at: Sectors::new(7, TRANSFER_SECTORS_MAX + 2), block: Block::Data(page) };
+        let Some(Command::Write { at, data, .. }) = work.step() else { panic!("a write") };
+        let blocks = at.blocks();
+        assert_eq!(data.len() as u64, blocks.end - blocks.start);
+        assert_eq!(steps(work), [Sectors::new(7 + TRANSFER_SECTORS_MAX, 2)]);
+    }
+
+    #[test]
+    fn a_comparison_looks_at_the_sectors_alone() {
+        let pool = PagePool::new();
+        let mut bytes = [0u8; 2 * BLOCK_BYTES];
+        bytes[0] = 1; // before the first sector that counts
+        let sent = payload_from(&pool, &bytes);
+        let found = payload_from(&pool, &[0u8; 2 * BLOCK_BYTES]);
+        assert_eq!(compare(Sectors::new(1, 15), &sent, &found), Ok(()));
+        assert_eq!(compare(Sectors::new(0, 16), &sent, &found), Err(Sense::miscompare(0)));
+        bytes[BLOCK_BYTES + 5] = 1;
+        let sent = payload_from(&pool, &bytes);
+        assert_eq!(compare(Sectors::new(1, 15), &sent, &found), Err(Sense::miscompare(4096 + 5 - 512)));
+    }
+}

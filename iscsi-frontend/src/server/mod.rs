@@ -1,0 +1,150 @@
+//! Sockets and threads: the only module that has any.
+//!
+//! A fixed number of reactor threads run each request to completion: many PDUs a receive, requests handed to
+//! the volume on the spot, and all answers of one wake-up gathered into one send. A reactor with nothing to do
+//! sleeps in the kernel.
+
+mod inbox;
+mod links;
+mod reactor;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use mio::net::TcpListener;
+
+use crate::target::{Mapping, Target, TargetConfig};
+use inbox::{Inbox, Letter};
+use reactor::Reactor;
+
+/// Why the server cannot serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// A portal cannot be bound: the address is in use or not this machine's.
+    #[error("cannot listen on portal {portal}: {source}; free the address or configure another")]
+    Portal {
+        /// The address asked for.
+        portal: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The system gave no thread or event queue.
+    #[error("cannot start a reactor thread: {0}; raise the limit on threads and open files")]
+    Reactor(#[from] std::io::Error),
+    /// The configuration cannot work.
+    #[error("{0}")]
+    Config(&'static str),
+}
+
+/// What all reactors share.
+struct Shared {
+    target: Arc<Target>,
+    inboxes: Vec<Arc<Inbox>>,
+    /// Connections open, over all reactors.
+    connections: AtomicUsize,
+}
+
+/// A target that is being served. Dropping it stops it.
+pub struct Server {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Binds the portals and serves.
+    pub fn start(config: TargetConfig, mappings: Vec<Mapping>) -> Result<Server, ServerError> {
+        if config.reactors == 0 {
+            return Err(ServerError::Config("at least one reactor thread is needed"));
+        }
+        if config.name.is_empty() || config.name.len() > 223 {
+            return Err(ServerError::Config("a target name has 1 to 223 bytes (RFC 7143 4.2.7.2)"));
+        }
+        if mappings.iter().any(|mapping| mapping.lun >= 1 << 14) {
+            return Err(ServerError::Config("a LUN is below 16384"));
+        }
+        let (reactors, connections_max) = (config.reactors, config.connections_max);
+        let target = Arc::new(Target::new(config, mappings));
+        let polls: Vec<mio::Poll> = (0..reactors).map(|_| mio::Poll::new()).collect::<Result<_, _>>()?;
+        let inboxes = polls
+            .iter()
+            .map(|poll| mio::Waker::new(poll.registry(), reactor::WAKER).map(|w| Arc::new(Inbox::new(w))))
+            .collect::<Result<_, _>>()?;
+        let shared = Arc::new(Shared { target, inboxes, connections: AtomicUsize::new(0) });
+        let mut server = Server { shared, threads: Vec::new() };
+        for (number, poll) in polls.into_iter().enumerate() {
+            let mut reactor = Reactor::new(number, poll, Arc::clone(&server.shared), connections_max);
+            let thread = std::thread::Builder::new().name(format!("iscsi-{number}"));
+            server.threads.push(thread.spawn(move || reactor.run())?);
+        }
+        server.open_portals()?;
+        Ok(server)
+    }
+
+    /// Listens again after [`close_portals`](Self::close_portals), on the same addresses.
+    pub fn open_portals(&self) -> Result<(), ServerError> {
+        let target = &self.shared.target;
+        let mut bound = target.bound.lock();
+        let wanted = if bound.is_empty() { target.config.portals.clone() } else { bound.clone() };
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for portal in wanted {
+            let listener =
+                TcpListener::bind(portal).map_err(|source| ServerError::Portal { portal, source })?;
+            addresses.push(listener.local_addr()?);
+            listeners.push(listener);
+        }
+        *bound = addresses;
+        target.open.store(true, Ordering::Release);
+        self.shared.inboxes[0].send(Letter::Listen(listeners));
+        Ok(())
+    }
+
+    /// Stops listening and drops every connection, so that initiators use the other path. Returns when it is
+    /// done; requests still with a volume are given up in the background.
+    pub fn close_portals(&self) {
+        self.shared.target.open.store(false, Ordering::Release);
+        let (done, wait) = mpsc::channel();
+        for inbox in &self.shared.inboxes {
+            inbox.send(Letter::Withdraw(done.clone()));
+        }
+        drop(done);
+        while wait.recv().is_ok() {}
+    }
+
+    /// The portals as bound.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.shared.target.bound.lock().clone()
+    }
+
+    /// Closes the portals and ends the threads.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if self.threads.is_empty() {
+            return;
+        }
+        self.close_portals();
+        for inbox in &self.shared.inboxes {
+            inbox.send(Letter::Stop);
+        }
+        for thread in self.threads.drain(..) {
+            if let Err(panic) = thread.join()
+                && !std::thread::panicking()
+            {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,404 @@
+//! One reactor thread: waits for sockets, letters and timers, and moves bytes.
+//!
+//! Invariants: sockets are edge-triggered, so `readable` and `writable` are kept until the kernel has said "no
+//! more" (a short count says so too); a connection is served at most [`RECEIVES_MAX`] receives a turn; nothing
+//! here blocks.
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use twinsan::guest::Sink;
+
+use super::Shared;
+use super::inbox::{Inbox, Letter};
+use super::links::{Link, Links};
+use crate::session::{Connection, Slices};
+use crate::target::{Address, Mailbox};
+
+pub(super) const WAKER: Token = Token(usize::MAX);
+const LISTENERS: usize = usize::MAX / 2;
+/// The receive buffer that all connections of a reactor share, in bytes.
+const STAGING_BYTES: usize = 128 << 10;
+/// What is received behind data that goes to its place: the next header and a little.
+const BEHIND_DATA_BYTES: usize = 128;
+/// Receives of one connection before others have their turn.
+const RECEIVES_MAX: usize = 16;
+const EVENTS_MAX: usize = 256;
+const SEND_SLICES_MAX: usize = 256;
+/// A login takes at most this long.
+const LOGIN_TIME: Duration = Duration::from_secs(15);
+/// A silent initiator is pinged after this time, and dropped after two more.
+const KEEP_ALIVE_TIME: Duration = Duration::from_secs(10);
+/// When the system has no file descriptors left, accepting is tried again after this time.
+const ACCEPT_RETRY_TIME: Duration = Duration::from_millis(100);
+
+/// The state of a reactor thread.
+pub(super) struct Reactor {
+    poll: Poll,
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    sink: Arc<dyn Sink>,
+    mailbox: Arc<dyn Mailbox>,
+    connections_max: usize,
+    listeners: Vec<TcpListener>,
+    accept_again: Option<Instant>,
+    next_reactor: usize,
+    links: Links,
+    staging: Box<[u8]>,
+    letters: Vec<Letter>,
+    touched: Vec<usize>,
+    /// Connections with more to receive than one turn allows.
+    busy: Vec<usize>,
+    logins: VecDeque<(Instant, u64)>,
+    keep_alive: Instant,
+    stopping: bool,
+}
+
+impl Reactor {
+    pub(super) fn new(number: usize, poll: Poll, shared: Arc<Shared>, connections_max: usize) -> Reactor {
+        let inbox = Arc::clone(&shared.inboxes[number]);
+        Reactor {
+            poll,
+            sink: Arc::clone(&inbox) as Arc<dyn Sink>,
+            mailbox: Arc::clone(&inbox) as Arc<dyn Mailbox>,
+            inbox,
+            shared,
+            connections_max: connections_max.min(Links::MAX),
+            listeners: Vec::new(),
+            accept_again: None,
+            next_reactor: 0,
+            links: Links::default(),
+            staging: vec![0; STAGING_BYTES].into_boxed_slice(),
+            letters: Vec::new(),
+            touched: Vec::new(),
+            busy: Vec::new(),
+            logins: VecDeque::new(),
+            keep_alive: Instant::now() + KEEP_ALIVE_TIME,
+            stopping: false,
+        }
+    }
+
+    /// Serves until told to stop.
+    pub(super) fn run(&mut self) {
+        self.inbox.own();
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        while !self.stopping {
+            self.sleep(&mut events);
+            self.sort(&events);
+            self.read_letters();
+            for index in std::mem::take(&mut self.busy) {
+                self.receive(index);
+            }
+            self.settle();
+            self.timers();
+        }
+        for index in self.links.indexes() {
+            self.close(index);
+        }
+        self.read_own_letters();
+    }
+
+    fn sleep(&mut self, events: &mut Events) {
+        let may_sleep = self.busy.is_empty() && self.inbox.may_sleep();
+        let timeout = if may_sleep { self.next_timer() } else { Some(Duration::ZERO) };
+        if let Err(error) = self.poll.poll(events, timeout) {
+            assert_eq!(error.kind(), std::io::ErrorKind::Interrupted, "the event queue itself fails");
+            events.clear();
+        }
+        self.inbox.awake();
+    }
+
+    fn next_timer(&self) -> Option<Duration> {
+        let keep_alive = (!self.links.is_empty()).then_some(self.keep_alive);
+        let login = self.logins.front().map(|(when, _)| *when);
+        let first = [keep_alive, login, self.accept_again].into_iter().flatten().min()?;
+        // The kernel counts in milliseconds: round up, or the last one is spun away.
+        Some(first.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+    }
+
+    /// Notes what the sockets are ready for.
+    fn sort(&mut self, events: &Events) {
+        for event in events {
+            let Token(token) = event.token();
+            if event.token() == WAKER {
+                continue;
+            }
+            if token >= LISTENERS {
+                self.accept(token - LISTENERS);
+                continue;
+            }
+            let Some(link) = self.links.get(token) else { continue };
+            link.writable |= event.is_writable();
+            if event.is_readable() && !link.readable {
+                link.readable = true;
+                self.busy.push(token);
+            }
+            self.touch(token);
+        }
+    }
+
+    fn touch(&mut self, index: usize) {
+        if let Some(link) = self.links.get(index)
+            && !link.touched
+        {
+            link.touched = true;
+            self.touched.push(index);
+        }
+    }
+
+    fn accept(&mut self, listener: usize) {
+        loop {
+            let Some(listener) = self.listeners.get(listener) else { return };
+            match listener.accept() {
+                Ok((stream, _)) => self.assign(stream),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                Err(_) => {
+                    self.accept_again = Some(Instant::now() + ACCEPT_RETRY_TIME);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Gives a new connection to a reactor, if there may be one more.
+    fn assign(&mut self, stream: TcpStream) {
+        let Ok(local) = stream.local_addr() else { return };
+        if self.shared.connections.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
+            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        self.next_reactor = (self.next_reactor + 1) % self.shared.inboxes.len();
+        self.shared.inboxes[self.next_reactor].send(Letter::Adopt(stream, local));
+    }
+
+    fn adopt(&mut self, mut stream: TcpStream, local: SocketAddr) {
+        let key = self.links.next_key();
+        let address = Address { mailbox: Arc::clone(&self.mailbox), key };
+        let target = Arc::clone(&self.shared.target);
+        let connection = Connection::new(target, address, Arc::clone(&self.sink), local);
+        let link = Link { stream: None, connection, key, readable: false, writable: false, touched: false };
+        let index = self.links.insert(link);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        // Without TCP_NODELAY a small answer waits for the acknowledgement of the one before.
+        let ready = stream
+            .set_nodelay(true)
+            .and_then(|()| self.poll.registry().register(&mut stream, Token(index), interest));
+        match self.links.get(index) {
+            Some(link) if ready.is_ok() && self.shared.target.is_open() => link.stream = Some(stream),
+            _ => {
+                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                return self.links.remove(index);
+            }
+        }
+        self.logins.push_back((Instant::now() + LOGIN_TIME, key));
+    }
+
+    fn read_letters(&mut self) {
+        let mut letters = std::mem::take(&mut self.letters);
+        self.inbox.collect(&mut letters);
+        self.read(&mut letters);
+        self.letters = letters;
+    }
+
+    /// True if there were any.
+    fn read_own_letters(&mut self) -> bool {
+        let mut letters = std::mem::take(&mut self.letters);
+        Inbox::collect_own(&mut letters);
+        let any = !letters.is_empty();
+        self.read(&mut letters);
+        self.letters = letters;
+        any
+    }
+
+    fn read(&mut self, letters: &mut Vec<Letter>) {
+        for letter in letters.drain(..) {
+            match letter {
+                Letter::Complete(token, result) => {
+                    self.with(token, |connection, slot| connection.completed(slot, result));
+                }
+                Letter::Aborted(token) => self.with(token, |connection, slot| connection.aborted(slot)),
+                Letter::Notice(key, notice) => self.with(key, |connection, _| connection.notice(notice)),
+                Letter::Adopt(stream, local) => self.adopt(stream, local),
+                Letter::Listen(listeners) => self.listen(listeners),
+                Letter::Withdraw(done) => {
+                    self.withdraw();
+                    drop(done);
+                }
+                Letter::Stop => self.stopping = true,
+            }
+        }
+    }
+
+    fn with(&mut self, token: u64, act: impl FnOnce(&mut Connection, u16)) {
+        let Some((index, slot)) = self.links.resolve(token) else { return };
+        if let Some(link) = self.links.get(index) {
+            act(&mut link.connection, slot);
+        }
+        self.touch(index);
+    }
+
+    fn listen(&mut self, listeners: Vec<TcpListener>) {
+        for mut listener in listeners {
+            let token = Token(LISTENERS + self.listeners.len());
+            if self.poll.registry().register(&mut listener, token, Interest::READABLE).is_ok() {
+                self.listeners.push(listener);
+            }
+        }
+        self.accept_again = Some(Instant::now());
+    }
+
+    fn withdraw(&mut self) {
+        self.listeners.clear();
+        self.accept_again = None;
+        for index in self.links.indexes() {
+            if let Some(link) = self.links.get(index) {
+                link.connection.drop_politely();
+                send(link);
+            }
+            self.close(index);
+        }
+    }
+
+    /// Receives what is there, up to a turn's worth.
+    fn receive(&mut self, index: usize) {
+        for _ in 0..RECEIVES_MAX {
+            let Some(link) = self.links.get(index) else { return };
+            if !link.readable || !link.connection.may_receive() {
+                return;
+            }
+            receive_once(link, &mut self.staging);
+        }
+        self.busy.push(index);
+    }
+
+    /// Delivers what this thread told itself and sends what there is to send, until both are done.
+    fn settle(&mut self) {
+        while self.read_own_letters() || !self.touched.is_empty() {
+            for index in std::mem::take(&mut self.touched) {
+                self.finish_turn(index);
+            }
+        }
+    }
+
+    fn finish_turn(&mut self, index: usize) {
+        let Some(link) = self.links.get(index) else { return };
+        link.touched = false;
+        let blocked = !link.connection.may_receive();
+        send(link);
+        if link.connection.is_over() {
+            return self.close(index);
+        }
+        if blocked && link.readable && link.connection.may_receive() {
+            self.busy.push(index);
+        }
+    }
+
+    /// Closes the socket, and forgets the connection when its last task is dead.
+    fn close(&mut self, index: usize) {
+        let Some(link) = self.links.get(index) else { return };
+        if let Some(mut stream) = link.stream.take() {
+            // Closing the descriptor deregisters it as well; this merely cannot fail in a way that matters.
+            let _gone = self.poll.registry().deregister(&mut stream);
+            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            link.connection.end();
+        }
+        if link.connection.is_dead() {
+            self.links.remove(index);
+        }
+    }
+
+    fn timers(&mut self) {
+        let now = Instant::now();
+        while let Some((when, key)) = self.logins.front().copied().filter(|(when, _)| *when <= now) {
+            debug_assert!(when <= now);
+            self.logins.pop_front();
+            let Some((index, _)) = self.links.resolve(key) else { continue };
+            if self.links.get(index).is_some_and(|link| link.connection.is_logging_in()) {
+                self.close(index);
+            }
+        }
+        if self.accept_again.is_some_and(|when| when <= now) {
+            self.accept_again = None;
+            for listener in 0..self.listeners.len() {
+                self.accept(listener);
+            }
+        }
+        if self.keep_alive <= now {
+            self.keep_alive = now + KEEP_ALIVE_TIME;
+            for index in self.links.indexes() {
+                if let Some(link) = self.links.get(index) {
+                    link.connection.keep_alive();
+                }
+                self.touch(index);
+            }
+        }
+        self.settle();
+    }
+}
+
+/// One receive: data straight to its place if some is under way, and the rest through `staging`.
+fn receive_once(link: &mut Link, staging: &mut [u8]) {
+    let Some(stream) = link.stream.as_mut() else {
+        link.readable = false;
+        return;
+    };
+    let long = link.connection.expects_long_data();
+    let mut slices: Slices<'_> = Slices::new();
+    let direct = link.connection.direct(&mut slices);
+    let behind = if direct > 0 || long { BEHIND_DATA_BYTES } else { staging.len() };
+    slices.push(IoSliceMut::new(&mut staging[..behind]));
+    let outcome = loop {
+        match stream.read_vectored(&mut slices) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            other => break other,
+        }
+    };
+    drop(slices);
+    match outcome {
+        Ok(0) => {
+            link.readable = false;
+            link.connection.hang_up();
+        }
+        Ok(count) => {
+            let placed = count.min(direct);
+            link.connection.direct_filled(placed);
+            link.connection.receive(&staging[..count - placed]);
+            link.readable = count == direct + behind;
+        }
+        Err(error) => {
+            link.readable = false;
+            if error.kind() != std::io::ErrorKind::WouldBlock {
+                link.connection.hang_up();
+            }
+        }
+    }
+}
+
+/// Sends what is queued, as far as the socket takes it.
+fn send(link: &mut Link) {
+    let Some(stream) = link.stream.as_mut() else { return };
+    while link.writable && !link.connection.output().is_empty() {
+        let mut slices = [IoSlice::new(&[]); SEND_SLICES_MAX];
+        let count = link.connection.output().gather(&mut slices);
+        let length: usize = slices[..count].iter().map(|slice| slice.len()).sum();
+        match stream.write_vectored(&slices[..count]) {
+            Ok(sent) => {
+                link.connection.sent(sent);
+                link.writable = sent == length;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => link.writable = false,
+            Err(_) => {
+                link.connection.hang_up();
+                return;
+            }
+        }
+    }
+}

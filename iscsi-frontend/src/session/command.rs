@@ -1,0 +1,305 @@
+//! SCSI commands: from the PDU to the plan, from the plan to the volume, from the volume to the answer.
+
+use smallvec::SmallVec;
+use twinsan::block::Payload;
+use twinsan::guest::GuestResult;
+use twinsan::ids::RequestId;
+
+use crate::pdu::{Header, Residual, Response, reject};
+use crate::scsi::{self, Cdb, Plan, Sense, Work, status};
+
+use super::framer::Place;
+use super::landing::Landing;
+use super::tasks::{Flow, Into, State, Task};
+use super::{Connection, Current, IMMEDIATE_MAX, MEMORY_BYTES_MAX, OUTPUT_BYTES_MAX};
+
+const READS: u8 = 0x40;
+const WRITES: u8 = 0x20;
+
+impl Connection {
+    /// The header of a SCSI command.
+    pub(super) fn begin_command(&mut self, header: &Header) {
+        if !self.take_cmd_sn(header) {
+            return self.ignore();
+        }
+        if header.is_immediate() && self.tasks.immediate() >= IMMEDIATE_MAX {
+            self.send_reject(reject::TOO_MANY_IMMEDIATE, header);
+            return self.ignore();
+        }
+        if self.tasks.find(header.itt()).is_some() {
+            self.send_reject(reject::TASK_IN_PROGRESS, header);
+            return self.ignore();
+        }
+        let task = self.plan_task(header);
+        let immediate = header.data_bytes() as u32;
+        let first_burst = self.params.first_burst.min(task.expected);
+        let unsolicited_ok = header.is_final() || (task.writes && !self.params.initial_r2t);
+        let immediate_ok = immediate == 0 || (task.writes && self.params.immediate_data);
+        if immediate > first_burst || !unsolicited_ok || !immediate_ok {
+            return self.protocol_error(reject::PROTOCOL);
+        }
+        let keep = task.flow.wanted.min(immediate);
+        let slot = self.tasks.insert(task);
+        self.current = Current::Command(slot);
+        self.framer.expect_data(Place::Task(slot), keep as usize);
+    }
+
+    fn plan_task(&mut self, header: &Header) -> Task {
+        let mut cdb = Cdb([0; 16]);
+        cdb.0.copy_from_slice(&header.0[32..48]);
+        let flags = header.flags();
+        let (reads, writes) = (flags & READS != 0, flags & WRITES != 0);
+        let (unit, plan) = self.plan(header.lun(), &cdb);
+        let expected = if reads || writes { header.word(20) } else { 0 };
+        let mut task = Task {
+            itt: header.itt(),
+            lun: header.lun(),
+            unit,
+            state: State::Gathering,
+            immediate: header.is_immediate(),
+            reads: reads && !writes,
+            writes: writes && !reads,
+            expected,
+            asked: 0,
+            plan,
+            work: Work::Done,
+            fetches: false,
+            head: 0,
+            flow: Flow {
+                into: Into::Nowhere,
+                wanted: 0,
+                came: 0,
+                unsolicited: !header.is_final(),
+                burst_end: 0,
+                data_sn: 0,
+                r2t_sn: 0,
+                failed: None,
+            },
+            request: RequestId::default(),
+            reserved: 0,
+            tickets: SmallVec::new(),
+        };
+        if reads && writes {
+            task.plan = Sense::FIELD_IN_CDB.into(); // no bidirectional command is supported
+        }
+        self.prepare_data(&mut task);
+        task
+    }
+
+    fn plan(&mut self, lun: [u8; 8], cdb: &Cdb) -> (usize, Plan) {
+        if cdb.0[0] == 0xa0
+            && let Some(plan) = scsi::plan_report_luns(cdb, self.units.iter().map(|unit| unit.lun))
+        {
+            return (usize::MAX, plan);
+        }
+        match self.unit_of(lun) {
+            Some(index) => (index, self.units[index].plan(cdb, &self.target.port)),
+            None => (usize::MAX, scsi::no_unit(cdb, &self.target.port)),
+        }
+    }
+
+    /// The unit at `lun` (SAM-5 4.7: peripheral or flat space addressing, one level).
+    pub(super) fn unit_of(&self, lun: [u8; 8]) -> Option<usize> {
+        let number = match lun[0] >> 6 {
+            0 if lun[0] == 0 => u16::from(lun[1]),
+            1 => u16::from_be_bytes([lun[0] & 0x3f, lun[1]]),
+            _ => return None,
+        };
+        if lun[2..] != [0; 6] {
+            return None;
+        }
+        self.units.binary_search_by_key(&number, |unit| unit.lun).ok()
+    }
+
+    /// How many bytes the command asks for, and where those from the initiator go.
+    fn prepare_data(&mut self, task: &mut Task) {
+        let sends = if task.writes { task.expected } else { 0 };
+        match &mut task.plan {
+            Plan::Answer(bytes) => task.asked = bytes.len() as u32,
+            Plan::Fetch { bytes, .. } => task.asked = *bytes,
+            Plan::Store { bytes, head, .. } => {
+                task.asked = *bytes;
+                let short = sends.min(*bytes);
+                let whole = short - short % scsi::LOGICAL_BLOCK_BYTES;
+                if whole < short {
+                    task.plan = Sense::INFORMATION_UNIT.into();
+                } else {
+                    task.flow.wanted = whole;
+                    task.flow.into = Into::Blocks(Landing::new(*head as usize, whole as usize));
+                }
+            }
+            Plan::Parameters { kind, bytes } => {
+                task.asked = *bytes;
+                task.flow.wanted = sends.min(*bytes);
+                task.flow.into = Into::List(*kind, Vec::new());
+            }
+            Plan::Good | Plan::Fail(_) | Plan::Run(_) => {}
+        }
+    }
+
+    /// A command and its immediate data are complete.
+    pub(super) fn command_here(&mut self, slot: u16, sound: bool) {
+        let bytes = self.framer.header().data_bytes() as u32;
+        let Some(task) = self.tasks.get_mut(slot) else { return };
+        task.flow.came = bytes;
+        task.flow.burst_end = bytes;
+        if !sound {
+            task.flow.failed = Some(Sense::DATA_DIGEST);
+        }
+        self.proceed(slot);
+    }
+
+    /// Goes on with a task whose state may have changed: asks for data, or does what it is for.
+    pub(super) fn proceed(&mut self, slot: u16) {
+        let Some(task) = self.tasks.get_mut(slot) else { return };
+        if task.flow.unsolicited || task.flow.came < task.flow.burst_end {
+            return;
+        }
+        if let Some(sense) = task.flow.failed {
+            return self.fail(slot, sense);
+        }
+        if task.flow.came < task.flow.wanted {
+            let more = task.flow.wanted as usize;
+            return self.when_room(slot, more);
+        }
+        match core::mem::replace(&mut task.plan, Plan::Good) {
+            Plan::Answer(bytes) => self.send_answer(slot, &bytes),
+            Plan::Good => self.finish(slot, status::GOOD),
+            Plan::Fail(sense) => self.fail(slot, sense),
+            Plan::Run(work) => self.run(slot, work),
+            Plan::Fetch { work, bytes, head } => {
+                task.fetches = true;
+                task.head = head;
+                task.work = work;
+                self.when_room(slot, bytes as usize);
+            }
+            Plan::Store { work, .. } => self.store(slot, work),
+            Plan::Parameters { .. } => self.with_parameters(slot),
+        }
+    }
+
+    fn store(&mut self, slot: u16, mut work: Work) {
+        let Some(task) = self.tasks.get_mut(slot) else { return };
+        if let Into::Blocks(landing) = core::mem::replace(&mut task.flow.into, Into::Nowhere) {
+            let sectors = task.flow.wanted / scsi::LOGICAL_BLOCK_BYTES;
+            work.supply(landing.into_payload(), u64::from(sectors));
+        }
+        self.run(slot, work);
+    }
+
+    fn with_parameters(&mut self, slot: u16) {
+        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Into::List(kind, list) = core::mem::replace(&mut task.flow.into, Into::Nowhere) else { return };
+        let pages = &self.target.config.pages;
+        task.plan = match self.units.get_mut(task.unit) {
+            Some(unit) => unit.plan_parameters(kind, &list, pages),
+            None => Sense::NO_SUCH_LUN.into(),
+        };
+        self.proceed(slot);
+    }
+
+    /// Goes on when `bytes` more fit into the connection's memory.
+    fn when_room(&mut self, slot: u16, bytes: usize) {
+        let has_it = self.tasks.get(slot).is_some_and(|task| task.reserved >= bytes);
+        let used = self.reserved + self.output.queued();
+        let full = !self.waiting.is_empty() || (used > 0 && used + bytes > MEMORY_BYTES_MAX);
+        if full && !has_it {
+            self.waiting.push_back(slot);
+            return;
+        }
+        self.with_room(slot, bytes);
+    }
+
+    fn with_room(&mut self, slot: u16, bytes: usize) {
+        let Some(task) = self.tasks.get_mut(slot) else { return };
+        self.reserved += bytes - task.reserved;
+        task.reserved = bytes;
+        if task.flow.came < task.flow.wanted {
+            self.ask_for_data(slot);
+        } else {
+            let work = core::mem::replace(&mut task.work, Work::Done);
+            self.run(slot, work);
+        }
+    }
+
+    /// Lets waiting tasks go on, first come first served.
+    pub(super) fn wake_waiting(&mut self) {
+        while let Some(slot) = self.waiting.front().copied() {
+            let Some(task) = self.tasks.get(slot) else {
+                self.waiting.pop_front();
+                continue;
+            };
+            let bytes = if task.fetches { task.asked } else { task.flow.wanted } as usize;
+            let used = self.reserved + self.output.queued();
+            if self.output.queued() > OUTPUT_BYTES_MAX || (used > 0 && used + bytes > MEMORY_BYTES_MAX) {
+                return;
+            }
+            self.waiting.pop_front();
+            self.with_room(slot, bytes);
+        }
+    }
+
+    /// Asks the volume for what `work` says next; answers when there is nothing left to ask.
+    fn run(&mut self, slot: u16, mut work: Work) {
+        let step = work.step();
+        let Some(task) = self.tasks.get_mut(slot) else { return };
+        task.work = work;
+        let (Some(command), Some(unit)) = (step, self.units.get(task.unit)) else {
+            return self.finish(slot, status::GOOD);
+        };
+        task.state = State::Running;
+        let token = self.address.key | u64::from(slot);
+        task.request = unit.volume.submit(command, &self.sink, token);
+    }
+
+    /// The volume has answered.
+    pub(crate) fn completed(&mut self, slot: u16, result: GuestResult) {
+        let Some(task) = self.tasks.get_mut(slot) else { return };
+        if task.state == State::Aborting {
+            return;
+        }
+        match result {
+            Err(error) => self.fail(slot, error.into()),
+            Ok(payload) if task.fetches => self.send_data(slot, &payload),
+            Ok(payload) => self.step(slot, &payload),
+        }
+    }
+
+    fn step(&mut self, slot: u16, payload: &Payload) {
+        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let mut work = core::mem::replace(&mut task.work, Work::Done);
+        match work.took(payload) {
+            Ok(()) => self.run(slot, work),
+            Err(sense) => self.fail(slot, sense),
+        }
+    }
+
+    /// Forgets a task and what it has reserved.
+    pub(super) fn release(&mut self, slot: u16) -> Option<Task> {
+        let task = self.tasks.remove(slot)?;
+        self.reserved -= task.reserved;
+        Some(task)
+    }
+
+    /// Answers without data.
+    fn finish(&mut self, slot: u16, status: u8) {
+        let Some(task) = self.release(slot) else { return };
+        let residual = Residual::between(task.expected, u64::from(task.asked));
+        self.send(Response::Scsi { itt: task.itt, status, residual, data_in_pdus: 0 }, &[]);
+        self.wake_waiting();
+    }
+
+    /// Answers with CHECK CONDITION. No data has gone to the initiator.
+    pub(super) fn fail(&mut self, slot: u16, sense: Sense) {
+        let Some(task) = self.release(slot) else { return };
+        let asked = if task.writes { task.asked } else { 0 };
+        let residual = Residual::between(task.expected, u64::from(asked));
+        let mut data = [0; 20];
+        data[1] = 18;
+        data[2..].copy_from_slice(&sense.fixed());
+        let response =
+            Response::Scsi { itt: task.itt, status: status::CHECK_CONDITION, residual, data_in_pdus: 0 };
+        self.send(response, &data);
+        self.wake_waiting();
+    }
+}

@@ -1,0 +1,308 @@
+//! The login phase (RFC 7143 section 6): security and operational stages in any number of PDUs.
+//!
+//! Invariants: the whole text of a login is at most [`TEXT_BYTES_MAX`]; no session exists before the initiator
+//! has a name and, unless it only discovers, this target's name; a connection whose login takes longer than
+//! the login timer is closed by whoever owns the socket.
+
+use crate::pdu::{Header, Response, text};
+use crate::target::Nexus;
+
+use super::keys::{Answer, Params, RECEIVE_BYTES_MAX};
+use super::{Awaited, Closing, Connection, Phase};
+
+/// Text of one login, all PDUs together.
+const TEXT_BYTES_MAX: usize = 8192;
+/// Keys that this target does not know before it gives up (RFC 7143 leaves the number open).
+const UNKNOWN_KEYS_MAX: u32 = 32;
+/// PDUs of one login.
+const PDUS_MAX: u32 = 64;
+/// The longest iSCSI name (RFC 7143 4.2.7.2).
+const NAME_BYTES_MAX: usize = 223;
+
+const SECURITY: u8 = 0;
+const OPERATIONAL: u8 = 1;
+const FULL_FEATURE: u8 = 3;
+const TRANSIT: u8 = 0x80;
+const CONTINUE: u8 = 0x40;
+
+/// Login status: class and detail (RFC 7143 11.13.5).
+pub(super) mod status {
+    pub(super) const SUCCESS: u16 = 0x0000;
+    pub(super) const INITIATOR_ERROR: u16 = 0x0200;
+    pub(super) const AUTHENTICATION: u16 = 0x0201;
+    pub(super) const NOT_FOUND: u16 = 0x0203;
+    pub(super) const VERSION: u16 = 0x0205;
+    pub(super) const TOO_MANY_CONNECTIONS: u16 = 0x0206;
+    pub(super) const MISSING_PARAMETER: u16 = 0x0207;
+    pub(super) const SESSION_TYPE: u16 = 0x0209;
+    pub(super) const NO_SESSION: u16 = 0x020a;
+    pub(super) const INVALID_REQUEST: u16 = 0x020b;
+    pub(super) const UNAVAILABLE: u16 = 0x0301;
+}
+
+/// A login in progress.
+pub(super) struct Login {
+    stage: u8,
+    /// Text of the PDUs so far that said "more follows", then of this one.
+    text: Vec<u8>,
+    text_total: usize,
+    keys: Vec<String>,
+    unknown: u32,
+    pdus: u32,
+    initiator: Option<String>,
+    target: Option<String>,
+    discovery: bool,
+    /// The target was found and may be used.
+    found: bool,
+    /// What this target declares unasked has been said.
+    declared: bool,
+    params: Params,
+    isid: [u8; 6],
+    tsih: u16,
+    /// The tag of the last request.
+    itt: u32,
+}
+
+impl Login {
+    pub(super) fn new() -> Login {
+        Login {
+            stage: SECURITY,
+            text: Vec::new(),
+            text_total: 0,
+            keys: Vec::new(),
+            unknown: 0,
+            pdus: 0,
+            initiator: None,
+            target: None,
+            discovery: false,
+            found: false,
+            declared: false,
+            params: Params::default(),
+            isid: [0; 6],
+            tsih: 0,
+            itt: 0,
+        }
+    }
+
+    fn header(&mut self, header: &Header) -> Result<(), u16> {
+        let flags = header.flags();
+        let (current, next) = (flags >> 2 & 3, flags & 3);
+        let mut isid = [0; 6];
+        isid.copy_from_slice(&header.0[8..14]);
+        let tsih = header.half(14);
+        if self.pdus == 0 {
+            if header.0[3] != 0 {
+                return Err(status::VERSION);
+            }
+            (self.isid, self.tsih, self.stage) = (isid, tsih, current);
+        }
+        self.pdus += 1;
+        self.itt = header.itt();
+        let both = flags & (TRANSIT | CONTINUE) == TRANSIT | CONTINUE;
+        let forward = flags & TRANSIT == 0 || (next > current && next != 2);
+        let known = current == SECURITY || current == OPERATIONAL;
+        let same = current == self.stage && isid == self.isid && tsih == self.tsih;
+        if both || !forward || !known || !same || self.pdus > PDUS_MAX {
+            return Err(status::INITIATOR_ERROR);
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, data: &[u8]) -> Result<(), u16> {
+        self.text_total += data.len();
+        if self.text_total > TEXT_BYTES_MAX {
+            return Err(status::INITIATOR_ERROR);
+        }
+        self.text.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// Answers the keys gathered since the last answer.
+    fn negotiate(&mut self) -> Result<Vec<u8>, u16> {
+        let gathered = core::mem::take(&mut self.text);
+        let mut reply = Vec::new();
+        for pair in text::pairs(&gathered) {
+            let (key, value) = pair.map_err(|_| status::INITIATOR_ERROR)?;
+            if self.keys.iter().any(|seen| seen == key) {
+                return Err(status::INITIATOR_ERROR);
+            }
+            self.keys.push(key.to_owned());
+            self.declare(key, value)?;
+            self.answer(key, value, &mut reply)?;
+        }
+        Ok(reply)
+    }
+
+    /// Keys that say who the initiator is and what it wants.
+    fn declare(&mut self, key: &str, value: &str) -> Result<(), u16> {
+        match key {
+            "InitiatorName" if value.is_empty() || value.len() > NAME_BYTES_MAX => {
+                return Err(status::INITIATOR_ERROR);
+            }
+            "InitiatorName" => self.initiator = Some(value.to_owned()),
+            "TargetName" => self.target = Some(value.to_owned()),
+            "SessionType" => match value {
+                "Discovery" => self.discovery = true,
+                "Normal" => {}
+                _ => return Err(status::SESSION_TYPE),
+            },
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, key: &str, value: &str, reply: &mut Vec<u8>) -> Result<(), u16> {
+        if matches!(value, "NotUnderstood" | "Irrelevant" | "Reject") {
+            return Ok(());
+        }
+        match self.params.offer(key, value, self.discovery) {
+            Answer::Reject if key == "AuthMethod" => return Err(status::AUTHENTICATION),
+            Answer::Silent => {}
+            Answer::Value(value) => text::put(reply, key, &value),
+            Answer::Reject => text::put(reply, key, "Reject"),
+            Answer::Unknown => {
+                self.unknown += 1;
+                if self.unknown > UNKNOWN_KEYS_MAX {
+                    return Err(status::INITIATOR_ERROR);
+                }
+                text::put(reply, key, "NotUnderstood");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Connection {
+    /// A whole login request, with its data.
+    pub(super) fn take_login(&mut self, header: &Header, data: &[u8]) {
+        let Phase::Login(mut login) = core::mem::replace(&mut self.phase, Phase::Ended) else {
+            return;
+        };
+        if login.pdus == 0 {
+            self.exp_cmd_sn = header.cmd_sn();
+            self.cid = header.half(20);
+        }
+        let outcome = self.login_step(&mut login, header, data);
+        match outcome {
+            Ok(true) => {}
+            Ok(false) => self.phase = Phase::Login(login),
+            Err(status) => self.refuse_login(&login, status),
+        }
+    }
+
+    /// True when the login is over, but perhaps waits for an earlier session to end.
+    fn login_step(&mut self, login: &mut Login, header: &Header, data: &[u8]) -> Result<bool, u16> {
+        login.header(header)?;
+        login.append(data)?;
+        let flags = header.flags();
+        if flags & CONTINUE != 0 {
+            self.answer_login(login, flags & 0x0c, &[]);
+            return Ok(false);
+        }
+        let mut reply = login.negotiate()?;
+        if login.initiator.is_none() {
+            return Err(status::MISSING_PARAMETER);
+        }
+        if !login.found {
+            self.find_target(login)?;
+            login.found = true;
+            if !login.discovery {
+                text::put(&mut reply, "TargetPortalGroupTag", &self.target.config.portal_group.to_string());
+            }
+        }
+        if login.stage == OPERATIONAL && !login.declared {
+            login.declared = true;
+            login.params.receive_bytes_max = RECEIVE_BYTES_MAX;
+            text::put(&mut reply, "MaxRecvDataSegmentLength", &RECEIVE_BYTES_MAX.to_string());
+        }
+        if flags & TRANSIT == 0 {
+            self.answer_login(login, flags & 0x0c, &reply);
+            return Ok(false);
+        }
+        login.stage = flags & 3;
+        if login.stage == FULL_FEATURE {
+            self.enter(login, flags, reply)?;
+            return Ok(true);
+        }
+        self.answer_login(login, flags & (TRANSIT | 0x0f), &reply);
+        Ok(false)
+    }
+
+    /// Is this the target, and may this initiator know of it?
+    fn find_target(&self, login: &Login) -> Result<(), u16> {
+        if !self.target.is_open() {
+            return Err(status::UNAVAILABLE);
+        }
+        if login.discovery {
+            return Ok(());
+        }
+        let (Some(initiator), Some(name)) = (&login.initiator, &login.target) else {
+            return Err(status::MISSING_PARAMETER);
+        };
+        let ours = name.eq_ignore_ascii_case(&self.target.config.name);
+        if ours && self.target.admits(initiator) { Ok(()) } else { Err(status::NOT_FOUND) }
+    }
+
+    /// Enters the full-feature phase, after any earlier session of the same nexus has ended.
+    fn enter(&mut self, login: &mut Login, flags: u8, reply: Vec<u8>) -> Result<(), u16> {
+        let initiator = login.initiator.take().ok_or(status::MISSING_PARAMETER)?;
+        if login.tsih != 0 {
+            self.rejoin(&initiator, login)?;
+        }
+        login.params.settle();
+        self.params = login.params;
+        let response = |tsih| Response::Login {
+            itt: login.itt,
+            flags: flags & (TRANSIT | 0x0f),
+            isid: login.isid,
+            tsih,
+            status: status::SUCCESS,
+        };
+        if login.discovery {
+            self.initiator = initiator;
+            self.begin_session(response(1), &reply, true);
+            return Ok(());
+        }
+        let tsih = self.target.reserve_tsih();
+        let ticket = self.expect(Awaited::Enter { response: response(tsih), reply });
+        let nexus = Nexus { initiator: initiator.clone(), isid: login.isid, tsih, cid: self.cid };
+        self.target.enter(nexus, self.address.clone(), &ticket);
+        self.units = self.target.units(&initiator);
+        self.initiator = initiator;
+        self.phase = Phase::Entering;
+        Ok(())
+    }
+
+    /// A login that names a session: only to replace its one connection (RFC 7143 6.3.4).
+    fn rejoin(&self, initiator: &str, login: &Login) -> Result<(), u16> {
+        if login.discovery {
+            return Err(status::INVALID_REQUEST);
+        }
+        match self.target.session_cid(initiator, login.isid, login.tsih) {
+            None => Err(status::NO_SESSION),
+            Some(cid) if cid != self.cid => Err(status::TOO_MANY_CONNECTIONS),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The last login response, and from then on the digests.
+    pub(super) fn begin_session(&mut self, response: Response, reply: &[u8], discovery: bool) {
+        self.send(response, reply);
+        self.phase = Phase::Full { discovery };
+        self.digests.header = self.params.header_digest;
+        self.digests.data = self.params.data_digest;
+        self.framer.header_digest = self.params.header_digest;
+        self.framer.data_digest = self.params.data_digest;
+    }
+
+    fn answer_login(&mut self, login: &Login, flags: u8, reply: &[u8]) {
+        let (itt, isid, tsih) = (login.itt, login.isid, login.tsih);
+        self.send(Response::Login { itt, flags, isid, tsih, status: status::SUCCESS }, reply);
+    }
+
+    fn refuse_login(&mut self, login: &Login, status: u16) {
+        let (itt, isid, tsih) = (login.itt, login.isid, login.tsih);
+        self.send(Response::Login { itt, flags: 0, isid, tsih, status }, &[]);
+        self.close(Closing::AfterSend);
+    }
+}

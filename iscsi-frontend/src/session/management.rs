@@ -1,0 +1,173 @@
+//! Task management and logout (RFC 7143 11.5, 11.6, 11.14; SAM-5 7).
+//!
+//! A function is answered when the tasks that it ends can no longer act, in this session and in all others.
+
+use std::sync::Arc;
+
+use crate::pdu::{Header, Response};
+use crate::scsi::Attention;
+use crate::target::{Clear, Ticket};
+
+use super::framer::Place;
+use super::tasks::{State, Task};
+use super::{Awaited, Closing, Connection, Current};
+
+/// Functions (RFC 7143 11.5.1).
+mod function {
+    pub(super) const ABORT_TASK: u8 = 1;
+    pub(super) const ABORT_TASK_SET: u8 = 2;
+    pub(super) const CLEAR_TASK_SET: u8 = 4;
+    pub(super) const LOGICAL_UNIT_RESET: u8 = 5;
+    pub(super) const TARGET_WARM_RESET: u8 = 6;
+    pub(super) const TARGET_COLD_RESET: u8 = 7;
+    pub(super) const TASK_REASSIGN: u8 = 8;
+}
+
+/// Responses (RFC 7143 11.6.1).
+mod response {
+    pub(super) const COMPLETE: u8 = 0;
+    pub(super) const NO_SUCH_TASK: u8 = 1;
+    pub(super) const NO_SUCH_LUN: u8 = 2;
+    pub(super) const NO_REASSIGNMENT: u8 = 4;
+    pub(super) const NOT_SUPPORTED: u8 = 5;
+}
+
+impl Connection {
+    pub(super) fn take_task_management(&mut self, header: &Header) {
+        let itt = header.itt();
+        match header.flags() & 0x7f {
+            function::ABORT_TASK => self.abort_task(header),
+            function::ABORT_TASK_SET => self.end_tasks(header, None, true),
+            function::CLEAR_TASK_SET => self.end_tasks(header, Some(Attention::CommandsCleared), true),
+            function::LOGICAL_UNIT_RESET => self.end_tasks(header, Some(Attention::Reset), true),
+            function::TARGET_WARM_RESET | function::TARGET_COLD_RESET => {
+                self.end_tasks(header, Some(Attention::Reset), false);
+            }
+            function::TASK_REASSIGN => self.answer_management(itt, response::NO_REASSIGNMENT),
+            _ => self.answer_management(itt, response::NOT_SUPPORTED),
+        }
+    }
+
+    fn answer_management(&mut self, itt: u32, response: u8) {
+        self.send(Response::TaskManagement { itt, response }, &[]);
+    }
+
+    fn abort_task(&mut self, header: &Header) {
+        let Some(slot) = self.tasks.find(header.ttt()) else {
+            return self.answer_management(header.itt(), response::NO_SUCH_TASK);
+        };
+        let ticket = self.expect(Awaited::Answer {
+            response: Response::TaskManagement { itt: header.itt(), response: response::COMPLETE },
+            closing: Closing::No,
+        });
+        self.abort(slot, Some(&ticket));
+    }
+
+    /// Ends tasks of one unit or of all that this initiator sees; with an `attention`, those of others too, who
+    /// then learn of it.
+    fn end_tasks(&mut self, header: &Header, attention: Option<Attention>, one_unit: bool) {
+        let found = self.unit_of(header.lun());
+        if one_unit && found.is_none() {
+            return self.answer_management(header.itt(), response::NO_SUCH_LUN);
+        }
+        let ticket = self.expect(Awaited::Answer {
+            response: Response::TaskManagement { itt: header.itt(), response: response::COMPLETE },
+            closing: Closing::No,
+        });
+        let concerns = |task: &Task| !one_unit || Some(task.unit) == found;
+        for slot in self.tasks.select(concerns) {
+            self.abort(slot, Some(&ticket));
+        }
+        let Some(attention) = attention else { return };
+        let volumes = self.units.iter().enumerate();
+        let volumes = volumes.filter(|(index, _)| !one_unit || Some(*index) == found);
+        let volumes = volumes.map(|(_, unit)| unit.volume_id()).collect();
+        let clear = Clear { volumes, attention };
+        self.target.clear(&self.address, &clear, &ticket);
+        if attention == Attention::Reset {
+            self.attend(&clear);
+        }
+    }
+
+    fn attend(&mut self, clear: &Clear) {
+        for unit in self.units.iter_mut().filter(|unit| clear.volumes.contains(&unit.volume_id())) {
+            unit.attend(clear.attention);
+        }
+    }
+
+    /// Another session ends the tasks of some volumes.
+    pub(super) fn clear(&mut self, clear: &Clear, ticket: &Arc<Ticket>) {
+        let units = &self.units;
+        let concerns =
+            |task: &Task| units.get(task.unit).is_some_and(|unit| clear.volumes.contains(&unit.volume_id()));
+        let slots = self.tasks.select(concerns);
+        // CLEAR TASK SET is news only to those who lost a task (SAM-5 5.14, 7.4).
+        if clear.attention == Attention::Reset || !slots.is_empty() {
+            self.attend(clear);
+        }
+        for slot in slots {
+            self.abort(slot, Some(ticket));
+        }
+    }
+
+    /// Gives up a task; a copy of `ticket` is kept until it can no longer act. It will not be answered.
+    pub(super) fn abort(&mut self, slot: u16, ticket: Option<&Arc<Ticket>>) {
+        let Some(task) = self.tasks.get_mut(slot) else { return };
+        if task.state == State::Gathering {
+            self.abandon(slot);
+            return;
+        }
+        task.tickets.extend(ticket.map(Arc::clone));
+        if task.state == State::Aborting {
+            return;
+        }
+        task.state = State::Aborting;
+        let token = self.address.key | u64::from(slot);
+        if let Some(unit) = self.units.get(task.unit) {
+            unit.volume.abort(task.request, &self.sink, token);
+        }
+    }
+
+    /// Forgets a task of which the volume knows nothing.
+    fn abandon(&mut self, slot: u16) {
+        if self.framer.place == Place::Task(slot) {
+            self.framer.discard();
+            self.current = Current::Ignored;
+        }
+        self.waiting.retain(|waiting| *waiting != slot);
+        self.release(slot);
+    }
+
+    /// The volume says that an aborted task can no longer act.
+    pub(crate) fn aborted(&mut self, slot: u16) {
+        if self.tasks.get(slot).is_some_and(|task| task.state == State::Aborting) {
+            self.release(slot);
+            self.wake_waiting();
+        }
+    }
+
+    /// Logout: closes the session, or its one connection, which is the same.
+    pub(super) fn take_logout(&mut self, header: &Header) {
+        const CLOSE_SESSION: u8 = 0;
+        const CLOSE_CONNECTION: u8 = 1;
+        const NO_SUCH_CID: u8 = 1;
+        const NO_RECOVERY: u8 = 2;
+        let itt = header.itt();
+        let refusal = match header.flags() & 0x7f {
+            CLOSE_SESSION => None,
+            CLOSE_CONNECTION if header.half(20) == self.cid => None,
+            CLOSE_CONNECTION => Some(NO_SUCH_CID),
+            _ => Some(NO_RECOVERY),
+        };
+        if let Some(response) = refusal {
+            return self.send(Response::Logout { itt, response }, &[]);
+        }
+        let ticket = self.expect(Awaited::Answer {
+            response: Response::Logout { itt, response: 0 },
+            closing: Closing::AfterSend,
+        });
+        for slot in self.tasks.select(|_| true) {
+            self.abort(slot, Some(&ticket));
+        }
+    }
+}

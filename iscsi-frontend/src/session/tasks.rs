@@ -1,0 +1,135 @@
+//! The tasks of a connection, in slots that are used again.
+//!
+//! Invariant: a slot is free only when nothing can still call back for it: not the volume, not the data phase.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use twinsan::ids::RequestId;
+
+use crate::scsi::{Kind, Plan, Sense, Work};
+use crate::target::Ticket;
+
+use super::landing::Landing;
+
+/// Where a task stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum State {
+    /// Its data is coming, or it waits for memory. Nothing was asked of the volume.
+    Gathering,
+    /// A request of the volume is under way.
+    Running,
+    /// As `Running`, and to be given up.
+    Aborting,
+}
+
+/// Where the data from the initiator goes.
+pub(crate) enum Into {
+    Nowhere,
+    Blocks(Landing),
+    List(Kind, Vec<u8>),
+}
+
+/// The data phase from the initiator.
+pub(crate) struct Flow {
+    pub(crate) into: Into,
+    /// Bytes that the task uses; what comes beyond is dropped.
+    pub(crate) wanted: u32,
+    /// Offset of the next byte that the initiator will send.
+    pub(crate) came: u32,
+    /// Unsolicited data is still to come.
+    pub(crate) unsolicited: bool,
+    /// Where the burst asked for ends; equal to `came` when none is.
+    pub(crate) burst_end: u32,
+    pub(crate) data_sn: u32,
+    pub(crate) r2t_sn: u32,
+    /// What was wrong with the data.
+    pub(crate) failed: Option<Sense>,
+}
+
+/// A SCSI command in progress.
+pub(crate) struct Task {
+    pub(crate) itt: u32,
+    pub(crate) lun: [u8; 8],
+    pub(crate) unit: usize,
+    pub(crate) state: State,
+    pub(crate) immediate: bool,
+    /// Does the initiator expect data, or will it send some?
+    pub(crate) reads: bool,
+    pub(crate) writes: bool,
+    /// Bytes that the initiator expects to move.
+    pub(crate) expected: u32,
+    /// Bytes that the command asks to move.
+    pub(crate) asked: u32,
+    /// What to do when the data is there.
+    pub(crate) plan: Plan,
+    /// What is left to ask of the volume.
+    pub(crate) work: Work,
+    /// The blocks read go to the initiator.
+    pub(crate) fetches: bool,
+    /// Offset of the first byte of the transfer in its first block.
+    pub(crate) head: u32,
+    pub(crate) flow: Flow,
+    pub(crate) request: RequestId,
+    /// Bytes counted against the connection's memory.
+    pub(crate) reserved: usize,
+    /// Dropped with the task.
+    pub(crate) tickets: SmallVec<[Arc<Ticket>; 1]>,
+}
+
+/// Slots.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    slots: Vec<Option<Task>>,
+    free: Vec<u16>,
+    immediate: usize,
+}
+
+impl Tasks {
+    pub(crate) fn insert(&mut self, task: Task) -> u16 {
+        self.immediate += usize::from(task.immediate);
+        if let Some(slot) = self.free.pop() {
+            self.slots[usize::from(slot)] = Some(task);
+            return slot;
+        }
+        self.slots.push(Some(task));
+        (self.slots.len() - 1) as u16
+    }
+
+    pub(crate) fn remove(&mut self, slot: u16) -> Option<Task> {
+        let task = self.slots.get_mut(usize::from(slot))?.take()?;
+        self.immediate -= usize::from(task.immediate);
+        self.free.push(slot);
+        Some(task)
+    }
+
+    pub(crate) fn get(&self, slot: u16) -> Option<&Task> {
+        self.slots.get(usize::from(slot))?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u16) -> Option<&mut Task> {
+        self.slots.get_mut(usize::from(slot))?.as_mut()
+    }
+
+    /// All tasks.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Those that came outside the command window.
+    pub(crate) fn immediate(&self) -> usize {
+        self.immediate
+    }
+
+    /// The slots of tasks that `wanted` names.
+    pub(crate) fn select(&self, wanted: impl Fn(&Task) -> bool) -> SmallVec<[u16; 8]> {
+        let all = self.slots.iter().enumerate();
+        all.filter(|(_, task)| task.as_ref().is_some_and(&wanted)).map(|(slot, _)| slot as u16).collect()
+    }
+
+    /// The slot of the task with this tag that has not been aborted.
+    pub(crate) fn find(&self, itt: u32) -> Option<u16> {
+        let live = |task: &Task| task.itt == itt && task.state != State::Aborting;
+        self.slots.iter().position(|task| task.as_ref().is_some_and(live)).map(|slot| slot as u16)
+    }
+}

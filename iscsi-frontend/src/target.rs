@@ -1,0 +1,260 @@
+//! What is served to whom: configuration, LUN masking, and the registry through which sessions reach each
+//! other.
+//!
+//! Invariant: of two sessions with the same initiator name and ISID, the later one has its first command
+//! only after the last task of the earlier one is dead (RFC 7143 6.3.5).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use twinsan::block::PagePool;
+use twinsan::guest::{Sink, VirtualVolume};
+use twinsan::ids::VolumeId;
+
+use crate::scsi::{Attention, Port, Unit};
+
+/// In [`Mapping::initiators`]: any initiator. For demonstrations; a SAN names its hosts.
+pub const ANY_INITIATOR: &str = "*";
+
+/// How this node's target presents itself.
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    /// The target's iSCSI name (RFC 7143 4.2.7), the same on both nodes.
+    pub name: String,
+    /// Addresses to listen on. Port 0 takes any free port.
+    pub portals: Vec<SocketAddr>,
+    /// This node's target portal group tag, target port group and relative target port identifier: 1 for node
+    /// `a`, 2 for node `b`.
+    pub portal_group: u16,
+    /// The partner's portals, shown by discovery.
+    pub partner_portals: Vec<SocketAddr>,
+    /// The partner's number, as `portal_group`.
+    pub partner_portal_group: u16,
+    /// INQUIRY's vendor, at most 8 ASCII characters.
+    pub vendor: String,
+    /// INQUIRY's product, at most 16 ASCII characters.
+    pub product: String,
+    /// INQUIRY's revision, at most 4 ASCII characters.
+    pub revision: String,
+    /// Where the data of writes is received. Give the engine's pool, so that pages circulate.
+    pub pages: PagePool,
+    /// Threads that serve connections, at least 1.
+    pub reactors: usize,
+    /// Connections open at once, those that are still logging in included.
+    pub connections_max: usize,
+}
+
+impl TargetConfig {
+    /// Node `a`'s target `name` without portals: add them, and the partner's.
+    pub fn new(name: &str) -> TargetConfig {
+        TargetConfig {
+            name: name.to_owned(),
+            portals: Vec::new(),
+            portal_group: 1,
+            partner_portals: Vec::new(),
+            partner_portal_group: 2,
+            vendor: "TWINSAN".to_owned(),
+            product: "VIRTUAL VOLUME".to_owned(),
+            revision: "0001".to_owned(),
+            pages: PagePool::new(),
+            reactors: 1,
+            connections_max: 16_384,
+        }
+    }
+}
+
+/// A volume at a LUN for a host.
+#[derive(Clone)]
+pub struct Mapping {
+    /// The host's initiator names, or [`ANY_INITIATOR`].
+    pub initiators: Vec<String>,
+    /// The logical unit number, below 16,384.
+    pub lun: u16,
+    /// What is there.
+    pub volume: Arc<dyn VirtualVolume>,
+}
+
+impl Mapping {
+    fn admits(&self, initiator: &str) -> bool {
+        self.initiators.iter().any(|name| name == ANY_INITIATOR || name.eq_ignore_ascii_case(initiator))
+    }
+}
+
+/// Everything that all connections of a server share.
+pub(crate) struct Target {
+    pub(crate) config: TargetConfig,
+    pub(crate) port: Port,
+    /// The portals as bound, once they are.
+    pub(crate) bound: Mutex<Vec<SocketAddr>>,
+    /// May new sessions begin?
+    pub(crate) open: AtomicBool,
+    mappings: Mutex<Vec<Mapping>>,
+    registry: Mutex<Registry>,
+}
+
+impl Target {
+    pub(crate) fn new(config: TargetConfig, mappings: Vec<Mapping>) -> Target {
+        let groups = (config.portal_group, config.partner_portal_group);
+        let port = Port::new(&config.name, groups, &config.vendor, &config.product, &config.revision);
+        Target {
+            config,
+            port,
+            bound: Mutex::new(Vec::new()),
+            open: AtomicBool::new(true),
+            mappings: Mutex::new(mappings),
+            registry: Mutex::new(Registry { sessions: Vec::new(), tsih_last: 0 }),
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Is anything mapped to this initiator? If not, there is no target for it.
+    pub(crate) fn admits(&self, initiator: &str) -> bool {
+        self.mappings.lock().iter().any(|mapping| mapping.admits(initiator))
+    }
+
+    /// The units that an initiator sees, by LUN, each LUN once.
+    pub(crate) fn units(&self, initiator: &str) -> Vec<Unit> {
+        let mappings = self.mappings.lock();
+        let mut seen: Vec<&Mapping> = mappings.iter().filter(|mapping| mapping.admits(initiator)).collect();
+        seen.sort_by_key(|mapping| mapping.lun);
+        seen.dedup_by_key(|mapping| mapping.lun);
+        seen.iter().map(|mapping| Unit::new(mapping.lun, Arc::clone(&mapping.volume))).collect()
+    }
+
+    /// A TSIH that is not zero and not taken. Fewer than 65,535 sessions exist, by `connections_max`.
+    pub(crate) fn reserve_tsih(&self) -> u16 {
+        self.registry.lock().free_tsih()
+    }
+
+    /// Registers a session. An earlier one with the same name and ISID is told to end; `ticket` is gone when
+    /// it has.
+    pub(crate) fn enter(&self, nexus: Nexus, address: Address, ticket: &Arc<Ticket>) {
+        let mut registry = self.registry.lock();
+        let same = |entry: &Entry| entry.nexus.is(&nexus.initiator, nexus.isid);
+        if let Some(place) = registry.sessions.iter().position(same) {
+            let old = registry.sessions.swap_remove(place);
+            old.address.post(Notice::Terminate(Arc::clone(ticket)));
+        }
+        registry.sessions.push(Entry { nexus, address });
+    }
+
+    /// The connection id of the session with this TSIH, name and ISID.
+    pub(crate) fn session_cid(&self, initiator: &str, isid: [u8; 6], tsih: u16) -> Option<u16> {
+        let registry = self.registry.lock();
+        let found = |entry: &&Entry| entry.nexus.tsih == tsih && entry.nexus.is(initiator, isid);
+        registry.sessions.iter().find(found).map(|entry| entry.nexus.cid)
+    }
+
+    /// Forgets the session of connection `key`.
+    pub(crate) fn leave(&self, address: &Address) {
+        self.registry.lock().sessions.retain(|entry| !entry.address.is(address));
+    }
+
+    /// Tells every session but `from` that tasks of `volumes` are to end.
+    pub(crate) fn clear(&self, from: &Address, clear: &Clear, ticket: &Arc<Ticket>) {
+        for entry in self.registry.lock().sessions.iter().filter(|entry| !entry.address.is(from)) {
+            entry.address.post(Notice::Clear(clear.clone(), Arc::clone(ticket)));
+        }
+    }
+}
+
+/// The sessions there are.
+struct Registry {
+    sessions: Vec<Entry>,
+    tsih_last: u16,
+}
+
+impl Registry {
+    fn free_tsih(&mut self) -> u16 {
+        loop {
+            self.tsih_last = self.tsih_last.wrapping_add(1);
+            let tsih = self.tsih_last;
+            if tsih != 0 && self.sessions.iter().all(|entry| entry.nexus.tsih != tsih) {
+                return tsih;
+            }
+        }
+    }
+}
+
+struct Entry {
+    nexus: Nexus,
+    address: Address,
+}
+
+/// Who is at the other end of a session.
+pub(crate) struct Nexus {
+    pub(crate) initiator: String,
+    pub(crate) isid: [u8; 6],
+    pub(crate) tsih: u16,
+    /// Of its one connection.
+    pub(crate) cid: u16,
+}
+
+impl Nexus {
+    fn is(&self, initiator: &str, isid: [u8; 6]) -> bool {
+        self.isid == isid && self.initiator.eq_ignore_ascii_case(initiator)
+    }
+}
+
+/// Takes what is meant for a connection, from any thread, without blocking.
+pub(crate) trait Mailbox: Sink {
+    fn post(&self, key: u64, notice: Notice);
+}
+
+/// Where a connection can be reached.
+#[derive(Clone)]
+pub(crate) struct Address {
+    pub(crate) mailbox: Arc<dyn Mailbox>,
+    /// Names the connection in its mailbox; never used again. The low 16 bits are zero.
+    pub(crate) key: u64,
+}
+
+impl Address {
+    fn post(&self, notice: Notice) {
+        self.mailbox.post(self.key, notice);
+    }
+
+    fn is(&self, other: &Address) -> bool {
+        self.key == other.key && Arc::ptr_eq(&self.mailbox, &other.mailbox)
+    }
+}
+
+/// What one connection tells another, or itself later.
+pub(crate) enum Notice {
+    /// The session is replaced: end it, and drop the ticket when its last task is dead.
+    Terminate(Arc<Ticket>),
+    /// Abort tasks, and drop the ticket when they are dead.
+    Clear(Clear, Arc<Ticket>),
+    /// The last copy of the ticket with this number is gone.
+    TicketGone(u32),
+}
+
+/// Which tasks to abort, and what to tell their initiator.
+#[derive(Clone)]
+pub(crate) struct Clear {
+    pub(crate) volumes: Vec<VolumeId>,
+    pub(crate) attention: Attention,
+}
+
+/// Held by everyone whom a connection waits for. Tells it when the last one lets go.
+pub(crate) struct Ticket {
+    address: Address,
+    number: u32,
+}
+
+impl Ticket {
+    pub(crate) fn new(address: &Address, number: u32) -> Arc<Ticket> {
+        Arc::new(Ticket { address: address.clone(), number })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.address.post(Notice::TicketGone(self.number));
+    }
+}
