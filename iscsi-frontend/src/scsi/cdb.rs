@@ -183,6 +183,12 @@ impl Kind {
         )
     }
 
+    /// Must the initiator send exactly the parameters that the command takes? A block that is repeated over the
+    /// medium is not guessed at.
+    pub(crate) fn takes_exactly(&self) -> bool {
+        matches!(self, Kind::WriteSame { .. })
+    }
+
     /// Is it answered although a unit attention waits (SAM-5 5.14)?
     pub(crate) fn passes_attention(&self) -> bool {
         matches!(self, Kind::Inquiry { .. } | Kind::ReportLuns { .. } | Kind::RequestSense { .. })

@@ -1,10 +1,11 @@
 //! Commands that move or clear blocks: range and length checks, and the work they come to.
 
 use twinsan::block::{BLOCK_BYTES, PagePool, SECTORS_PER_BLOCK};
-use twinsan::guest::{Sectors, TRANSFER_SECTORS_MAX, ZERO_SECTORS_MAX};
+use twinsan::guest::{Sectors, TRANSFER_SECTORS_MAX};
 
 use super::cdb::{ByteCheck, Range};
 use super::unmap;
+use super::vpd::WRITE_SAME_BLOCKS_MAX;
 use super::{Kind, LOGICAL_BLOCK_BYTES, Plan, Sense, Work};
 
 /// The sectors of `range` if the unit has them and there are at most `limit`.
@@ -65,7 +66,7 @@ pub(super) fn plan(kind: Kind, capacity: u64) -> Result<Plan, Sense> {
         Kind::Unmap { parameters: 0 } => Plan::Good,
         Kind::Unmap { parameters } => Plan::Parameters { kind, bytes: parameters },
         Kind::WriteSame { at, no_data, .. } => {
-            let at = check(at, capacity, ZERO_SECTORS_MAX)?;
+            let at = check(at, capacity, u64::from(WRITE_SAME_BLOCKS_MAX))?;
             if no_data { unmap::zeros(at) } else { Plan::Parameters { kind, bytes: LOGICAL_BLOCK_BYTES } }
         }
         _ => return Err(Sense::INTERNAL),

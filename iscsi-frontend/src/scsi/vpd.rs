@@ -7,6 +7,9 @@ use twinsan::guest::{TRANSFER_SECTORS_MAX, VolumeInfo, ZERO_SECTORS_MAX};
 const PAGES: [u8; 7] = [0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2];
 /// Block descriptors that one UNMAP may carry.
 pub(super) const UNMAP_DESCRIPTORS_MAX: u32 = 256;
+/// Blocks of one WRITE SAME: 16 MiB.
+pub(super) const WRITE_SAME_BLOCKS_MAX: u32 = 32_768;
+const _: () = assert!(WRITE_SAME_BLOCKS_MAX as u64 <= ZERO_SECTORS_MAX);
 /// Blocks in 4 KiB: what transfers should be a multiple of.
 const TRANSFER_GRANULARITY: u16 = 8;
 /// 1 MiB in blocks: longer transfers gain nothing.
@@ -80,7 +83,7 @@ fn block_limits(info: &VolumeInfo, b: &mut Vec<u8>) {
     b[24..28].copy_from_slice(&UNMAP_DESCRIPTORS_MAX.to_be_bytes());
     b[28..32].copy_from_slice(&granularity.to_be_bytes());
     b[32] = 0x80; // UGAVALID: extents are aligned to block 0
-    b[36..44].copy_from_slice(&ZERO_SECTORS_MAX.to_be_bytes());
+    b[36..44].copy_from_slice(&u64::from(WRITE_SAME_BLOCKS_MAX).to_be_bytes());
 }
 
 fn characteristics(b: &mut Vec<u8>) {

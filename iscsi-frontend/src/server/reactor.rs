@@ -268,6 +268,7 @@ impl Reactor {
 
     /// Receives what is there, up to a turn's worth.
     fn receive(&mut self, index: usize) {
+        self.touch(index);
         for _ in 0..RECEIVES_MAX {
             let Some(link) = self.links.get(index) else { return };
             if !link.readable || !link.connection.may_receive() {

@@ -128,6 +128,10 @@ impl Connection {
                     task.flow.into = Into::Blocks(Landing::new(*head as usize, whole as usize));
                 }
             }
+            Plan::Parameters { kind, bytes } if kind.takes_exactly() && sends != *bytes => {
+                task.asked = *bytes;
+                task.plan = Sense::INFORMATION_UNIT.into();
+            }
             Plan::Parameters { kind, bytes } => {
                 task.asked = *bytes;
                 task.flow.wanted = sends.min(*bytes);

@@ -11,6 +11,7 @@
 
 mod command;
 mod data;
+pub(crate) mod drive;
 mod framer;
 mod keys;
 mod landing;
@@ -19,6 +20,9 @@ mod management;
 mod output;
 mod tasks;
 mod text;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -286,7 +290,7 @@ impl Connection {
 
     /// Is the next data segment likely to be long, so that it is better to receive only headers at first?
     pub(crate) fn expects_long_data(&self) -> bool {
-        self.long_data
+        self.long_data && self.framer.stage == Stage::Header
     }
 
     /// A PDU is complete.
@@ -500,6 +504,16 @@ impl Connection {
         for slot in self.tasks.select(|_| true) {
             self.abort(slot, None);
         }
+    }
+
+    /// Was [`end`](Self::end) called?
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
+    /// Bytes that this connection holds or has let commands reserve, without its fixed part.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.reserved + self.output.queued() + self.gathered.capacity() + self.text.bytes()
     }
 
     /// After [`end`](Self::end): can nothing of this connection act any more? Then its successors are told.

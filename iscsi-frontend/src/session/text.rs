@@ -21,6 +21,12 @@ pub(super) struct Text {
     answer: Vec<u8>,
 }
 
+impl Text {
+    pub(super) fn bytes(&self) -> usize {
+        self.request.capacity() + self.answer.capacity()
+    }
+}
+
 impl Connection {
     pub(super) fn take_text(&mut self, header: &Header, data: &[u8]) {
         if header.ttt() == NO_TAG {

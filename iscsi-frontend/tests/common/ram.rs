@@ -1,7 +1,7 @@
 //! A virtual volume in memory, as simple as its contract allows: every request completes within `submit`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use twinsan::block::{BLOCK_BYTES, Block, PagePool, Payload, SECTOR_BYTES, SECTORS_PER_BLOCK};
@@ -29,7 +29,14 @@ impl RamVolume {
     pub(crate) fn new(id: u32, sectors: u64, pages: PagePool) -> RamVolume {
         let blocks = sectors.div_ceil(SECTORS_PER_BLOCK) as usize;
         let shards = (0..blocks.div_ceil(SHARD_BLOCKS)).map(|_| Mutex::new(Vec::new())).collect();
-        RamVolume { id, sectors: AtomicU64::new(sectors), path: AtomicU8::new(0), mirrored: true, pages, shards }
+        RamVolume {
+            id,
+            sectors: AtomicU64::new(sectors),
+            path: AtomicU8::new(0),
+            mirrored: true,
+            pages,
+            shards,
+        }
     }
 
     /// Changes the path state.

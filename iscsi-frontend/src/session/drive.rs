@@ -1,0 +1,295 @@
+//! Connections driven by hand: no sockets, no threads, a volume in memory that answers when told to. For the
+//! fuzzing entry points and for tests.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use twinsan::block::{Block, SECTOR_BYTES, SECTORS_PER_BLOCK};
+use twinsan::guest::{Command, GuestError, GuestResult, PathState, Sectors, Sink, VirtualVolume, VolumeInfo};
+use twinsan::ids::{RequestId, Uuid, VolumeId};
+
+use super::Connection;
+use super::landing::Slices;
+use crate::target::{Address, Mailbox, Notice, Target};
+
+/// Sectors of a [`HandVolume`]: 64 MiB.
+pub(crate) const SECTORS: u64 = 131_072;
+
+enum Letter {
+    Complete(u64, GuestResult),
+    Aborted(u64),
+    Notice(u64, Notice),
+}
+
+/// Takes what is meant for any connection of a [`Drive`].
+#[derive(Default)]
+pub(crate) struct PostOffice(Mutex<VecDeque<Letter>>);
+
+impl Sink for PostOffice {
+    fn complete(&self, token: u64, result: GuestResult) {
+        self.0.lock().push_back(Letter::Complete(token, result));
+    }
+
+    fn aborted(&self, token: u64) {
+        self.0.lock().push_back(Letter::Aborted(token));
+    }
+}
+
+impl Mailbox for PostOffice {
+    fn post(&self, key: u64, notice: Notice) {
+        self.0.lock().push_back(Letter::Notice(key, notice));
+    }
+}
+
+struct Pending {
+    id: u64,
+    command: Command,
+    sink: Arc<dyn Sink>,
+    token: u64,
+}
+
+/// A volume whose requests wait in a list while `hold` is set.
+pub(crate) struct HandVolume {
+    id: u32,
+    next: AtomicU64,
+    pub(crate) state: Mutex<Hand>,
+}
+
+/// What can be changed about a [`HandVolume`].
+pub(crate) struct Hand {
+    pub(crate) hold: bool,
+    pub(crate) path: PathState,
+    pub(crate) sectors: u64,
+    /// Answers the next requests.
+    pub(crate) failure: Option<GuestError>,
+    blocks: BTreeMap<u64, Block>,
+    pending: Vec<Pending>,
+}
+
+impl HandVolume {
+    pub(crate) fn new(id: u32) -> Arc<HandVolume> {
+        let state = Hand {
+            hold: false,
+            path: PathState::Optimized,
+            sectors: SECTORS,
+            failure: None,
+            blocks: BTreeMap::new(),
+            pending: Vec::new(),
+        };
+        Arc::new(HandVolume { id, next: AtomicU64::new(1), state: Mutex::new(state) })
+    }
+
+    /// Requests that wait.
+    pub(crate) fn held(&self) -> usize {
+        self.state.lock().pending.len()
+    }
+
+    /// Answers the request at `place` of those that wait.
+    pub(crate) fn answer(&self, place: usize) {
+        let mut state = self.state.lock();
+        if place < state.pending.len() {
+            let pending = state.pending.swap_remove(place);
+            let result = state.run(pending.command);
+            drop(state);
+            pending.sink.complete(pending.token, result);
+        }
+    }
+}
+
+impl Hand {
+    fn run(&mut self, command: Command) -> GuestResult {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        let (at, data) = match command {
+            Command::Read { at } => {
+                let blocks = at.blocks();
+                return Ok(blocks.map(|n| self.blocks.get(&n).cloned().unwrap_or_default()).collect());
+            }
+            Command::Flush => return Ok(twinsan::block::Payload::new()),
+            Command::Write { at, data, .. } => (at, data),
+            Command::Zero { at, .. } => {
+                (at, twinsan::block::zeros((at.blocks().end - at.blocks().start) as usize))
+            }
+        };
+        for (number, block) in at.blocks().zip(data) {
+            let merged = self.merge(number, at, &block);
+            self.blocks.insert(number, merged);
+        }
+        Ok(twinsan::block::Payload::new())
+    }
+
+    fn merge(&self, number: u64, at: Sectors, new: &Block) -> Block {
+        let base = number * SECTORS_PER_BLOCK;
+        let from = at.start.saturating_sub(base) as usize * SECTOR_BYTES;
+        let to = ((at.end() - base).min(SECTORS_PER_BLOCK)) as usize * SECTOR_BYTES;
+        let mut bytes = *self.blocks.get(&number).unwrap_or(&Block::Zero).bytes();
+        bytes[from..to].copy_from_slice(&new.bytes()[from..to]);
+        let pool = twinsan::block::PagePool::new();
+        let mut page = pool.take();
+        *page.bytes_mut() = bytes;
+        Block::Data(page.freeze())
+    }
+}
+
+impl VirtualVolume for HandVolume {
+    fn info(&self) -> VolumeInfo {
+        VolumeInfo {
+            id: VolumeId(self.id),
+            name: format!("hand{}", self.id),
+            uuid: Uuid(u128::from(self.id) << 64 | 7),
+            sectors: self.state.lock().sectors,
+            extent_sectors: 2048,
+            mirrored: true,
+        }
+    }
+
+    fn path_state(&self) -> PathState {
+        self.state.lock().path
+    }
+
+    fn partner_path_state(&self) -> PathState {
+        PathState::NonOptimized
+    }
+
+    fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        if state.hold {
+            state.pending.push(Pending { id, command, sink: Arc::clone(sink), token });
+        } else {
+            let result = state.run(command);
+            drop(state);
+            sink.complete(token, result);
+        }
+        RequestId(id)
+    }
+
+    fn abort(&self, request: RequestId, sink: &Arc<dyn Sink>, token: u64) {
+        let mut state = self.state.lock();
+        let found = state.pending.iter().position(|pending| pending.id == request.0);
+        let given_up = found.map(|place| state.pending.swap_remove(place));
+        drop(state);
+        if let Some(pending) = given_up {
+            pending.sink.complete(pending.token, Err(GuestError::Aborted));
+        }
+        sink.aborted(token);
+    }
+}
+
+/// Connections of one target, and the letters between them.
+pub(crate) struct Drive {
+    target: Arc<Target>,
+    office: Arc<PostOffice>,
+    links: Vec<Option<Connection>>,
+}
+
+impl Drive {
+    pub(crate) fn new(target: Target) -> Drive {
+        Drive { target: Arc::new(target), office: Arc::new(PostOffice::default()), links: Vec::new() }
+    }
+
+    /// A new connection; its number is its place.
+    pub(crate) fn connect(&mut self) -> usize {
+        let key = (self.links.len() as u64 + 1) << 16;
+        let mailbox = Arc::clone(&self.office) as Arc<dyn Mailbox>;
+        let sink = Arc::clone(&self.office) as Arc<dyn Sink>;
+        let local = std::net::SocketAddr::from(([127, 0, 0, 1], 3260));
+        let address = Address { mailbox, key };
+        self.links.push(Some(Connection::new(Arc::clone(&self.target), address, sink, local)));
+        self.links.len() - 1
+    }
+
+    pub(crate) fn get(&mut self, link: usize) -> Option<&mut Connection> {
+        self.links.get_mut(link)?.as_mut()
+    }
+
+    /// Hands bytes to a connection as a socket would: straight to their place where it offers one.
+    pub(crate) fn feed(&mut self, link: usize, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let Some(connection) = self.get(link) else { return };
+            let mut slices = Slices::new();
+            connection.direct(&mut slices);
+            let mut direct = 0;
+            for slice in &mut slices {
+                let count = slice.len().min(bytes.len() - direct);
+                slice[..count].copy_from_slice(&bytes[direct..direct + count]);
+                direct += count;
+            }
+            drop(slices);
+            connection.direct_filled(direct);
+            bytes = &bytes[direct..];
+            let staged = if connection.expects_long_data() { bytes.len().min(64) } else { bytes.len() };
+            connection.receive(&bytes[..staged]);
+            bytes = &bytes[staged..];
+        }
+        self.deliver();
+    }
+
+    /// Delivers letters until there are none, and ends connections that are over.
+    pub(crate) fn deliver(&mut self) {
+        loop {
+            let letter = self.office.0.lock().pop_front();
+            match letter {
+                Some(Letter::Complete(token, result)) => {
+                    self.with(token, |connection, slot| connection.completed(slot, result));
+                }
+                Some(Letter::Aborted(token)) => {
+                    self.with(token, |connection, slot| connection.aborted(slot));
+                }
+                Some(Letter::Notice(key, notice)) => {
+                    self.with(key, |connection, _| connection.notice(notice));
+                }
+                None if self.bury() => {}
+                None => return,
+            }
+        }
+    }
+
+    fn with(&mut self, token: u64, act: impl FnOnce(&mut Connection, u16)) {
+        let link = (token >> 16) as usize - 1;
+        if let Some(connection) = self.get(link) {
+            act(connection, token as u16);
+        }
+    }
+
+    /// Ends connections that are over and forgets dead ones; true if any letter may have come of it.
+    fn bury(&mut self) -> bool {
+        let mut any = false;
+        for link in &mut self.links {
+            let Some(connection) = link else { continue };
+            if !connection.is_over() {
+                continue;
+            }
+            if !connection.has_ended() {
+                connection.end();
+                any = true;
+            }
+            if connection.is_dead() {
+                *link = None;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Takes everything that a connection has to send.
+    pub(crate) fn drain(&mut self, link: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(connection) = self.get(link) {
+            if connection.output().is_empty() {
+                break;
+            }
+            let mut slices = [std::io::IoSlice::new(&[]); 16];
+            let count = connection.output().gather(&mut slices);
+            let before = all.len();
+            slices[..count].iter().for_each(|slice| all.extend_from_slice(slice));
+            let sent = all.len() - before;
+            connection.sent(sent);
+        }
+        self.deliver();
+        all
+    }
+}
