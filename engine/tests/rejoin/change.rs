@@ -36,15 +36,13 @@ pub(crate) fn clear_disk(w: &mut World, i: usize) {
 
 pub(crate) fn go_alone(w: &mut World, i: usize) {
     let granted = w.register.filter(|r| r.1 == only(i)).map(|r| r.0);
-    let (epoch, generation) = (granted.unwrap_or(w.next_epoch()), w.next_generation());
+    let epoch = granted.unwrap_or(w.next_epoch());
     let forms = w.promised == [0; 2] && w.node[0].generation == 0 && w.node[1].generation == 0;
     w.node[1 - i].lease = false;
     w.served_alone[i] = true;
     w.owner = i as u8;
     let n = &mut w.node[i];
     (n.epoch, n.members, n.good) = (epoch, only(i), true);
-    n.past |= if n.generation == 0 { 0 } else { 1 << n.generation };
-    n.generation = generation;
     n.log |= n.hot;
     n.hot = 0;
     for b in 0..2 {
@@ -56,7 +54,9 @@ pub(crate) fn go_alone(w: &mut World, i: usize) {
     n.doing = Doing::Alone;
     (n.pair, n.lease) = (0, false);
     (n.joining, n.proposed, n.alone_since) = (Joining::No, NOBODY, NOBODY);
+    new_generation(w, i);
     if forms {
+        let n = &mut w.node[i];
         // From here on there are data that the other half does not have.
         for b in 0..2 {
             n.disk[b] |= BASE;
@@ -65,6 +65,19 @@ pub(crate) fn go_alone(w: &mut World, i: usize) {
             w.hard[b] |= BASE;
         }
     }
+}
+
+pub(crate) fn new_generation(w: &mut World, i: usize) {
+    let fresh = w.next_generation();
+    let n = &mut w.node[i];
+    n.past |= if n.generation == 0 { 0 } else { 1 << n.generation };
+    n.generation = fresh;
+}
+
+pub(crate) fn propose(w: &mut World, i: usize) {
+    let next = w.next_epoch();
+    let n = &mut w.node[i];
+    (n.proposed, n.alone_since, n.joining) = (next, n.epoch, Joining::TargetWrites);
 }
 
 pub(crate) fn become_target(w: &mut World, i: usize) {

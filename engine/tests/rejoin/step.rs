@@ -1,8 +1,8 @@
 //! What can happen next in a history, one function for each kind of event.
 
 use crate::change::{
-    become_target, clear_disk, end_session, go_alone, lose, pair_up, set_register, source_writes,
-    target_writes,
+    become_target, clear_disk, end_session, go_alone, lose, new_generation, pair_up, propose, set_register,
+    source_writes, target_writes,
 };
 use crate::history::{BOTH, Doing, Joining, Mode, NOBODY, Replica, Setting, World, only};
 
@@ -282,7 +282,11 @@ impl Steps<'_> {
                     set_register(w, (w.node[i].epoch, only(i), i as u8));
                 });
             }
-            Some((epoch, BOTH, _)) if n.members == BOTH && n.epoch == epoch && n.doing == Doing::Starting => {
+            Some((epoch, BOTH, _))
+                if n.members == BOTH
+                    && (n.epoch == epoch || n.generation == 0)
+                    && n.doing == Doing::Starting =>
+            {
                 self.add(format!("{i} takes itself out of the register"), |w| {
                     set_register(w, (next, only(o), i as u8));
                 });
@@ -316,11 +320,13 @@ impl Steps<'_> {
             _ => i == 1,
         };
         if idle(n) && partner_idle && yields && data {
-            self.add(format!("{i} yields"), |w| {
-                (w.node[i].members, w.node[i].good) = (only(o), false);
-                lose(&mut w.node[i]);
-                w.node[o].doing = Doing::Won;
-            });
+            for good in [false, true] {
+                self.add(format!("{i} yields (still calls its half good: {good})"), |w| {
+                    (w.node[i].members, w.node[i].good) = (only(o), good);
+                    lose(&mut w.node[i]);
+                    w.node[o].doing = Doing::Won;
+                });
+            }
         }
     }
 
@@ -407,16 +413,18 @@ impl Steps<'_> {
             Joining::No => {
                 let calm = (0..2).all(|b| n.stable(b) && on.stable(b));
                 if w.link && on.doing == Doing::Target && n.log == 0 && calm && n.members == only(i) {
-                    self.add(format!("{i} proposes to join"), |w| {
-                        w.node[i].proposed = w.next_epoch();
-                        w.node[i].alone_since = w.node[i].epoch;
-                        w.node[i].joining = Joining::TargetWrites;
-                        if source_first {
-                            source_writes(w, i);
-                        } else {
+                    if !source_first {
+                        self.add(format!("{i} proposes to join"), |w| {
+                            propose(w, i);
                             target_writes(w, i);
-                        }
-                    });
+                        });
+                    }
+                    if !self.registered() {
+                        self.add(format!("{i} proposes to join and gives up its right"), |w| {
+                            propose(w, i);
+                            source_writes(w, i);
+                        });
+                    }
                 }
             }
             Joining::TargetWrites if connected => {
@@ -441,23 +449,25 @@ impl Steps<'_> {
 
     fn join_broken(&mut self, i: usize, source_first: bool) {
         let written = self.world.node[i].joining == Joining::SourceWrote;
-        self.add(format!("the join of {i} is broken"), |w| {
-            let n = &mut w.node[i];
-            let epoch = n.alone_since;
-            (n.joining, n.proposed, n.alone_since) = (Joining::No, NOBODY, NOBODY);
-            match (written, source_first, w.register) {
-                (false, ..) => {}
-                (true, _, Some(_)) => {
-                    let g = w.next_generation();
-                    let n = &mut w.node[i];
-                    (n.epoch, n.members) = (epoch, only(i));
-                    n.past |= 1 << n.generation;
-                    n.generation = g;
+        for renewed in [false, true] {
+            self.add(format!("the join of {i} is broken (new generation: {renewed})"), |w| {
+                let registered = w.register.is_some();
+                let n = &mut w.node[i];
+                let epoch = n.alone_since;
+                (n.joining, n.proposed, n.alone_since) = (Joining::No, NOBODY, NOBODY);
+                match (written, source_first) {
+                    (false, _) => {}
+                    (true, _) if registered => {
+                        (n.epoch, n.members) = (epoch, only(i));
+                        if renewed {
+                            new_generation(w, i);
+                        }
+                    }
+                    (true, true) => lose(n),
+                    (true, false) => n.doing = Doing::Won,
                 }
-                (true, true, None) => lose(n),
-                (true, false, None) => n.doing = Doing::Won,
-            }
-        });
+            });
+        }
     }
 
     /// What only a person can do.
