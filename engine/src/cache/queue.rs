@@ -38,8 +38,8 @@ impl CleanQueue {
         for _ in 0..2 * (self.once.len() + self.often.len()) {
             let from_once =
                 !self.once.is_empty() && (self.once.len() >= self.once_target || self.often.is_empty());
-            let (place, birth) =
-                if from_once { self.once.pop_front() } else { self.often.pop_front() }.expect("not empty");
+            let next = if from_once { self.once.pop_front() } else { self.often.pop_front() };
+            let (place, birth) = next.or_else(|| self.once.pop_front())?;
             match judge(place, birth) {
                 Verdict::Void => {}
                 Verdict::Keep => self.often.push_back((place, birth)),

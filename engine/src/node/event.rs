@@ -121,6 +121,13 @@ pub enum Notice {
         /// 64 KiB regions to look at.
         regions: u64,
     },
+    /// A region of the change log cannot be read here, and the partner lacks it; it is tried again.
+    Unreadable {
+        /// The volume.
+        volume: VolumeId,
+        /// The 64 KiB region.
+        region: u64,
+    },
     /// A disk failed for good.
     DiskFailed,
     /// The halves cannot be joined without a person's decision.

@@ -20,9 +20,12 @@ use crate::mirror::message::{Body, Message};
 use crate::planted::Bug;
 use crate::pool::Record;
 use crate::store::{Read, ReadToken};
+use crate::time::{Duration, Instant};
 
 /// Marks are taken off the log on disk this many at a time.
 const CLEAR_BATCH: usize = 256;
+/// A region that cannot be read is tried again after this.
+const UNREADABLE_RETRY: Duration = Duration::from_secs(1);
 
 /// What was sent of a region last.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,8 @@ pub(super) struct Resync {
     to_copy: BTreeMap<VolumeId, BitSet>,
     /// Regions being read.
     reading: BTreeSet<(VolumeId, u64)>,
+    /// Regions that could not be read, and when to try again.
+    unreadable: Vec<(Instant, VolumeId, u64)>,
     /// Regions sent and not cleared.
     sent: BTreeMap<(VolumeId, u64), Sent>,
     last_tag: u64,
@@ -57,7 +62,7 @@ pub(super) struct Progress {
 impl Resync {
     /// Has every region been sent?
     pub(super) fn is_copied(&self) -> bool {
-        self.reading.is_empty() && self.to_copy.values().all(BitSet::is_empty)
+        self.reading.is_empty() && self.unreadable.is_empty() && self.to_copy.values().all(BitSet::is_empty)
     }
 
     /// And confirmed?
@@ -65,12 +70,18 @@ impl Resync {
         self.is_copied() && self.sent.is_empty()
     }
 
+    /// When to try an unreadable region again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.unreadable.iter().map(|(again, _, _)| *again).min()
+    }
+
     pub(super) fn left(&self) -> u64 {
-        self.to_copy.values().map(BitSet::len).sum::<u64>() + (self.reading.len() + self.sent.len()) as u64
+        self.to_copy.values().map(BitSet::len).sum::<u64>() + (self.reading.len() + self.unreadable.len() + self.sent.len()) as u64
     }
 
     fn is_covered(&self, volume: VolumeId, region: u64) -> bool {
         !self.reading.contains(&(volume, region))
+            && !self.unreadable.iter().any(|&(_, at, unreadable)| (at, unreadable) == (volume, region))
             && !self.to_copy.get(&volume).is_some_and(|set| set.contains(region))
     }
 
@@ -102,6 +113,7 @@ impl Node {
         Resync {
             to_copy,
             reading: BTreeSet::new(),
+            unreadable: Vec::new(),
             sent: BTreeMap::new(),
             last_tag: 0,
             stable_tag: 0,
@@ -116,6 +128,13 @@ impl Node {
             return false;
         }
         let mut moved = self.clear_confirmed();
+        let now = self.now;
+        if let Some((_, resync)) = self.resync_mut() {
+            let due: Vec<_> = resync.unreadable.extract_if(.., |(again, _, _)| now >= *again).collect();
+            for (_, volume, region) in due {
+                resync.to_copy.entry(volume).or_default().insert(region);
+            }
+        }
         let limit = self.config.mirror.resync_blocks_in_flight;
         while let Some((_, resync)) = self.resync_mut()
             && resync.blocks_in_flight + resync.reading.len() as u64 * REGION_BLOCKS < limit
@@ -163,10 +182,13 @@ impl Node {
             Some(data) if self.has(Bug::ResyncOverwritesNewer) => self.send_region(volume, region, data),
             Some(_) => self.read_region(volume, region),
             None => {
-                // Unreadable here: its mark stays, and the mirror cannot become whole.
-                self.notice(Notice::NeedsDecision(format!(
-                    "region {region} of volume {volume} cannot be read and the partner lacks it"
-                )));
+                // Its mark stays, and the mirror cannot become whole until it can be read, or is overwritten.
+                let again = self.now + UNREADABLE_RETRY;
+                self.notice(Notice::Unreadable { volume, region });
+                if let Some((_, resync)) = self.resync_mut() {
+                    resync.reading.remove(&(volume, region));
+                    resync.unreadable.push((again, volume, region));
+                }
             }
         }
     }

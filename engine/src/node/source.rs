@@ -244,7 +244,11 @@ impl Node {
 
     pub(super) fn alone_deadline(&self, alone: &Alone) -> Option<Instant> {
         let asks = alone.bring_up || matches!(alone.rejoin, Rejoin::Swapping { .. });
-        (asks && self.question.is_none()).then_some(alone.ask_at)
+        let retry = match &alone.rejoin {
+            Rejoin::Copying(resync) => resync.retry_at(),
+            _ => None,
+        };
+        [(asks && self.question.is_none()).then_some(alone.ask_at), retry].into_iter().flatten().min()
     }
 
     fn drain(&mut self) {

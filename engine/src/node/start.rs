@@ -9,7 +9,7 @@ use super::Node;
 use super::event::Notice;
 use super::phase::Phase;
 use crate::arbiter::{Answer, Ask, Register};
-use crate::ids::{Epoch, Members, NodeName};
+use crate::ids::{Epoch, Generation, Members, NodeName};
 use crate::mirror::message::{Control, Hello, PeerPhase};
 use crate::planted::Bug;
 use crate::pool::NodeRecord;
@@ -33,7 +33,14 @@ pub(super) enum Move {
 }
 
 /// What a node may do by the register alone. `unbroken`: its memory is the one that lost (not restarted).
-pub(super) fn consider(me: NodeName, record: NodeRecord, register: Option<Register>, unbroken: bool) -> Move {
+/// `partner_new`: the partner is there and has never held data.
+pub(super) fn consider(
+    me: NodeName,
+    record: NodeRecord,
+    register: Option<Register>,
+    unbroken: bool,
+    partner_new: bool,
+) -> Move {
     let fresh = record.epoch == Epoch(0);
     let Some(register) = register else { return if fresh { Move::Raise } else { Move::Rollback } };
     let (mine, partners) = (Members::only(me), Members::only(me.partner()));
@@ -55,6 +62,9 @@ pub(super) fn consider(me: NodeName, record: NodeRecord, register: Option<Regist
         };
     }
     match record.members {
+        // The partnership was being formed when this node died: nothing was served before epoch 1 was recorded.
+        // In a later epoch an empty half means that its disks were replaced: the partner may have the data.
+        _ if fresh && (partner_new || register.epoch == Epoch(1)) => Move::Raise,
         _ if fresh || !record.up_to_date => Move::Wait,
         members if members == mine && record.epoch == register.epoch => Move::GoOn,
         members if members == Members::BOTH && register.by == me && !unbroken => Move::StepOut,
@@ -80,7 +90,11 @@ impl Node {
     }
 
     fn idle_move(&self, register: Option<Register>) -> Move {
-        let found = consider(self.me(), self.record(), register, matches!(self.phase, Phase::Lost(_)));
+        let partner_new = self.peer.as_ref().is_some_and(|peer| {
+            peer.epoch == Epoch(0) && peer.halves.iter().all(|half| half.generation == Generation(0))
+        });
+        let lost = matches!(self.phase, Phase::Lost(_));
+        let found = consider(self.me(), self.record(), register, lost, partner_new);
         if found == Move::StepOut
             && self.has(Bug::GrantUsedAfterRestart)
             && register.is_some_and(|register| register.members == Members::only(self.me()))
@@ -296,25 +310,26 @@ mod tests {
     #[test]
     fn a_node_that_was_last_goes_on() {
         let (mine, both) = (Members::only(A), Members::BOTH);
-        assert_eq!(consider(A, record(5, mine), register(5, mine, A), false), Move::GoOn);
-        assert_eq!(consider(A, record(4, both), register(5, mine, NodeName::B), false), Move::Raise);
+        assert_eq!(consider(A, record(5, mine), register(5, mine, A), false, false), Move::GoOn);
+        assert_eq!(consider(A, record(4, both), register(5, mine, NodeName::B), false, false), Move::Raise);
     }
 
     #[test]
     fn a_restarted_node_takes_itself_out_and_gives_an_unused_grant_back() {
         let (mine, both) = (Members::only(A), Members::BOTH);
-        assert_eq!(consider(A, record(5, both), register(5, both, A), false), Move::StepOut);
-        assert_eq!(consider(A, record(5, both), register(6, mine, A), false), Move::StepOut);
+        assert_eq!(consider(A, record(5, both), register(5, both, A), false, false), Move::StepOut);
+        assert_eq!(consider(A, record(5, both), register(6, mine, A), false, false), Move::StepOut);
     }
 
     #[test]
     fn a_node_that_is_behind_or_new_waits() {
         let (mine, partners) = (Members::only(A), Members::only(NodeName::B));
         let behind = NodeRecord { up_to_date: false, ..record(5, partners) };
-        assert_eq!(consider(A, behind, register(7, mine, NodeName::B), false), Move::Wait);
-        assert_eq!(consider(A, record(5, partners), register(5, Members::BOTH, A), false), Move::Wait);
-        assert_eq!(consider(A, record(0, Members::BOTH), register(7, mine, A), false), Move::Wait);
-        assert_eq!(consider(A, record(0, Members::BOTH), None, false), Move::Raise);
-        assert_eq!(consider(A, record(3, Members::BOTH), None, false), Move::Rollback);
+        assert_eq!(consider(A, behind, register(7, mine, NodeName::B), false, false), Move::Wait);
+        assert_eq!(consider(A, record(5, partners), register(5, Members::BOTH, A), false, false), Move::Wait);
+        assert_eq!(consider(A, record(0, Members::BOTH), register(7, mine, A), false, false), Move::Wait);
+        assert_eq!(consider(A, record(0, Members::BOTH), register(7, mine, A), false, true), Move::Raise);
+        assert_eq!(consider(A, record(0, Members::BOTH), None, false, false), Move::Raise);
+        assert_eq!(consider(A, record(3, Members::BOTH), None, false, false), Move::Rollback);
     }
 }
