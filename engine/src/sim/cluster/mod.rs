@@ -426,6 +426,7 @@ impl Cluster {
             Notice::NeedsDecision(what) => {
                 self.fail(15, format!("node {name} wants a person's decision: {what}"))
             }
+            Notice::Unreadable { .. } => {}
         }
         self.watch.look_soon();
     }
