@@ -55,14 +55,15 @@
 //!
 //! # What it relies on
 //!
-//! - A node makes a new generation in the very batch that records that it is alone, also when a source that had written
-//!   "both are members" takes that back ([`lineage::alone`]); ancestors end when the mirror is whole
-//!   ([`lineage::whole`]).
+//! - A node makes a new generation in the very batch that records that it goes alone ([`lineage::alone`]); ancestors end
+//!   when the mirror is whole ([`lineage::whole`]).
 //! - A source that has written "both are members" acknowledges nothing that the target lacks until it is in the pair,
 //!   or has taken it back. It is unsettled until then.
 //! - A resync belongs to one connection of two lives. After either is gone the question is put again, and a source that
 //!   has lost its log copies everything before it may join.
-//! - A node all of whose halves are new takes no grant and writes nobody out of the register.
+//! - A node whose halves are new goes on alone only if the partner's are new too. An old half whose partner's disks were
+//!   replaced does not go on by itself either, unless the register says that it is current: the partner may have served
+//!   alone before.
 //! - Two replicas whose facts are alike are alike: disks put back from an image of the same generation and epoch
 //!   cannot be told here.
 

@@ -76,7 +76,8 @@ impl Resync {
     }
 
     pub(super) fn left(&self) -> u64 {
-        self.to_copy.values().map(BitSet::len).sum::<u64>() + (self.reading.len() + self.unreadable.len() + self.sent.len()) as u64
+        self.to_copy.values().map(BitSet::len).sum::<u64>()
+            + (self.reading.len() + self.unreadable.len() + self.sent.len()) as u64
     }
 
     fn is_covered(&self, volume: VolumeId, region: u64) -> bool {

@@ -83,6 +83,15 @@ pub(crate) fn every_case(mut visit: impl FnMut(&Case) -> bool) -> u64 {
     count
 }
 
+/// Is this one of the inputs that [`every_case`] visits?
+pub(crate) fn is_listed(case: &Case) -> bool {
+    let standings = standings();
+    standings.contains(&case.mine)
+        && standings.contains(&case.theirs)
+        && rulings().contains(&(case.epochs, case.ruling))
+        && Lineage::ALL.contains(&case.lineage)
+}
+
 /// What is wrong with this decision, whatever has happened. `None`: nothing.
 pub(crate) fn caution(case: &Case, decision: Decision) -> Option<&'static str> {
     let joining = |n: &Standing| n.phase == PeerPhase::Alone && n.claim == Claim::Shared;

@@ -19,7 +19,7 @@ mod truth;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
 
-use caution::{caution, every_case};
+use caution::{caution, every_case, is_listed};
 use history::{Budget, Doing, Joining, Mode, Replica, Setting, World};
 use truth::{DECISIONS, Seen, Verdict, verdict};
 use twinsan::arbiter::Register;
@@ -255,7 +255,6 @@ fn the_model_demands_every_answer() {
 
 #[test]
 fn every_input_gets_a_cautious_answer() {
-    let mut reached = 0u64;
     let mut answers = [0u64; DECISIONS.len()];
     let inputs = every_case(|case| {
         let decision = decide(case);
@@ -263,16 +262,15 @@ fn every_input_gets_a_cautious_answer() {
             panic!("{case:?}: {decision:?}: {objection}");
         }
         assert_eq!(decide(&case.swapped()), decision.swapped(), "the partner decides otherwise: {case:?}");
-        reached += u64::from(table().cases.contains_key(case));
         for (known, count) in DECISIONS.iter().zip(&mut answers) {
             *count += u64::from(*known == decision);
         }
         true
     });
-    println!("{inputs} inputs, {reached} of them reached by histories");
+    println!("{inputs} inputs, {} of them reached by histories", table().cases.len());
     for (decision, count) in DECISIONS.iter().zip(answers) {
         println!("  {count} times {decision:?}");
     }
     assert_eq!(answers.iter().sum::<u64>(), inputs, "an input has no verdict");
-    assert_eq!(reached, table().cases.len() as u64, "a history left the input space");
+    assert!(table().cases.keys().all(is_listed), "a history left the input space");
 }

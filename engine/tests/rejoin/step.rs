@@ -252,6 +252,7 @@ impl Steps<'_> {
             return;
         }
         let next = w.next_epoch();
+        let partner_new = w.link && w.node[o].up() && w.node[o].generation == 0;
         match w.register {
             None if i == 0 && n.generation == 0 && w.node[1].generation == 0 => {
                 self.add(format!("{i} forms the partnership"), |w| {
@@ -259,7 +260,15 @@ impl Steps<'_> {
                     w.node[i].doing = Doing::Won;
                 });
             }
-            Some((epoch, members, by)) if members == only(i) && n.generation != 0 => {
+            // It died while it formed the partnership, or its disk was replaced; only the partner can tell.
+            Some((_, members, _)) if members == only(i) && n.generation == 0 && !partner_new => {}
+            Some((_, members, _)) if members == only(i) && n.generation == 0 => {
+                self.add(format!("{i} forms the partnership again"), |w| {
+                    set_register(w, (next, only(i), i as u8));
+                    w.node[i].doing = Doing::Won;
+                });
+            }
+            Some((epoch, members, by)) if members == only(i) => {
                 if n.members == only(i) && n.epoch == epoch {
                     self.add(format!("{i} was last and goes on"), |w| w.node[i].doing = Doing::Alone);
                 } else if n.doing == Doing::Starting
