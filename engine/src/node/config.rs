@@ -99,7 +99,7 @@ pub struct NodeConfig {
     pub name: NodeName,
     /// The partnership; the same on both nodes.
     pub partnership: Uuid,
-    /// This life of its memory; random, never zero.
+    /// This life of its memory; random, never zero. The runtime replaces zero by a random one.
     pub boot: BootId,
     /// Who decides when the nodes lose each other.
     pub arbitration: Arbitration,
@@ -113,4 +113,21 @@ pub struct NodeConfig {
     pub mirror: MirrorConfig,
     /// For the simulator's exam.
     pub planted: Planted,
+}
+
+impl NodeConfig {
+    /// A node with default bounds and times and without volumes, whose boot id the runtime chooses.
+    pub fn new(name: NodeName, partnership: Uuid) -> NodeConfig {
+        NodeConfig {
+            name,
+            partnership,
+            boot: BootId(0),
+            arbitration: Arbitration::default(),
+            preferred: NodeName::A,
+            volumes: Vec::new(),
+            cache: CacheConfig::default(),
+            mirror: MirrorConfig::default(),
+            planted: Planted::NONE,
+        }
+    }
 }
