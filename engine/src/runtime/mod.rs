@@ -60,6 +60,7 @@
 mod clock;
 mod core;
 mod engine;
+mod format;
 mod gate;
 mod in_process;
 mod lifecycle;
@@ -73,5 +74,6 @@ mod volume;
 
 pub use clock::{BootClock, Clock};
 pub use engine::{Engine, EngineBuilder, NotClean, StartError};
+pub use format::{FormatError, NewPool, format_pool, open_pool, probe};
 pub use in_process::{InProcess, in_process};
 pub use transport::{Inbox, Transport};

@@ -8,9 +8,9 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
-use super::engine::Engine;
-use super::machine::Machine;
-use super::*;
+use super::super::engine::Engine;
+use super::super::machine::Machine;
+use super::super::*;
 use crate::arbiter::{Answer, Arbiter, ArbiterError, Arbitration, Ask, MemoryArbiter};
 use crate::backend::{BackendRequest, BlockBackend, MemoryBackend};
 use crate::block::zeros;
