@@ -1,0 +1,350 @@
+//! The story an embedder lives through: two engines in one process, over disks in memory or in files, joined by a wire
+//! that can be cut.
+
+use std::sync::Arc;
+use std::thread;
+
+use super::super::*;
+use crate::arbiter::{Arbiter, Arbitration, MemoryArbiter};
+use crate::backend::{self, BlockBackend, MemoryBackend, boot_time};
+use crate::block::{BLOCK_BYTES, PagePool, Payload, SECTORS_PER_BLOCK, payload_from, zeros};
+use crate::guest::{GuestError, Sectors};
+use crate::ids::{BootId, NodeName, Uuid, VolumeId};
+use crate::mirror::message::PeerPhase;
+use crate::node::config::{CacheConfig, MirrorConfig, NodeConfig, VolumeConfig};
+use crate::node::view::View;
+use crate::planted::Planted;
+use crate::time::Duration;
+
+const PARTNERSHIP: Uuid = Uuid(77);
+const MIRRORED: VolumeId = VolumeId(1);
+const LINEAR: VolumeId = VolumeId(2);
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Waits until something holds; the only place that sleeps.
+#[track_caller]
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let begin = boot_time();
+    while !holds() {
+        assert!(boot_time() - begin < BOUND, "not within {BOUND:?}: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn config(name: NodeName) -> NodeConfig {
+    let volume = |id, name: &str, mirrored| VolumeConfig {
+        id,
+        name: name.into(),
+        uuid: Uuid(u128::from(id.0)),
+        sectors: (1 << 30) / 512,
+        mirrored,
+    };
+    NodeConfig {
+        name,
+        partnership: PARTNERSHIP,
+        boot: BootId(0),
+        arbitration: Arbitration::Register,
+        preferred: NodeName::A,
+        volumes: vec![volume(MIRRORED, "V1", true), volume(LINEAR, "V2", false)],
+        cache: CacheConfig::default(),
+        mirror: MirrorConfig {
+            lease: Duration::from_millis(1000),
+            heartbeat: Duration::from_millis(100),
+            link_grace: Duration::from_millis(100),
+            arbiter_retry: Duration::from_millis(100),
+            ..MirrorConfig::default()
+        },
+        planted: Planted::NONE,
+    }
+}
+
+/// Two sites of a pair, of which either may be down.
+struct Pair {
+    sites: [Site; 2],
+    arbiter: Arc<dyn Arbiter>,
+    pages: PagePool,
+}
+
+struct Site {
+    disks: Vec<Arc<dyn BlockBackend>>,
+    wire: Arc<InProcess>,
+    engine: Option<Engine>,
+}
+
+impl Site {
+    fn engine(&self) -> &Engine {
+        self.engine.as_ref().unwrap()
+    }
+
+    fn view(&self) -> View {
+        self.engine().view().unwrap()
+    }
+
+    fn is_in(&self, phase: PeerPhase) -> bool {
+        self.engine.as_ref().and_then(Engine::view).is_some_and(|view| view.phase == phase)
+    }
+}
+
+impl Pair {
+    fn new() -> Pair {
+        Pair::over([vec![memory()], vec![memory(), memory()]])
+    }
+
+    fn over(disks: [Vec<Arc<dyn BlockBackend>>; 2]) -> Pair {
+        let (wire_a, wire_b) = in_process();
+        let mut wires = [wire_a, wire_b].into_iter();
+        let mut disks = disks.into_iter();
+        let sites = NodeName::BOTH.map(|name| {
+            let (disks, wire) = (disks.next().unwrap(), wires.next().unwrap());
+            format_pool(&disks, &NewPool::new(PARTNERSHIP, name)).unwrap();
+            Site { disks, wire, engine: None }
+        });
+        let mut pair = Pair { sites, arbiter: Arc::new(MemoryArbiter::new()), pages: PagePool::new() };
+        pair.start(NodeName::A);
+        pair.start(NodeName::B);
+        pair.wait_whole();
+        pair
+    }
+
+    fn site(&self, name: NodeName) -> &Site {
+        &self.sites[name.index()]
+    }
+
+    fn engine(&self, name: NodeName) -> &Engine {
+        self.site(name).engine()
+    }
+
+    fn start(&mut self, name: NodeName) {
+        let site = &mut self.sites[name.index()];
+        let engine = Engine::builder(config(name))
+            .disks(site.disks.clone())
+            .transport(Arc::clone(&site.wire) as Arc<dyn Transport>)
+            .arbiter(Arc::clone(&self.arbiter))
+            .start()
+            .unwrap();
+        site.engine = Some(engine);
+    }
+
+    fn kill(&mut self, name: NodeName) {
+        self.sites[name.index()].engine.take().unwrap().kill();
+    }
+
+    fn stop(&mut self, name: NodeName) {
+        self.sites[name.index()].engine.take().unwrap().stop(BOUND).unwrap();
+    }
+
+    #[track_caller]
+    fn wait_phase(&self, name: NodeName, phase: PeerPhase) {
+        wait_until(&format!("{name} {phase:?}"), || self.site(name).is_in(phase));
+    }
+
+    #[track_caller]
+    fn wait_whole(&self) {
+        for name in NodeName::BOTH {
+            wait_until(&format!("{name} serves in a pair"), || {
+                let site = self.site(name);
+                site.is_in(PeerPhase::Paired) && site.view().serving
+            });
+        }
+    }
+
+    fn data(&self, seed: u64, blocks: u64) -> Payload {
+        let bytes: Vec<u8> = (0..blocks)
+            .flat_map(|block| (seed << 20 | (block + 1)).to_le_bytes().repeat(BLOCK_BYTES / 8))
+            .collect();
+        payload_from(&self.pages, &bytes)
+    }
+
+    #[track_caller]
+    fn write(&self, at: NodeName, block: u64, seed: u64, blocks: u64) {
+        self.engine(at).write(MIRRORED, sectors(block, blocks), self.data(seed, blocks)).unwrap();
+    }
+
+    #[track_caller]
+    fn expect(&self, at: NodeName, block: u64, expected: &Payload) {
+        let found = self.engine(at).read(MIRRORED, sectors(block, expected.len() as u64)).unwrap();
+        assert!(same(&found, expected), "blocks from {block} at {at}");
+    }
+}
+
+fn memory() -> Arc<dyn BlockBackend> {
+    Arc::new(MemoryBackend::new(256 << 20))
+}
+
+fn sectors(block: u64, blocks: u64) -> Sectors {
+    Sectors::new(block * SECTORS_PER_BLOCK, blocks * SECTORS_PER_BLOCK)
+}
+
+fn same(found: &Payload, expected: &Payload) -> bool {
+    found.len() == expected.len() && found.iter().zip(expected).all(|(found, expected)| found.same(expected))
+}
+
+#[test]
+fn what_is_written_at_one_is_read_at_the_other() {
+    let pair = Pair::new();
+    for (round, (from, to)) in
+        [(NodeName::A, NodeName::B), (NodeName::B, NodeName::A)].into_iter().enumerate()
+    {
+        let seed = round as u64 + 1;
+        pair.write(from, 100, seed, 16);
+        pair.expect(to, 100, &pair.data(seed, 16));
+        pair.expect(from, 100, &pair.data(seed, 16));
+        pair.engine(from).zero(MIRRORED, sectors(104, 2)).unwrap();
+        pair.expect(to, 104, &zeros(2));
+        pair.engine(to).flush(MIRRORED).unwrap();
+    }
+    // A linear volume is each node's own.
+    pair.engine(NodeName::A).write(LINEAR, sectors(0, 1), pair.data(9, 1)).unwrap();
+    assert!(same(&pair.engine(NodeName::B).read(LINEAR, sectors(0, 1)).unwrap(), &zeros(1)));
+    assert!(same(&pair.engine(NodeName::A).read(LINEAR, sectors(0, 1)).unwrap(), &pair.data(9, 1)));
+    let beyond = pair.engine(NodeName::A).read(MIRRORED, sectors(1 << 30, 1));
+    assert_eq!(beyond.map(drop), Err(GuestError::OutOfRange));
+}
+
+#[test]
+fn one_is_killed_the_other_goes_on_and_brings_it_up() {
+    for victim in NodeName::BOTH {
+        let survivor = victim.partner();
+        let mut pair = Pair::new();
+        pair.write(victim, 0, 1, 8);
+        pair.write(survivor, 8, 2, 8);
+        pair.kill(victim);
+        // Held until it is decided, then answered.
+        pair.expect(survivor, 0, &pair.data(1, 8));
+        pair.write(survivor, 4, 3, 8);
+        pair.wait_phase(survivor, PeerPhase::Alone);
+
+        pair.start(victim);
+        pair.wait_whole();
+        for name in NodeName::BOTH {
+            pair.expect(name, 4, &pair.data(3, 8));
+            pair.expect(name, 12, &pair.data(2, 8)[4..].into());
+        }
+        pair.write(victim, 0, 4, 4);
+        pair.expect(survivor, 0, &pair.data(4, 4));
+    }
+}
+
+#[test]
+fn a_cut_wire_leaves_one_and_heals() {
+    let pair = Pair::new();
+    pair.write(NodeName::A, 0, 1, 8);
+    pair.site(NodeName::A).wire.cut();
+    let phases = |first, second| {
+        pair.site(NodeName::A).is_in(first) && pair.site(NodeName::B).is_in(second)
+            || pair.site(NodeName::B).is_in(first) && pair.site(NodeName::A).is_in(second)
+    };
+    wait_until("one alone, one lost", || phases(PeerPhase::Alone, PeerPhase::Lost));
+    let alone = NodeName::BOTH.into_iter().find(|name| pair.site(*name).is_in(PeerPhase::Alone)).unwrap();
+    pair.write(alone, 0, 2, 4);
+    let refused = pair.engine(alone.partner()).read(MIRRORED, sectors(0, 1));
+    assert_eq!(refused.map(drop), Err(GuestError::Unavailable));
+    pair.site(NodeName::B).wire.heal();
+    pair.wait_whole();
+    pair.expect(alone.partner(), 0, &pair.data(2, 4));
+}
+
+#[test]
+fn a_clean_stop_hands_over_without_an_arbiter() {
+    let mut pair = Pair::new();
+    pair.write(NodeName::A, 0, 1, 64);
+    pair.stop(NodeName::A);
+    pair.expect(NodeName::B, 0, &pair.data(1, 64));
+    pair.write(NodeName::B, 0, 2, 8);
+    pair.stop(NodeName::B);
+    pair.start(NodeName::A);
+    pair.start(NodeName::B);
+    pair.wait_whole();
+    pair.expect(NodeName::A, 0, &pair.data(2, 8));
+    pair.expect(NodeName::A, 8, &pair.data(1, 64)[8..].into());
+}
+
+#[test]
+fn both_halves_are_equal_on_disk_after_a_stop() {
+    let mut pair = Pair::new();
+    for block in 0..200 {
+        let at = NodeName::BOTH[block as usize % 2];
+        pair.write(at, block * 37 % 1000, block, 1 + block % 9);
+    }
+    pair.stop(NodeName::A);
+    pair.stop(NodeName::B);
+    let halves = pair.sites.each_ref().map(|site| {
+        let (pool, _) = open_pool(&site.disks).unwrap();
+        assert!(crate::pool::check(&pool).is_clean());
+        let read = |block| match pool.locate(MIRRORED, block) {
+            Some((disk, offset)) => {
+                let op = crate::io::DiskOp::Read { offset, blocks: 1 };
+                backend::perform(&*site.disks[usize::from(disk.0)], op).unwrap().remove(0)
+            }
+            None => crate::block::Block::Zero,
+        };
+        (0..1100).map(read).collect::<Payload>()
+    });
+    assert!(same(&halves[0], &halves[1]));
+    assert!(halves[0].iter().any(|block| !block.same(&crate::block::Block::Zero)));
+}
+
+/// Each thread owns some blocks, writes and reads them by turns on either path, and goes to the other path when one
+/// refuses.
+fn load(pair: &Pair, worker: u64, rounds: u64) {
+    let blocks: Vec<u64> = (0..8).map(|index| 5_000 + index * 64 + worker).collect();
+    let mut last = vec![zeros(1); blocks.len()];
+    for round in 0..rounds {
+        let slot = (round * 5 % 8) as usize;
+        let data = pair.data(worker << 32 | (round + 1), 1);
+        on_either_path(pair, round, |engine| {
+            engine.write(MIRRORED, sectors(blocks[slot], 1), data.clone()).map(|()| Payload::new())
+        });
+        last[slot] = data;
+        let probe = (round * 3 % 8) as usize;
+        let found =
+            on_either_path(pair, round / 2, |engine| engine.read(MIRRORED, sectors(blocks[probe], 1)));
+        assert!(same(&found, &last[probe]), "worker {worker} round {round}");
+    }
+}
+
+fn on_either_path(pair: &Pair, first: u64, call: impl Fn(&Engine) -> crate::guest::GuestResult) -> Payload {
+    let begin = boot_time();
+    for path in first.. {
+        match call(pair.engine(NodeName::BOTH[path as usize % 2])) {
+            Ok(found) => return found,
+            Err(GuestError::Unavailable | GuestError::Transitioning) => thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+        assert!(boot_time() - begin < BOUND, "no path serves");
+    }
+    unreachable!()
+}
+
+#[test]
+fn many_threads_see_what_they_wrote_on_both_paths() {
+    let pair = Pair::new();
+    thread::scope(|scope| {
+        for worker in 0..4 {
+            let pair = &pair;
+            scope.spawn(move || load(pair, worker, 500));
+        }
+    });
+}
+
+#[test]
+fn many_threads_live_through_cuts() {
+    let pair = Pair::new();
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..3)
+            .map(|worker| {
+                let pair = &pair;
+                scope.spawn(move || load(pair, worker, 3_000))
+            })
+            .collect();
+        for _ in 0..2 {
+            pair.site(NodeName::A).wire.cut();
+            wait_until("one alone", || {
+                NodeName::BOTH.iter().any(|name| pair.site(*name).is_in(PeerPhase::Alone))
+            });
+            pair.site(NodeName::A).wire.heal();
+            pair.wait_whole();
+        }
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+    });
+}
