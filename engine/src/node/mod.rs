@@ -10,7 +10,7 @@
 //! | `guest` | what becomes of a guest's request |
 //! | `write` | a write at the node that orders it |
 //! | `partner` | a write that the owner ordered; a write forwarded to the owner |
-//! | `read`, `flush` | what they say |
+//! | `read`, `flush`, `paths` | what they say |
 //! | `hot` | which areas may differ right now |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -39,6 +39,7 @@ mod membership;
 mod op;
 mod open;
 mod partner;
+mod paths;
 mod peek;
 mod phase;
 mod read;

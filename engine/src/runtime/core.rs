@@ -169,6 +169,11 @@ impl Core {
         machine.map_or([PathState::Unavailable; 2], |machine| machine.path_states(now, volume))
     }
 
+    /// `None` when closed.
+    pub(super) fn extent_sectors(&self) -> Option<u64> {
+        self.driver.lock().machine.as_ref()?.extent_sectors()
+    }
+
     /// Ends everything without a word to the partner or the disks. Returns when the disks and the transport are let
     /// go, or another thread is about to do so.
     pub(super) fn close(&self) {

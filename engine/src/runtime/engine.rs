@@ -1,6 +1,7 @@
 //! The engine as an embedder sees it: built, used from any thread, stopped.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::thread;
 
@@ -129,12 +130,15 @@ impl EngineBuilder {
         let volumes = self.config.volumes;
         let core = Core::new(machine, self.clock);
         // From here on dropping the handle ends everything.
-        let engine = Engine { handle: Arc::new(Handle { core: Arc::clone(&core), volumes }) };
+        let engine = Engine {
+            handle: Arc::new(Handle { core: Arc::clone(&core), volumes, extent_sectors: AtomicU64::new(0) }),
+        };
         start_timer(&core)?;
         let questions = self.arbiter.map(|arbiter| start_asker(&core, arbiter)).transpose()?;
         let sink = Arc::clone(&core) as Arc<dyn DiskSink>;
         core.begin(Outside { disks: self.disks, transport: self.transport.clone(), questions, sink });
         engine.wait_open(self.open_bound)?;
+        engine.handle.extent_sectors.store(core.extent_sectors().unwrap_or(0), Ordering::Relaxed);
         if let Some(transport) = self.transport {
             transport.open(Arc::clone(&core) as Arc<dyn Inbox>);
             if core.lifecycle.stage().over {
@@ -184,6 +188,8 @@ pub struct Engine {
 pub(super) struct Handle {
     pub(super) core: Arc<Core>,
     volumes: Vec<VolumeConfig>,
+    /// Size of the pool's extents in sectors.
+    pub(super) extent_sectors: AtomicU64,
 }
 
 impl Drop for Handle {

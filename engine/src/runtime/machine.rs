@@ -2,7 +2,6 @@
 
 use crate::guest::PathState;
 use crate::ids::VolumeId;
-use crate::mirror::message::PeerPhase;
 use crate::node::Node;
 use crate::node::event::{Action, Event};
 use crate::node::view::View;
@@ -16,6 +15,7 @@ pub(super) trait Machine: Send {
     fn view(&self, now: Instant) -> View;
     /// This node's path state, and the partner's.
     fn path_states(&self, now: Instant, volume: VolumeId) -> [PathState; 2];
+    fn extent_sectors(&self) -> Option<u64>;
 }
 
 impl Machine for Node {
@@ -36,26 +36,10 @@ impl Machine for Node {
     }
 
     fn path_states(&self, now: Instant, volume: VolumeId) -> [PathState; 2] {
-        path_states(&Node::view(self, now), volume)
+        Node::path_states(self, now, volume)
     }
-}
 
-/// Path states as a view shows them.
-fn path_states(view: &View, volume: VolumeId) -> [PathState; 2] {
-    let Some(volume) = view.volumes.iter().find(|found| found.id == volume) else {
-        return [PathState::Unavailable; 2];
-    };
-    let serves = |owner: bool| if owner { PathState::Optimized } else { PathState::NonOptimized };
-    let owned = volume.owner == Some(view.name);
-    let own = match view.phase {
-        _ if !volume.mirrored => PathState::Optimized,
-        _ if view.serving => serves(owned),
-        PeerPhase::Deciding | PeerPhase::Paired => PathState::Transitioning,
-        _ => PathState::Unavailable,
-    };
-    let partners = match view.phase {
-        PeerPhase::Paired if volume.mirrored => serves(!owned),
-        _ => PathState::Unavailable,
-    };
-    [own, partners]
+    fn extent_sectors(&self) -> Option<u64> {
+        Node::extent_sectors(self)
+    }
 }

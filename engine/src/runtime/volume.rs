@@ -1,6 +1,7 @@
 //! A virtual volume of a running engine, and calls that wait.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -25,7 +26,8 @@ impl Volume {
 impl VirtualVolume for Volume {
     fn info(&self) -> VolumeInfo {
         let VolumeConfig { id, ref name, uuid, sectors, mirrored } = self.config;
-        VolumeInfo { id, name: name.clone(), uuid, sectors, extent_sectors: 2048, mirrored }
+        let extent_sectors = self.handle.extent_sectors.load(Ordering::Relaxed);
+        VolumeInfo { id, name: name.clone(), uuid, sectors, extent_sectors, mirrored }
     }
 
     fn path_state(&self) -> PathState {

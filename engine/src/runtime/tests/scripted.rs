@@ -51,6 +51,9 @@ impl Machine for Scripted {
     fn path_states(&self, _now: Instant, _volume: VolumeId) -> [PathState; 2] {
         [PathState::Optimized, PathState::NonOptimized]
     }
+    fn extent_sectors(&self) -> Option<u64> {
+        None
+    }
 }
 
 fn config() -> NodeConfig {

@@ -8,6 +8,7 @@ use super::super::*;
 use crate::arbiter::{Arbiter, Arbitration, MemoryArbiter};
 use crate::backend::{self, BlockBackend, MemoryBackend, boot_time};
 use crate::block::{BLOCK_BYTES, PagePool, Payload, SECTORS_PER_BLOCK, payload_from, zeros};
+use crate::guest::PathState::{NonOptimized, Optimized, Unavailable};
 use crate::guest::{GuestError, Sectors};
 use crate::ids::{BootId, NodeName, Uuid, VolumeId};
 use crate::mirror::message::PeerPhase;
@@ -199,6 +200,28 @@ fn what_is_written_at_one_is_read_at_the_other() {
     assert!(same(&pair.engine(NodeName::A).read(LINEAR, sectors(0, 1)).unwrap(), &pair.data(9, 1)));
     let beyond = pair.engine(NodeName::A).read(MIRRORED, sectors(1 << 30, 1));
     assert_eq!(beyond.map(drop), Err(GuestError::OutOfRange));
+}
+
+#[test]
+fn initiators_are_told_the_truth() {
+    let mut pair = Pair::new();
+    let states = |pair: &Pair, at, volume| {
+        let volume = pair.engine(at).volume(volume).unwrap();
+        (volume.path_state(), volume.partner_path_state())
+    };
+    let infos = NodeName::BOTH.map(|name| pair.engine(name).volumes()[0].info());
+    assert_eq!(infos[0].uuid, infos[1].uuid);
+    assert_eq!((infos[0].extent_sectors, infos[0].mirrored), (2048, true));
+    assert!(pair.engine(NodeName::A).volume(VolumeId(9)).is_none());
+
+    let (of_a, of_b) = (states(&pair, NodeName::A, MIRRORED), states(&pair, NodeName::B, MIRRORED));
+    assert_eq!(of_a, (of_b.1, of_b.0));
+    assert!(matches!(of_a, (Optimized, NonOptimized) | (NonOptimized, Optimized)), "{of_a:?}");
+    assert_eq!(states(&pair, NodeName::B, LINEAR), (Optimized, Unavailable));
+
+    pair.stop(NodeName::A);
+    pair.wait_phase(NodeName::B, PeerPhase::Alone);
+    assert_eq!(states(&pair, NodeName::B, MIRRORED), (Optimized, Unavailable));
 }
 
 #[test]
