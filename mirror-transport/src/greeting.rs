@@ -10,6 +10,8 @@ use crate::config::LinkConfig;
 use crate::notice::Refusal;
 
 pub(crate) const GREETING_BYTES: usize = 64;
+/// The bytes before the checksum.
+const CHECKED_BYTES: usize = GREETING_BYTES - 4;
 const MAGIC: [u8; 8] = *b"TWINSANm";
 
 /// The bytes of a greeting.
@@ -97,8 +99,10 @@ pub(crate) fn may_begin(bytes: &[u8]) -> bool {
     bytes[..known] == MAGIC[..known]
 }
 
-/// The salts of a connection: for what this node sends, and for what it receives.
+/// The salts of a connection: for what this node sends, and for what it receives. Of the greetings without their
+/// checksums: a CRC over data and its own CRC is always the same number.
 pub(crate) fn salts(mine: &GreetingBytes, theirs: &GreetingBytes) -> (Salt, Salt) {
+    let (mine, theirs) = (&mine[..CHECKED_BYTES], &theirs[..CHECKED_BYTES]);
     (Salt::of(mine, theirs), Salt::of(theirs, mine))
 }
 
@@ -114,8 +118,14 @@ fn blank(config: &LinkConfig) -> Layout {
     }
 }
 
+/// A greeting of another version of the protocol.
+#[cfg(test)]
+pub(crate) fn of_version(config: &LinkConfig, version: u16) -> GreetingBytes {
+    sealed(Layout { version: version.into(), partnership: config.partnership.0.into(), ..blank(config) })
+}
+
 fn crc(bytes: &GreetingBytes) -> u32 {
-    crc32c::crc32c(&bytes[..GREETING_BYTES - 4])
+    crc32c::crc32c(&bytes[..CHECKED_BYTES])
 }
 
 fn sealed(layout: Layout) -> GreetingBytes {
@@ -158,9 +168,7 @@ mod tests {
         let (a, b, other) = (config(NodeName::A, 5), config(NodeName::B, 5), config(NodeName::B, 6));
         assert_eq!(read(&a, &greet(&other, 1)), Err(Refusal::Partnership));
         assert_eq!(read(&a, &greet(&a, 1)), Err(Refusal::SameNode(NodeName::A)));
-        let mut newer: Layout = bytemuck::cast(greet(&b, 1));
-        newer.version = 9.into();
-        assert_eq!(read(&a, &sealed(newer)), Err(Refusal::Version(9)));
+        assert_eq!(read(&a, &of_version(&b, 9)), Err(Refusal::Version(9)));
         for refusal in
             [Refusal::Version(0), Refusal::Partnership, Refusal::SameNode(NodeName::B), Refusal::Stale]
         {
@@ -168,6 +176,21 @@ mod tests {
             assert_eq!(read(&b, &answer), Err(refusal));
             assert_eq!(answer[16..60], [0; 44], "a stranger learns nothing");
         }
+    }
+
+    #[test]
+    fn salts_differ_between_connections_and_directions() {
+        let (a, b) = (config(NodeName::A, 5), config(NodeName::B, 5));
+        let mut all = Vec::new();
+        for (of_a, of_b) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
+            let (greeting_a, greeting_b) = (greet(&a, of_a), greet(&b, of_b));
+            let ((send, receive), seen) = (salts(&greeting_a, &greeting_b), salts(&greeting_b, &greeting_a));
+            assert_eq!(seen, (receive, send));
+            all.extend([send.0, receive.0]);
+        }
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 8);
     }
 
     #[test]

@@ -24,6 +24,8 @@ mod dial;
 mod greeting;
 mod link;
 mod notice;
+#[cfg(test)]
+mod tests;
 
 pub use config::LinkConfig;
 pub use link::TcpLink;

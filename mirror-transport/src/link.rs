@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     /// Connections whose sender found the socket full.
     blocked: Mutex<VecDeque<Arc<Connection>>>,
     unblock: Condvar,
+    /// Wakes the accepting thread.
+    waker: OnceLock<Waker>,
     link_thread: OnceLock<ThreadId>,
     /// The link thread need not make its next flush: another message follows, and it flushes after the last.
     corked: AtomicBool,
@@ -76,7 +78,6 @@ pub(crate) struct Shared {
 pub struct TcpLink {
     shared: Arc<Shared>,
     address: SocketAddr,
-    waker: Option<Waker>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -94,14 +95,14 @@ impl TcpLink {
         };
         let shared = Arc::new(Shared::new(config));
         let mut acceptor = None;
-        let mut waker = None;
         if let Some(listener) = listener {
             address = listener.local_addr()?;
-            let (made, wakes) = Acceptor::new(listener, Arc::clone(&shared))?;
-            (acceptor, waker) = (Some(made), Some(wakes));
+            let (made, waker) = Acceptor::new(listener, Arc::clone(&shared))?;
+            shared.waker.get_or_init(|| waker);
+            acceptor = Some(made);
         }
         // From here on a failure closes what has been started.
-        let link = TcpLink { shared, address, waker, threads: Mutex::default() };
+        let link = TcpLink { shared, address, threads: Mutex::default() };
         link.spawn("mirror-write", Shared::write_blocked)?;
         if let Some(acceptor) = acceptor {
             link.spawn("mirror-accept", move |shared| {
@@ -163,10 +164,6 @@ impl Transport for TcpLink {
 
     fn close(&self) {
         self.shared.close();
-        if let Some(waker) = &self.waker {
-            // Fails only without memory in the kernel; then the thread ends with its next event.
-            let _ = waker.wake();
-        }
     }
 }
 
@@ -189,6 +186,7 @@ impl Shared {
             attempt: Mutex::new(None),
             blocked: Mutex::default(),
             unblock: Condvar::new(),
+            waker: OnceLock::new(),
             link_thread: OnceLock::new(),
             corked: AtomicBool::new(false),
             said: Mutex::default(),
@@ -268,6 +266,10 @@ impl Shared {
         }
         if let Some(connection) = self.current.lock().as_ref() {
             connection.drop_for(|| "this node closed the link".to_owned());
+        }
+        if let Some(waker) = self.waker.get() {
+            // Fails only without memory in the kernel; then the thread ends with its next event.
+            let _ = waker.wake();
         }
     }
 
@@ -372,7 +374,7 @@ impl Shared {
     }
 }
 
-/// A connection while it is up. Also if the inbox panics, nothing is sent on it any more and the partner notices.
+/// A connection while it is up. If the inbox panics, the partner notices, and no other connection is made.
 struct Up<'a> {
     shared: &'a Shared,
     connection: Arc<Connection>,
@@ -392,5 +394,8 @@ impl Drop for Up<'_> {
     fn drop(&mut self) {
         self.connection.drop_for(|| "the node failed".to_owned());
         *self.shared.current.lock() = None;
+        if thread::panicking() {
+            self.shared.close();
+        }
     }
 }

@@ -242,3 +242,26 @@ fn a_link_may_be_closed_by_its_inbox_and_before_it_is_opened() {
     drop(b);
     wait_until("the inbox is given up", || Arc::strong_count(&closer) == 1);
 }
+
+/// A node that fails.
+struct Failing;
+
+impl Inbox for Failing {
+    fn link_up(&self, _: u64) {}
+    fn link_down(&self, _: u64) {}
+    fn message(&self, _: u64, _: twinsan::mirror::message::Message) {
+        panic!("on purpose");
+    }
+}
+
+#[test]
+fn a_node_that_fails_takes_its_link_with_it() {
+    let a = TcpLink::new(config(NodeName::A, any_port())).unwrap();
+    a.open(Arc::new(Failing));
+    let b = End::new(config(NodeName::B, a.address()));
+    let link = b.ear.wait_up();
+    b.send(link, [b.write(1, 1)]);
+    b.ear.wait_down(link);
+    wait_until("nobody answers", || b.was_told(|notice| matches!(notice, Notice::Unreachable { .. })));
+    a.stop();
+}

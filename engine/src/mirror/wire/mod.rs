@@ -42,7 +42,7 @@ pub struct Salt(pub u32);
 
 impl Salt {
     /// For what the sender of `from` sends to the sender of `to`, over the connection that these two greetings
-    /// opened.
+    /// opened. They must come without checksums of their own: a CRC over data and its own CRC is always the same.
     pub fn of(from: &[u8], to: &[u8]) -> Salt {
         Salt(crc32c::crc32c_append(crc32c::crc32c(from), to))
     }

@@ -1,0 +1,228 @@
+//! A node against a hand-made other end that knows the greeting.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use twinsan::block::PagePool;
+use twinsan::ids::{BootId, Epoch, NodeName, Uuid};
+use twinsan::mirror::message::{Control, Message};
+use twinsan::mirror::wire::{Encoder, Salt};
+use twinsan::runtime::{Inbox, Transport};
+
+use crate::greeting::{self, GREETING_BYTES, GreetingBytes};
+use crate::{LinkConfig, Notice, Refusal, TcpLink};
+
+#[derive(Default)]
+struct Ear(Mutex<Vec<String>>);
+
+impl Ear {
+    fn wait_for(&self, count: usize) -> Vec<String> {
+        wait_until(|| self.0.lock().len() >= count);
+        self.0.lock().clone()
+    }
+}
+
+impl Inbox for Ear {
+    fn link_up(&self, link: u64) {
+        self.0.lock().push(format!("up {link}"));
+    }
+    fn link_down(&self, link: u64) {
+        self.0.lock().push(format!("down {link}"));
+    }
+    fn message(&self, link: u64, message: Message) {
+        self.0.lock().push(format!("{link} {:?}", message.body));
+    }
+}
+
+/// The one place where these tests sleep.
+fn wait_until(done: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < until, "waited too long");
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn config(node: NodeName, boot: u64, address: SocketAddr) -> LinkConfig {
+    LinkConfig::new(node, Uuid(5), BootId(boot), address, PagePool::new())
+}
+
+fn any_port() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+type Told = Arc<Mutex<Vec<Notice>>>;
+
+fn node(config: LinkConfig) -> (TcpLink, Arc<Ear>, Told) {
+    let told = Told::default();
+    let tell = Arc::clone(&told);
+    let link =
+        TcpLink::new(LinkConfig { notices: Arc::new(move |notice| tell.lock().push(notice)), ..config })
+            .unwrap();
+    let ear = Arc::new(Ear::default());
+    link.open(Arc::clone(&ear) as Arc<dyn Inbox>);
+    (link, ear, told)
+}
+
+/// Greets node `a` as `b`; the stream, its greeting and the answer.
+fn greet_a(a: &TcpLink, boot: u64, number: u64) -> (TcpStream, GreetingBytes, GreetingBytes) {
+    let mut stream = TcpStream::connect(a.address()).unwrap();
+    let mine = greeting::greet(&config(NodeName::B, boot, a.address()), number);
+    stream.write_all(&mine).unwrap();
+    let mut theirs = [0; GREETING_BYTES];
+    stream.read_exact(&mut theirs).unwrap();
+    (stream, mine, theirs)
+}
+
+fn frame(salt: Salt) -> Vec<u8> {
+    let mut encoder = Encoder::new(salt);
+    encoder.push(Message::control(Control::Go { epoch: Epoch(4) })).unwrap();
+    encoder.slices().iter().flat_map(|slice| slice.to_vec()).collect()
+}
+
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut rest = Vec::new();
+    match stream.read_to_end(&mut rest) {
+        Ok(_) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn a_newer_attempt_replaces_the_link_and_an_older_one_is_refused() {
+    let (a, ear, _) = node(config(NodeName::A, 1, any_port()));
+    let (mut first, ..) = greet_a(&a, 7, 5);
+    ear.wait_for(1);
+    let (mut late, _, theirs) = greet_a(&a, 7, 4);
+    let b = config(NodeName::B, 7, a.address());
+    assert_eq!(greeting::read(&b, &theirs), Err(Refusal::Stale));
+    assert!(is_closed(&mut late));
+    let (newer, ..) = greet_a(&a, 7, 6);
+    assert!(is_closed(&mut first));
+    assert_eq!(ear.wait_for(3), ["up 1", "down 1", "up 2"]);
+    // Another life of the partner begins to count anew.
+    let (_again, ..) = greet_a(&a, 8, 1);
+    assert_eq!(ear.wait_for(5)[3..], ["down 2", "up 3"]);
+    drop(newer);
+    a.stop();
+}
+
+#[test]
+fn a_frame_is_taken_only_with_the_salt_of_its_connection_and_direction() {
+    let (a, ear, _) = node(config(NodeName::A, 1, any_port()));
+    let (mut good, mine, theirs) = greet_a(&a, 7, 1);
+    let send = greeting::salts(&mine, &theirs).0;
+    good.write_all(&frame(send)).unwrap();
+    assert_eq!(ear.wait_for(2)[1], "1 Control(Go { epoch: Epoch(4) })");
+    // One recorded on the first connection; then one of the other direction, as if reflected.
+    let (mut replayed, ..) = greet_a(&a, 7, 2);
+    replayed.write_all(&frame(send)).unwrap();
+    assert!(is_closed(&mut replayed));
+    let (mut reflected, mine, theirs) = greet_a(&a, 7, 3);
+    reflected.write_all(&frame(greeting::salts(&mine, &theirs).1)).unwrap();
+    assert!(is_closed(&mut reflected));
+    let heard = ear.wait_for(7);
+    assert_eq!(heard.iter().filter(|line| line.contains("Go")).count(), 1);
+    a.stop();
+}
+
+#[test]
+fn another_version_is_refused_in_words_that_both_understand() {
+    let (a, ear, told) = node(config(NodeName::A, 1, any_port()));
+    let b = config(NodeName::B, 7, a.address());
+    let mut stream = TcpStream::connect(a.address()).unwrap();
+    stream.write_all(&greeting::of_version(&b, 9)).unwrap();
+    let mut answer = [0; GREETING_BYTES];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(greeting::read(&b, &answer), Err(Refusal::Version(0)));
+    wait_until(|| !told.lock().is_empty());
+    let text = told.lock()[0].to_string();
+    assert!(text.contains("version 9") && text.contains("install"), "{text}");
+    assert!(ear.0.lock().is_empty());
+    a.stop();
+}
+
+/// Node `b` calls somebody who answers with `answer` and keeps the line open.
+fn called(answer: Vec<u8>) -> (Vec<String>, Vec<Notice>) {
+    let listener = TcpListener::bind(any_port()).unwrap();
+    let (b, ear, told) = node(config(NodeName::B, 7, listener.local_addr().unwrap()));
+    let (mut stream, _) = listener.accept().unwrap();
+    // The other end may hang up in mid-answer.
+    let _ = stream.write_all(&answer);
+    wait_until(|| {
+        let told = told.lock();
+        told.iter().any(|notice| !matches!(notice, Notice::Up { .. }))
+    });
+    b.stop();
+    let told = told.lock().clone();
+    (ear.0.lock().clone(), told)
+}
+
+#[test]
+fn a_foreign_listener_gets_nothing() {
+    let a = |boot| config(NodeName::A, boot, any_port());
+    let foreign = LinkConfig { partnership: Uuid(6), ..a(1) };
+    let cases = [
+        (vec![0xff; 64 * 1024], Refusal::NoGreeting),
+        (b"220 mail.example ESMTP\r\n".to_vec(), Refusal::NoGreeting),
+        (b"TWINSANm".to_vec(), Refusal::NoGreeting),
+        (greeting::greet(&foreign, 1).to_vec(), Refusal::Partnership),
+        (greeting::greet(&config(NodeName::B, 1, any_port()), 1).to_vec(), Refusal::SameNode(NodeName::B)),
+        (greeting::of_version(&a(1), 3).to_vec(), Refusal::Version(3)),
+    ];
+    for (answer, expected) in cases {
+        let (heard, told) = called(answer);
+        assert!(heard.is_empty(), "{heard:?}");
+        assert!(matches!(told[0], Notice::Refused { refusal, .. } if refusal == expected), "{told:?}");
+    }
+}
+
+#[test]
+fn a_partner_that_sends_rubbish_after_a_good_greeting_is_dropped() {
+    let good = greeting::greet(&config(NodeName::A, 1, any_port()), 1).to_vec();
+    let (heard, told) = called([good, vec![0x55; 100_000]].concat());
+    assert_eq!(heard, ["up 1", "down 1"]);
+    assert!(matches!(&told[1], Notice::Down { reason, .. } if reason.contains("damaged")), "{told:?}");
+}
+
+/// Descriptors and threads of this process that belong to links.
+fn held() -> (usize, usize) {
+    let count = |path: &str| std::fs::read_dir(path).unwrap().count();
+    (count("/proc/self/fd"), count("/proc/self/task"))
+}
+
+/// Alone in its process, because it counts.
+#[test]
+#[ignore = "started by another test"]
+fn many_reconnects_alone() {
+    let (a, ear_a, _) = node(config(NodeName::A, 1, any_port()));
+    let (b, ear_b, _) = node(config(NodeName::B, 7, a.address()));
+    let up = |ear: &Ear| ear.0.lock().last().is_some_and(|line| line.starts_with("up"));
+    wait_until(|| up(&ear_a) && up(&ear_b));
+    let before = held();
+    for round in 1..=20 {
+        b.disconnect(round);
+        wait_until(|| [&ear_a, &ear_b].iter().all(|ear| ear.0.lock().len() as u64 > 2 * round));
+        for _ in 0..20 {
+            drop(TcpStream::connect(a.address()).unwrap());
+        }
+    }
+    wait_until(|| held() == before);
+    b.stop();
+    a.stop();
+}
+
+#[test]
+fn reconnects_leave_no_descriptor_and_no_thread_behind() {
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "tests::many_reconnects_alone"])
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
