@@ -1,0 +1,183 @@
+//! `twinsand check`: a pool offline. Its structure, and whether both halves of its mirrored volumes read the same.
+//!
+//! Nothing is written. The node must not be running: its disks are locked.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use twinsan::backend;
+use twinsan::block::{PagePool, Payload, zeros};
+use twinsan::ids::VolumeId;
+use twinsan::io::DiskOp;
+use twinsan::pool::{self, Pool};
+
+use crate::Failure;
+use crate::config::Config;
+use crate::disks::{self, Disks};
+use crate::sizes::show;
+
+/// Blocks compared at once.
+const PIECE_BLOCKS: u64 = 256;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// A directory whose files are the disks of the pool.
+    #[arg(required_unless_present = "config", conflicts_with = "config")]
+    directory: Option<PathBuf>,
+    /// The node's configuration.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// The partner's configuration: compares every block that is mapped in either half of every mirrored volume.
+    #[arg(long, value_name = "OTHER.toml", requires = "config")]
+    compare: Option<PathBuf>,
+}
+
+/// Is all well?
+pub(crate) fn check(options: &Options) -> Result<bool, Failure> {
+    let mine = match (&options.config, &options.directory) {
+        (Some(config), _) => Half::of_config(config)?,
+        (None, Some(directory)) => Half::of_directory(directory)?,
+        (None, None) => return Err("name the pool: a directory, or --config node.toml".into()),
+    };
+    let mut clean = mine.check();
+    if let Some(other) = &options.compare {
+        let other = Half::of_config(other)?;
+        clean &= other.check();
+        clean &= compare(&mine, &other)?;
+    }
+    Ok(clean)
+}
+
+/// One node's pool.
+struct Half {
+    disks: Disks,
+    pool: Pool,
+}
+
+impl Half {
+    fn of_config(path: &Path) -> Result<Half, Failure> {
+        let config = Config::load(path)?;
+        let paths = config.pool().disks.iter().map(|disk| disk.path.as_path());
+        Half::open(disks::open(paths, &PagePool::new())?)
+    }
+
+    /// The disks in a directory, in whatever order their superblocks say.
+    fn of_directory(directory: &Path) -> Result<Half, Failure> {
+        let mut found = Vec::new();
+        let mut names = BTreeSet::new();
+        for entry in std::fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() && entry.metadata()?.len() >= 128 << 10 {
+                names.insert(entry.path());
+            }
+        }
+        for path in &names {
+            let disk = disks::open(std::iter::once(path.as_path()), &PagePool::new())?.remove(0);
+            if disks::probe(&*disk)?.is_some() {
+                found.push(disk);
+            }
+        }
+        if found.is_empty() {
+            return Err(format!("{} has no disk of a pool", directory.display()).into());
+        }
+        Half::open(found)
+    }
+
+    fn open(disks: Disks) -> Result<Half, Failure> {
+        let (pool, report) = disks::open_pool(&disks)?;
+        println!(
+            "pool {:032x} of node {}: {} log entries replayed, {} damaged superblock copies{}",
+            pool.identity().pool.0,
+            pool.identity().node,
+            report.entries,
+            report.damaged.len(),
+            if report.torn.is_some() { ", a torn last entry cut" } else { "" },
+        );
+        Ok(Half { disks, pool })
+    }
+
+    fn check(&self) -> bool {
+        let report = pool::check(&self.pool);
+        for problem in &report.problems {
+            println!("  problem: {problem}");
+        }
+        println!(
+            "  {} volumes, {} extents: {} mapped, {} free, {} in between; {} problems",
+            report.volumes, report.extents, report.mapped, report.free, report.between, report.problem_count
+        );
+        report.is_clean()
+    }
+
+    /// What hosts would read.
+    fn read(&self, volume: VolumeId, first: u64, blocks: u64) -> Result<Payload, Failure> {
+        let Some((disk, offset)) = self.pool.locate(volume, first) else { return Ok(zeros(blocks as usize)) };
+        let op = DiskOp::Read { offset, blocks: blocks as u32 };
+        Ok(backend::perform(&*self.disks[usize::from(disk.0)], op)?)
+    }
+
+    /// Bytes of the volume that are mapped, in blocks.
+    fn mapped(&self, volume: VolumeId) -> impl Iterator<Item = u64> + '_ {
+        let blocks = self.pool.extent_blocks();
+        let meta = self.pool.metadata().volume(volume);
+        meta.into_iter().flat_map(move |meta| meta.map.iter().map(move |(extent, _)| u64::from(extent) * blocks))
+    }
+}
+
+/// Do both halves of every mirrored volume read the same?
+fn compare(mine: &Half, other: &Half) -> Result<bool, Failure> {
+    let (a, b) = (mine.pool.identity(), other.pool.identity());
+    if a.partnership != b.partnership || a.node == b.node {
+        return Err("these are not the two nodes of one pair; name the other node's configuration".into());
+    }
+    let mut same = true;
+    let mirrored = |half: &Half| -> BTreeSet<VolumeId> {
+        half.pool.metadata().volumes().filter(|(_, meta)| meta.mirrored).map(|(id, _)| id).collect()
+    };
+    for volume in mirrored(mine).union(&mirrored(other)) {
+        let outcome = compare_volume(mine, other, *volume)?;
+        println!(
+            "  volume {volume}: {} compared, {} blocks differ{}",
+            show(outcome.bytes),
+            outcome.different.len(),
+            if outcome.different.is_empty() { String::new() } else { outcome.places() },
+        );
+        same &= outcome.different.is_empty();
+    }
+    println!("{}", if same { "both halves are the same" } else { "THE HALVES DIFFER" });
+    Ok(same)
+}
+
+#[derive(Default)]
+struct Compared {
+    bytes: u64,
+    /// Blocks.
+    different: Vec<u64>,
+}
+
+impl Compared {
+    fn places(&self) -> String {
+        let first: Vec<String> = self.different.iter().take(10).map(u64::to_string).collect();
+        format!(": {}{}", first.join(", "), if self.different.len() > 10 { ", ..." } else { "" })
+    }
+}
+
+fn compare_volume(mine: &Half, other: &Half, volume: VolumeId) -> Result<Compared, Failure> {
+    let mut compared = Compared::default();
+    let extents: BTreeSet<u64> = mine.mapped(volume).chain(other.mapped(volume)).collect();
+    // The pieces lie within an extent of either pool: extents are powers of two of at least 16 blocks.
+    let extent = mine.pool.extent_blocks().min(other.pool.extent_blocks());
+    let step = PIECE_BLOCKS.min(extent);
+    let longest = mine.pool.extent_blocks().max(other.pool.extent_blocks());
+    let mut from = 0;
+    for start in extents {
+        for first in (start.max(from)..start + longest).step_by(step as usize) {
+            let (a, b) = (mine.read(volume, first, step)?, other.read(volume, first, step)?);
+            let unlike = a.iter().zip(&b).zip(first..).filter(|((a, b), _)| !a.same(b)).map(|(_, block)| block);
+            compared.different.extend(unlike);
+            compared.bytes += step * 4096;
+        }
+        from = start + longest;
+    }
+    Ok(compared)
+}

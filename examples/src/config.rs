@@ -1,0 +1,334 @@
+//! The configuration of a node: what `node.toml` says, strictly.
+//!
+//! A key that is not known is refused, by name. What cannot work is refused before anything is touched, with the key
+//! and what to write instead. `examples/node.toml` shows every key.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use twinsan::arbiter::Arbitration;
+use twinsan::block::SECTOR_BYTES;
+use twinsan::ids::{NodeName, Uuid, VolumeId};
+use twinsan::node::config::{CacheConfig, MirrorConfig, VolumeConfig};
+use twinsan::pool::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN};
+
+use crate::sizes;
+
+mod check;
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("{path} cannot be read: {error}; name an existing file with --config")]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("{path} is not understood:\n{error}see examples/node.toml for every key")]
+    Parse { path: PathBuf, error: Box<toml::de::Error> },
+    #[error("{path}: `{key}` {problem}")]
+    Value { path: PathBuf, key: String, problem: String },
+}
+
+/// `node.toml`.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) node: Node,
+    pub(crate) partnership: Partnership,
+    /// One, for now.
+    #[serde(default)]
+    pub(crate) pool: Vec<Pool>,
+    #[serde(default)]
+    pub(crate) volume: Vec<Volume>,
+    #[serde(default)]
+    pub(crate) host: Vec<Host>,
+    #[serde(default)]
+    pub(crate) mapping: Vec<Mapping>,
+    pub(crate) target: Target,
+    #[serde(default)]
+    pub(crate) partner: Option<Partner>,
+    pub(crate) arbiter: Arbiter,
+    #[serde(default)]
+    pub(crate) cache: Cache,
+    #[serde(default)]
+    pub(crate) mirror: Mirror,
+}
+
+/// Who this node is.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Node {
+    pub(crate) name: Name,
+    /// For the status socket; relative paths of disks begin here.
+    pub(crate) directory: PathBuf,
+}
+
+/// `a` or `b`.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Name {
+    A,
+    B,
+}
+
+impl From<Name> for NodeName {
+    fn from(name: Name) -> NodeName {
+        match name {
+            Name::A => NodeName::A,
+            Name::B => NodeName::B,
+        }
+    }
+}
+
+/// The pair; the same on both nodes.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Partnership {
+    pub(crate) name: String,
+    /// 32 hexadecimal digits, hyphens allowed. Without it, it is made from the name.
+    pub(crate) uuid: Option<String>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pool {
+    pub(crate) name: String,
+    #[serde(default = "one_mebibyte")]
+    pub(crate) extent: String,
+    pub(crate) disks: Vec<Disk>,
+}
+
+fn one_mebibyte() -> String {
+    "1MiB".into()
+}
+
+/// A file or a block device.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Disk {
+    pub(crate) path: PathBuf,
+    /// A file that is not there is made this large, sparse.
+    pub(crate) size: Option<String>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Volume {
+    /// Unique in the partnership, and for ever: a mirrored volume has the same on both nodes.
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    pub(crate) size: String,
+    #[serde(default)]
+    pub(crate) mirrored: bool,
+    /// The node that orders its writes.
+    #[serde(default = "node_a")]
+    pub(crate) preferred: Name,
+}
+
+fn node_a() -> Name {
+    Name::A
+}
+
+/// A named group of initiators.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Host {
+    pub(crate) name: String,
+    /// `*` is any initiator.
+    pub(crate) iqns: Vec<String>,
+}
+
+/// A volume at a LUN for a host.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mapping {
+    pub(crate) volume: String,
+    pub(crate) host: String,
+    pub(crate) lun: u16,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Target {
+    /// The same on both nodes.
+    pub(crate) iqn: String,
+    /// Where this node listens for initiators.
+    pub(crate) portals: Vec<SocketAddr>,
+}
+
+/// The other node.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Partner {
+    /// The mirror link: where node `a` listens and node `b` connects to. The same on both nodes.
+    pub(crate) link: SocketAddr,
+    /// The partner's portals, shown to initiators by discovery.
+    #[serde(default)]
+    pub(crate) portals: Vec<SocketAddr>,
+}
+
+/// Who decides when the nodes lose each other.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Arbiter {
+    /// The register: a file in a directory that both nodes see.
+    pub(crate) file: Option<PathBuf>,
+    /// Without a register.
+    pub(crate) policy: Option<Policy>,
+}
+
+#[derive(Deserialize, Clone, Copy, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Policy {
+    Preferred,
+    StopBoth,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Cache {
+    pub(crate) size: Option<String>,
+    pub(crate) dirty: Option<String>,
+    pub(crate) destage_age_ms: Option<u64>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mirror {
+    pub(crate) lease_ms: Option<u64>,
+    pub(crate) heartbeat_ms: Option<u64>,
+    pub(crate) link_grace_ms: Option<u64>,
+    pub(crate) verdict_bound_ms: Option<u64>,
+}
+
+impl Config {
+    /// Reads and checks a configuration; relative paths in it begin at the file's own directory.
+    pub(crate) fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { path: path.to_path_buf(), error })?;
+        let mut config: Config = toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_path_buf(), error: Box::new(error) })?;
+        let problem = |(key, problem)| ConfigError::Value { path: path.to_path_buf(), key, problem };
+        config.check().map_err(problem)?;
+        let here = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        config.settle_paths(here.parent().unwrap_or(Path::new("/")));
+        Ok(config)
+    }
+
+    fn settle_paths(&mut self, here: &Path) {
+        self.node.directory = here.join(&self.node.directory);
+        for disk in self.pool.iter_mut().flat_map(|pool| &mut pool.disks) {
+            disk.path = self.node.directory.join(&disk.path);
+        }
+        if let Some(file) = &mut self.arbiter.file {
+            *file = here.join(&*file);
+        }
+    }
+
+    /// The one pool.
+    pub(crate) fn pool(&self) -> &Pool {
+        self.pool.first().expect("checked when the configuration was read")
+    }
+
+    /// Which node this is.
+    pub(crate) fn name(&self) -> NodeName {
+        self.node.name.into()
+    }
+
+    /// The node that orders the writes, and goes on under [`Policy::Preferred`].
+    pub(crate) fn preferred(&self) -> NodeName {
+        self.volume.first().map_or(NodeName::A, |volume| volume.preferred.into())
+    }
+
+    /// The identity of the pair.
+    pub(crate) fn partnership(&self) -> Uuid {
+        match &self.partnership.uuid {
+            Some(text) => Uuid(check::uuid(text).expect("checked when the configuration was read")),
+            None => Uuid(fingerprint(&[self.partnership.name.as_bytes()])),
+        }
+    }
+
+    /// The volumes as the engine wants them.
+    pub(crate) fn volumes(&self) -> Vec<VolumeConfig> {
+        let pair = self.partnership().0.to_le_bytes();
+        self.volume
+            .iter()
+            .map(|volume| VolumeConfig {
+                id: VolumeId(volume.id),
+                name: volume.name.clone(),
+                // The two halves of a mirrored volume are one to hosts; linear volumes are each node's own.
+                uuid: Uuid(fingerprint(&[
+                    &pair,
+                    &volume.id.to_le_bytes(),
+                    if volume.mirrored { b"*" } else if self.node.name == Name::A { b"a" } else { b"b" },
+                ])),
+                sectors: sizes::parse(&volume.size).unwrap_or_default() / SECTOR_BYTES as u64,
+                mirrored: volume.mirrored,
+            })
+            .collect()
+    }
+
+    /// How the engine decides.
+    pub(crate) fn arbitration(&self) -> Arbitration {
+        match (&self.arbiter.file, self.arbiter.policy) {
+            (Some(_), _) => Arbitration::Register,
+            (None, Some(Policy::StopBoth)) => Arbitration::StopBoth,
+            (None, _) => Arbitration::Preferred,
+        }
+    }
+
+    /// Extent size in bytes.
+    pub(crate) fn extent_bytes(&self) -> u64 {
+        sizes::parse(&self.pool().extent).unwrap_or_default()
+    }
+
+    /// Bounds of the cache.
+    pub(crate) fn cache(&self) -> CacheConfig {
+        let mut cache = CacheConfig::default();
+        let blocks = |text: &Option<String>| text.as_deref().and_then(sizes::parse).map(|bytes| (bytes / 4096) as usize);
+        if let Some(size) = blocks(&self.cache.size) {
+            cache.blocks_max = size;
+            cache.dirty_blocks_max = size / 2;
+        }
+        cache.dirty_blocks_max = blocks(&self.cache.dirty).unwrap_or(cache.dirty_blocks_max);
+        cache.destage_age = milliseconds(self.cache.destage_age_ms, cache.destage_age);
+        cache
+    }
+
+    /// Times of the mirror.
+    pub(crate) fn mirror(&self) -> MirrorConfig {
+        let standard = MirrorConfig::default();
+        MirrorConfig {
+            lease: milliseconds(self.mirror.lease_ms, standard.lease),
+            heartbeat: milliseconds(self.mirror.heartbeat_ms, standard.heartbeat),
+            link_grace: milliseconds(self.mirror.link_grace_ms, standard.link_grace),
+            verdict_bound: milliseconds(self.mirror.verdict_bound_ms, standard.verdict_bound),
+            ..standard
+        }
+    }
+
+    /// The status socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.node.directory.join("status.sock")
+    }
+}
+
+fn milliseconds(value: Option<u64>, standard: Duration) -> Duration {
+    value.map_or(standard, Duration::from_millis)
+}
+
+/// An identity made from names: FNV-1a with 128 bits, never zero.
+fn fingerprint(parts: &[&[u8]]) -> u128 {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let bytes = parts.iter().flat_map(|part| part.iter().copied().chain([0xff]));
+    bytes.fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME)).max(1)
+}
+
+/// The extent sizes a pool can have, for texts.
+fn extent_sizes() -> String {
+    format!("{} to {}", sizes::show(EXTENT_BYTES_MIN), sizes::show(EXTENT_BYTES_MAX))
+}
+
+#[cfg(test)]
+mod tests;

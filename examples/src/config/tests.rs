@@ -1,0 +1,52 @@
+use super::*;
+
+const GOOD: &str = include_str!("../../node.toml");
+
+fn parse(text: &str) -> Result<Config, String> {
+    let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
+    config.check().map_err(|(key, problem)| format!("{key}: {problem}"))?;
+    Ok(config)
+}
+
+#[test]
+fn the_example_is_a_good_configuration() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.name(), NodeName::A);
+    assert_eq!(config.arbitration(), Arbitration::Register);
+    assert_eq!(config.volumes()[0].sectors, 64 << 21);
+    assert!(config.volumes()[0].mirrored);
+}
+
+#[test]
+fn both_nodes_give_a_mirrored_volume_one_identity() {
+    let a = parse(GOOD).unwrap();
+    let b = parse(&GOOD.replace("name = \"a\"", "name = \"b\"")).unwrap();
+    assert_eq!(b.name(), NodeName::B);
+    assert_eq!(a.partnership(), b.partnership());
+    assert_eq!(a.volumes()[0].uuid, b.volumes()[0].uuid);
+    assert_ne!(a.volumes()[0].uuid, a.volumes()[1].uuid);
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let cases = [
+        ("name = \"a\"", "name = \"c\"", "unknown variant"),
+        ("mirrored = true", "miror = true", "unknown field `miror`"),
+        ("size = \"64GiB\"", "size = \"64 gigs\"", "volume.size"),
+        ("link = \"127.0.0.1:7260\"", "link = \"192.0.2.1:7260\"", "partner.link"),
+        ("lun = 1", "lun = 0", "mapping.lun"),
+        ("id = 2", "id = 1", "volume.id"),
+        ("extent = \"1MiB\"", "extent = \"3MiB\"", "pool.extent"),
+        ("file = ", "policy = \"preferred\"\nfile = ", "arbiter.policy"),
+        ("iqns = [\"*\"]", "iqns = []", "host.iqns"),
+        ("host = \"any\"", "host = \"none\"", "mapping.host"),
+        ("iqn = \"iqn.2026", "iqn = \"2026", "target.iqn"),
+        ("[[pool]]", "[[pool]]\nname = \"x\"\ndisks = []\n[[pool]]", "one pool for now"),
+        ("lease_ms = 2000", "lease_ms = 500", "mirror.heartbeat_ms"),
+    ];
+    for (from, to, expected) in cases {
+        assert!(GOOD.contains(from), "the example lost {from}");
+        let error = parse(&GOOD.replacen(from, to, 1)).unwrap_err();
+        assert!(error.contains(expected), "{to}: {error}");
+    }
+}

@@ -1,0 +1,221 @@
+//! The status of a node: what it is and does, as one line of JSON on a unix socket and as a table for people.
+//!
+//! Whoever connects to the socket gets the line and the end of the stream; nothing is read.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use twinsan::mirror::message::PeerPhase;
+use twinsan::node::view::View;
+use twinsan::runtime::Engine;
+
+use crate::sizes::show;
+
+/// How long a node may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a node says of itself. Keys are only ever added.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub(crate) struct Status {
+    /// `a` or `b`.
+    pub(crate) node: String,
+    /// `starting`, `paired`, `deciding`, `alone`, `lost`, `target`, `joined` or `stopped`.
+    pub(crate) state: String,
+    /// Number of the membership.
+    pub(crate) epoch: u64,
+    /// May it answer hosts now?
+    pub(crate) serving: bool,
+    /// Does its half hold everything?
+    pub(crate) up_to_date: bool,
+    /// Dirty bytes in the cache.
+    pub(crate) dirty_bytes: u64,
+    /// All bytes in the cache.
+    pub(crate) cached_bytes: u64,
+    /// Size of the pool.
+    pub(crate) pool_bytes: u64,
+    /// Bytes of it that are allocated.
+    pub(crate) pool_bytes_used: u64,
+    /// The resync of which this node is the source.
+    pub(crate) resync: Resync,
+    /// Its volumes.
+    pub(crate) volumes: Vec<VolumeStatus>,
+}
+
+/// A resync, running or the last.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+pub(crate) struct Resync {
+    /// Is one running?
+    pub(crate) running: bool,
+    /// Regions of 64 KiB to look at.
+    pub(crate) regions_total: u64,
+    /// How many are left.
+    pub(crate) regions_left: u64,
+    /// Bytes copied so far, new writes of hosts not counted.
+    pub(crate) bytes_copied: u64,
+}
+
+/// A volume on this node.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub(crate) struct VolumeStatus {
+    /// Its id.
+    pub(crate) id: u32,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its size in bytes.
+    pub(crate) bytes: u64,
+    /// Has it two halves?
+    pub(crate) mirrored: bool,
+    /// Who orders its writes, if known.
+    pub(crate) owner: Option<String>,
+    /// Bytes allocated to it here.
+    pub(crate) bytes_used: u64,
+    /// Regions of 64 KiB that the partner lacks.
+    pub(crate) regions_logged: u64,
+    /// Areas of 4 MiB in which the halves may differ.
+    pub(crate) areas_hot: u64,
+}
+
+impl Status {
+    /// What a node's view says; `None` when the engine has ended.
+    pub(crate) fn of(engine: &Engine) -> Option<Status> {
+        let view = engine.view()?;
+        let mut status = Status {
+            node: view.name.to_string(),
+            state: state(view.phase).into(),
+            epoch: view.epoch.0,
+            serving: view.serving,
+            up_to_date: view.up_to_date,
+            dirty_bytes: view.dirty_blocks * 4096,
+            cached_bytes: view.cached_blocks * 4096,
+            pool_bytes: view.pool_bytes,
+            pool_bytes_used: view.pool_bytes_used,
+            resync: resync(&view),
+            volumes: Vec::new(),
+        };
+        for half in &view.volumes {
+            let Some(volume) = engine.volume(half.id) else { continue };
+            let info = volume.info();
+            status.volumes.push(VolumeStatus {
+                id: half.id.0,
+                name: info.name,
+                bytes: info.sectors * 512,
+                mirrored: half.mirrored,
+                owner: half.owner.map(|owner| owner.to_string()),
+                bytes_used: half.extents * info.extent_sectors * 512,
+                regions_logged: half.log.len(),
+                areas_hot: half.hot.len() as u64,
+            });
+        }
+        Some(status)
+    }
+
+    /// Asks the node behind a socket.
+    pub(crate) fn ask(socket: &Path) -> io::Result<Status> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut line = String::new();
+        stream.read_to_string(&mut line)?;
+        serde_json::from_str(&line).map_err(io::Error::other)
+    }
+}
+
+fn state(phase: PeerPhase) -> &'static str {
+    match phase {
+        PeerPhase::Starting => "starting",
+        PeerPhase::Paired => "paired",
+        PeerPhase::Deciding => "deciding",
+        PeerPhase::Alone => "alone",
+        PeerPhase::Lost => "lost",
+        PeerPhase::Target => "target",
+        PeerPhase::Joined => "joined",
+        PeerPhase::Stopped => "stopped",
+    }
+}
+
+fn resync(view: &View) -> Resync {
+    Resync {
+        running: view.resync_regions_left > 0,
+        regions_total: view.resync_regions_total,
+        regions_left: view.resync_regions_left,
+        bytes_copied: view.resync_bytes_copied,
+    }
+}
+
+/// A status socket that is being served. It is removed with it.
+pub(crate) struct StatusSocket {
+    path: PathBuf,
+}
+
+impl StatusSocket {
+    /// Serves what `status` says.
+    pub(crate) fn serve(
+        path: &Path,
+        status: impl Fn() -> Option<Status> + Send + 'static,
+    ) -> io::Result<StatusSocket> {
+        // One that a killed node left behind answers nobody.
+        if path.exists() && UnixStream::connect(path).is_err() {
+            std::fs::remove_file(path)?;
+        }
+        let listener = UnixListener::bind(path)?;
+        std::thread::Builder::new().name("status".into()).spawn(move || {
+            for stream in listener.incoming() {
+                let Some(status) = status() else { return };
+                if let Ok(mut stream) = stream {
+                    // Whoever asks and does not listen harms nobody.
+                    drop(tell(&mut stream, &status));
+                }
+            }
+        })?;
+        Ok(StatusSocket { path: path.to_path_buf() })
+    }
+}
+
+fn tell(stream: &mut UnixStream, status: &Status) -> io::Result<()> {
+    stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+    let mut line = serde_json::to_vec(status)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+impl Drop for StatusSocket {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+/// The status for people.
+pub(crate) fn table(status: &Status) -> String {
+    let mut text = format!(
+        "node {}: {}, epoch {}, {}; cache {} dirty of {}; pool {} of {} used\n",
+        status.node,
+        status.state,
+        status.epoch,
+        if status.serving { "serving" } else { "not serving" },
+        show(status.dirty_bytes),
+        show(status.cached_bytes),
+        show(status.pool_bytes_used),
+        show(status.pool_bytes),
+    );
+    if status.resync.running {
+        let Resync { regions_total, regions_left, bytes_copied, .. } = status.resync;
+        let done = regions_total.saturating_sub(regions_left);
+        text += &format!("resync: {done} of {regions_total} regions, {} copied\n", show(bytes_copied));
+    }
+    text += &format!("{:<4} {:<16} {:>10} {:>10}  {:<5} {}\n", "id", "volume", "size", "used", "owner", "partner lacks");
+    for volume in &status.volumes {
+        let owner = if volume.mirrored { volume.owner.as_deref().unwrap_or("?") } else { "linear" };
+        text += &format!(
+            "{:<4} {:<16} {:>10} {:>10}  {:<5} {}\n",
+            volume.id,
+            volume.name,
+            show(volume.bytes),
+            show(volume.bytes_used),
+            owner,
+            show(volume.regions_logged * 65536),
+        );
+    }
+    text
+}
