@@ -49,6 +49,12 @@ pub(crate) fn check(options: &Options) -> Result<bool, Failure> {
     Ok(clean)
 }
 
+/// Checks and compares the two nodes of a pair.
+pub(crate) fn compare_configs(config: &Path, other: &Path) -> Result<bool, Failure> {
+    let compare = Some(other.to_path_buf());
+    check(&Options { directory: None, config: Some(config.to_path_buf()), compare })
+}
+
 /// One node's pool.
 struct Half {
     disks: Disks,
@@ -66,7 +72,9 @@ impl Half {
     fn of_directory(directory: &Path) -> Result<Half, Failure> {
         let mut found = Vec::new();
         let mut names = BTreeSet::new();
-        for entry in std::fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))? {
+        for entry in
+            std::fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?
+        {
             let entry = entry?;
             if entry.file_type()?.is_file() && entry.metadata()?.len() >= 128 << 10 {
                 names.insert(entry.path());
@@ -120,7 +128,8 @@ impl Half {
     fn mapped(&self, volume: VolumeId) -> impl Iterator<Item = u64> + '_ {
         let blocks = self.pool.extent_blocks();
         let meta = self.pool.metadata().volume(volume);
-        meta.into_iter().flat_map(move |meta| meta.map.iter().map(move |(extent, _)| u64::from(extent) * blocks))
+        meta.into_iter()
+            .flat_map(move |meta| meta.map.iter().map(move |(extent, _)| u64::from(extent) * blocks))
     }
 }
 
@@ -173,7 +182,8 @@ fn compare_volume(mine: &Half, other: &Half, volume: VolumeId) -> Result<Compare
     for start in extents {
         for first in (start.max(from)..start + longest).step_by(step as usize) {
             let (a, b) = (mine.read(volume, first, step)?, other.read(volume, first, step)?);
-            let unlike = a.iter().zip(&b).zip(first..).filter(|((a, b), _)| !a.same(b)).map(|(_, block)| block);
+            let unlike =
+                a.iter().zip(&b).zip(first..).filter(|((a, b), _)| !a.same(b)).map(|(_, block)| block);
             compared.different.extend(unlike);
             compared.bytes += step * 4096;
         }

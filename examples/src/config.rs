@@ -260,7 +260,13 @@ impl Config {
                 uuid: Uuid(fingerprint(&[
                     &pair,
                     &volume.id.to_le_bytes(),
-                    if volume.mirrored { b"*" } else if self.node.name == Name::A { b"a" } else { b"b" },
+                    if volume.mirrored {
+                        b"*"
+                    } else if self.node.name == Name::A {
+                        b"a"
+                    } else {
+                        b"b"
+                    },
                 ])),
                 sectors: sizes::parse(&volume.size).unwrap_or_default() / SECTOR_BYTES as u64,
                 mirrored: volume.mirrored,
@@ -285,7 +291,9 @@ impl Config {
     /// Bounds of the cache.
     pub(crate) fn cache(&self) -> CacheConfig {
         let mut cache = CacheConfig::default();
-        let blocks = |text: &Option<String>| text.as_deref().and_then(sizes::parse).map(|bytes| (bytes / 4096) as usize);
+        let blocks = |text: &Option<String>| {
+            text.as_deref().and_then(sizes::parse).map(|bytes| (bytes / 4096) as usize)
+        };
         if let Some(size) = blocks(&self.cache.size) {
             cache.blocks_max = size;
             cache.dirty_blocks_max = size / 2;

@@ -20,7 +20,9 @@ pub(crate) enum DiskProblem {
     Open(#[from] backend::OpenError),
     #[error("{0} is not there; create it, or give it a `size` in pool.disks to have it made")]
     Missing(String),
-    #[error("some disks of the pool are formatted and some are not; bring back the ones that are missing, or begin with empty disks")]
+    #[error(
+        "some disks of the pool are formatted and some are not; bring back the ones that are missing, or begin with empty disks"
+    )]
     Mixed,
     #[error("the disk cannot be read or written: {0}")]
     Io(#[from] DiskError),
@@ -61,7 +63,10 @@ fn make_if_absent(disk: &Disk) -> Result<(), DiskProblem> {
 }
 
 /// Opens existing disks.
-pub(crate) fn open<'a>(paths: impl Iterator<Item = &'a Path>, pages: &PagePool) -> Result<Disks, DiskProblem> {
+pub(crate) fn open<'a>(
+    paths: impl Iterator<Item = &'a Path>,
+    pages: &PagePool,
+) -> Result<Disks, DiskProblem> {
     let options = FileOptions { pages: pages.clone(), ..FileOptions::default() };
     paths.map(|path| Ok(Arc::new(FileBackend::open(path, &options)?) as Arc<dyn BlockBackend>)).collect()
 }

@@ -63,7 +63,8 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
                 break;
             }
             Event::Ended => {
-                outcome = Err(node.engine.failure().unwrap_or_else(|| "the node ended by itself".into()).into());
+                outcome =
+                    Err(node.engine.failure().unwrap_or_else(|| "the node ended by itself".into()).into());
                 break;
             }
         }
@@ -88,7 +89,10 @@ impl Running {
             for mapping in &self.config.mapping {
                 for portal in server.local_addrs() {
                     let (iqn, lun) = (&self.config.target.iqn, mapping.lun);
-                    log(self.config.name(), &format!("serves {}: iscsi://{portal}/{iqn}/{lun}", mapping.volume));
+                    log(
+                        self.config.name(),
+                        &format!("serves {}: iscsi://{portal}/{iqn}/{lun}", mapping.volume),
+                    );
                 }
             }
             self.server = Some(server);
@@ -163,8 +167,9 @@ fn serve(config: &Config, engine: &Engine, pages: &PagePool) -> Result<Server, F
 /// A portal that cannot be had is told at once, not when the node is about to serve.
 fn check_portals(config: &Config) -> Result<(), Failure> {
     for portal in &config.target.portals {
-        TcpListener::bind(portal)
-            .map_err(|error| format!("target.portals: cannot listen on {portal}: {error}; free it or name another"))?;
+        TcpListener::bind(portal).map_err(|error| {
+            format!("target.portals: cannot listen on {portal}: {error}; free it or name another")
+        })?;
     }
     Ok(())
 }
@@ -189,7 +194,9 @@ fn describe(notice: &Notice) -> String {
         Notice::Paired(epoch) => format!("serves in a pair, epoch {epoch}"),
         Notice::Alone(epoch) => format!("serves alone, epoch {epoch}"),
         Notice::Lost => "may not serve: the partner goes on, or nobody may".into(),
-        Notice::ResyncBegan { source, regions } => format!("resync from {source} began: {regions} regions of 64 KiB"),
+        Notice::ResyncBegan { source, regions } => {
+            format!("resync from {source} began: {regions} regions of 64 KiB")
+        }
         Notice::DiskFailed => "a disk of the pool failed for good: replace it".into(),
         Notice::NeedsDecision(what) => format!("needs your decision: {what}"),
         Notice::Stopped => "stopped".into(),

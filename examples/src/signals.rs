@@ -6,7 +6,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 /// Reports the first SIGTERM or SIGINT; the second ends the process at once, with status 1.
-pub(crate) fn watch<T: Send + 'static>(to: Sender<T>, what: impl Fn() -> T + Send + 'static) -> std::io::Result<()> {
+pub(crate) fn watch<T: Send + 'static>(
+    to: Sender<T>,
+    what: impl Fn() -> T + Send + 'static,
+) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for (count, _) in signals.forever().enumerate() {

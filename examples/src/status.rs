@@ -204,7 +204,10 @@ pub(crate) fn table(status: &Status) -> String {
         let done = regions_total.saturating_sub(regions_left);
         text += &format!("resync: {done} of {regions_total} regions, {} copied\n", show(bytes_copied));
     }
-    text += &format!("{:<4} {:<16} {:>10} {:>10}  {:<5} {}\n", "id", "volume", "size", "used", "owner", "partner lacks");
+    text += &format!(
+        "{:<4} {:<16} {:>10} {:>10}  {:<5} {}\n",
+        "id", "volume", "size", "used", "owner", "partner lacks"
+    );
     for volume in &status.volumes {
         let owner = if volume.mirrored { volume.owner.as_deref().unwrap_or("?") } else { "linear" };
         text += &format!(

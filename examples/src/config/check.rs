@@ -18,7 +18,10 @@ fn problem<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, P
 fn size(key: &str, text: &str) -> Result<u64, Problem> {
     match sizes::parse(text) {
         Some(bytes) if bytes > 0 => Ok(bytes),
-        _ => problem(key, format!("is \"{text}\"; write a whole number with a unit, such as \"64GiB\" or \"500GB\"")),
+        _ => problem(
+            key,
+            format!("is \"{text}\"; write a whole number with a unit, such as \"64GiB\" or \"500GB\""),
+        ),
     }
 }
 
@@ -66,9 +69,10 @@ impl Config {
                     partner.link
                 ),
             ),
-            None if self.volume.iter().any(|volume| volume.mirrored) => {
-                problem("partner", "is missing, and there are mirrored volumes; name its `link`, the same on both nodes")
-            }
+            None if self.volume.iter().any(|volume| volume.mirrored) => problem(
+                "partner",
+                "is missing, and there are mirrored volumes; name its `link`, the same on both nodes",
+            ),
             _ => Ok(()),
         }
     }
@@ -79,7 +83,9 @@ impl Config {
                 0 => problem("pool", "is missing; a node needs one [[pool]] with at least one disk"),
                 count => problem(
                     "pool",
-                    format!("is there {count} times; a node has one pool for now: put all its disks into one"),
+                    format!(
+                        "is there {count} times; a node has one pool for now: put all its disks into one"
+                    ),
                 ),
             };
         };
@@ -106,7 +112,10 @@ impl Config {
         let (mut ids, mut names) = (BTreeSet::new(), BTreeSet::new());
         for volume in &self.volume {
             if !ids.insert(volume.id) {
-                return problem("volume.id", format!("{} is given twice; it must be unique in the pair", volume.id));
+                return problem(
+                    "volume.id",
+                    format!("{} is given twice; it must be unique in the pair", volume.id),
+                );
             }
             if volume.name.is_empty() || !names.insert(&volume.name) {
                 return problem("volume.name", format!("\"{}\" is empty or given twice", volume.name));
@@ -129,7 +138,10 @@ impl Config {
                 return problem("host.name", format!("\"{}\" is given twice", host.name));
             }
             if host.iqns.is_empty() {
-                return problem("host.iqns", format!("of \"{}\" is empty; name its initiators, or \"*\" for any", host.name));
+                return problem(
+                    "host.iqns",
+                    format!("of \"{}\" is empty; name its initiators, or \"*\" for any", host.name),
+                );
             }
         }
         let mut luns = BTreeSet::new();
@@ -144,7 +156,10 @@ impl Config {
                 return problem("mapping.lun", format!("{} is too large; LUNs are below 16384", mapping.lun));
             }
             if !luns.insert((&mapping.host, mapping.lun)) {
-                return problem("mapping.lun", format!("{} is taken twice for \"{}\"", mapping.lun, mapping.host));
+                return problem(
+                    "mapping.lun",
+                    format!("{} is taken twice for \"{}\"", mapping.lun, mapping.host),
+                );
             }
         }
         Ok(())
@@ -154,10 +169,16 @@ impl Config {
         let name = &self.target.iqn;
         let known = ["iqn.", "eui.", "naa."].iter().any(|kind| name.starts_with(kind));
         if !known || name.len() > 223 || name.contains(|c: char| c.is_whitespace() || c.is_uppercase()) {
-            return problem("target.iqn", format!("\"{name}\" is no iSCSI name, such as \"iqn.2026-01.example:san\""));
+            return problem(
+                "target.iqn",
+                format!("\"{name}\" is no iSCSI name, such as \"iqn.2026-01.example:san\""),
+            );
         }
         if self.target.portals.is_empty() {
-            return problem("target.portals", "is empty; name at least one address, such as \"127.0.0.1:3260\"");
+            return problem(
+                "target.portals",
+                "is empty; name at least one address, such as \"127.0.0.1:3260\"",
+            );
         }
         Ok(())
     }
