@@ -32,7 +32,7 @@ fn what_is_wrong_is_named() {
     let cases = [
         ("name = \"a\"", "name = \"c\"", "unknown variant"),
         ("mirrored = true", "miror = true", "unknown field `miror`"),
-        ("size = \"64GiB\"", "size = \"64 gigs\"", "volume.size"),
+        ("size = \"500GB\"", "size = \"500 gigs\"", "volume.size"),
         ("link = \"127.0.0.1:7260\"", "link = \"192.0.2.1:7260\"", "partner.link"),
         ("lun = 1", "lun = 0", "mapping.lun"),
         ("id = 2", "id = 1", "volume.id"),

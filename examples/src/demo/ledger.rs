@@ -34,7 +34,7 @@ impl Place {
         let began = entry.began;
         let gone = &mut self.gone;
         self.possible.retain(|entry| {
-            let keep = entry.settled.is_none_or(|settled| settled > began);
+            let keep = entry.id == id || entry.settled.is_none_or(|settled| settled > began);
             if !keep {
                 gone.push((entry.id, now));
             }
