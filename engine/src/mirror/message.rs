@@ -373,4 +373,9 @@ pub enum Control {
         /// The yielding node's durable epoch.
         epoch: Epoch,
     },
+    /// Target to source: my pool has no space for what you send. I stay behind until there is.
+    NoSpace {
+        /// Epoch of the source.
+        epoch: Epoch,
+    },
 }

@@ -121,6 +121,8 @@ pub enum Notice {
         /// 64 KiB regions to look at.
         regions: u64,
     },
+    /// The partner's pool has no space for the resync; guests go on here, it is tried again later.
+    PartnerFull,
     /// A region of the change log cannot be read here, and the partner lacks it; it is tried again.
     Unreadable {
         /// The volume.

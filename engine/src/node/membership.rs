@@ -14,8 +14,8 @@ use super::volume::regions;
 use crate::arbiter::{Answer, Arbitration, Ask, Register};
 use crate::guest::GuestError;
 use crate::ids::{BootId, Epoch, Generation, Members, NodeName, VolumeId};
-use crate::mirror::message::{Control, PeerPhase};
-use crate::mirror::rejoin::Plan;
+use crate::mirror::message::{Control, HalfSummary, PeerPhase};
+use crate::mirror::rejoin::{Plan, lineage};
 use crate::planted::Bug;
 use crate::pool::{NodeRecord, Record};
 use crate::time::Instant;
@@ -33,6 +33,11 @@ pub(super) enum Service {
     Hold,
     /// Use the other path.
     Refuse,
+}
+
+/// What is written down of a half.
+pub(super) fn half_record(half: HalfSummary) -> Record {
+    Record::Half { volume: half.volume, generation: half.generation, ancestors: half.ancestors }
 }
 
 impl Node {
@@ -65,7 +70,7 @@ impl Node {
             Rejoin::Confirming { .. } | Rejoin::Proposing { .. } | Rejoin::Undoing { .. } if gave_up => {
                 Service::Hold
             }
-            Rejoin::Draining(_)
+            Rejoin::Draining(..)
             | Rejoin::Preparing { .. }
             | Rejoin::Proposing { .. }
             | Rejoin::Confirming { .. }
@@ -334,17 +339,12 @@ impl Node {
     }
 
     fn new_generations(&self, epoch: Epoch) -> Vec<Record> {
-        let metadata = self.store().pool().metadata();
-        self.mirrored()
+        self.halves()
             .into_iter()
-            .map(|volume| {
-                let meta = metadata.volume(volume).expect("a running volume has metadata");
-                let mut ancestors = meta.ancestors.clone();
-                if meta.generation != Generation(0) {
-                    ancestors.insert(0, meta.generation);
-                }
-                ancestors.truncate(8);
-                Record::Half { volume, generation: self.new_generation(volume, epoch), ancestors }
+            .map(|mut half| {
+                let generation = self.new_generation(half.volume, epoch);
+                lineage::alone(&mut half, generation);
+                half_record(half)
             })
             .collect()
     }
@@ -409,7 +409,7 @@ impl Node {
         if self.has_arbiter() {
             let register = Register { epoch: proposed, members: Members::BOTH, by: self.me().partner() };
             self.decide(proposed, Some(register));
-        } else if self.goes_on_unasked() {
+        } else {
             self.decide(proposed, None);
         }
     }

@@ -17,7 +17,7 @@ impl Node {
             (self.store.as_ref().map(|store| store.pool().metadata().node), self.store.as_ref());
         let left = match &self.phase {
             Phase::Alone(alone) => match &alone.rejoin {
-                Rejoin::Copying(resync) | Rejoin::Draining(resync) => resync.left(),
+                Rejoin::Copying(resync) | Rejoin::Draining(resync, _) => resync.left(),
                 _ => 0,
             },
             _ => 0,

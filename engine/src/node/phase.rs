@@ -118,8 +118,10 @@ pub(super) enum Rejoin {
     Telling,
     /// Copies; guests' writes go to both.
     Copying(Resync),
-    /// Nothing left to copy: new writes wait until the last are stable on both.
-    Draining(Resync),
+    /// Nothing left to copy: new writes wait until the last are stable on both, but not for long.
+    Draining(Resync, Instant),
+    /// The partner has no space for what it lacks: tried again then.
+    Stalled(Instant),
     /// Writes down the epoch it will propose.
     Preparing { proposed: Epoch, lsn: Lsn },
     /// The partner writes down that both are members.
@@ -148,6 +150,8 @@ pub(super) struct Target {
     pub(super) ready_told: bool,
     /// Received copies: (tag, version), until stable.
     pub(super) received: std::collections::VecDeque<(u64, u64)>,
+    /// The pool is full: copies are dropped until the source begins anew.
+    pub(super) full: bool,
     /// Copies that wait for room.
     pub(super) waiting: std::collections::VecDeque<super::target::Copy>,
     pub(super) told: u64,

@@ -41,6 +41,8 @@ pub(super) struct Resync {
     to_copy: BTreeMap<VolumeId, BitSet>,
     /// Regions being read.
     reading: BTreeSet<(VolumeId, u64)>,
+    /// Not drained before this: the last attempt took too long.
+    pub(super) drain_at: Instant,
     /// Regions that could not be read, and when to try again.
     unreadable: Vec<(Instant, VolumeId, u64)>,
     /// Regions sent and not cleared.
@@ -95,7 +97,7 @@ impl Node {
     pub(super) fn resync_mut(&mut self) -> Option<(Epoch, &mut Resync)> {
         let Phase::Alone(alone) = &mut self.phase else { return None };
         match &mut alone.rejoin {
-            Rejoin::Copying(resync) | Rejoin::Draining(resync) => Some((alone.epoch, resync)),
+            Rejoin::Copying(resync) | Rejoin::Draining(resync, _) => Some((alone.epoch, resync)),
             _ => None,
         }
     }
@@ -114,6 +116,7 @@ impl Node {
         Resync {
             to_copy,
             reading: BTreeSet::new(),
+            drain_at: Instant::ZERO,
             unreadable: Vec::new(),
             sent: BTreeMap::new(),
             last_tag: 0,

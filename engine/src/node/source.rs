@@ -10,15 +10,23 @@ use std::collections::BTreeMap;
 
 use super::Node;
 use super::event::Notice;
+use super::membership::half_record;
 use super::phase::{Alone, Phase, Rejoin};
 use super::volume::{REGION_BLOCKS, regions};
 use crate::arbiter::{Answer, Ask, Register};
 use crate::ids::{Epoch, Generation, Members, VolumeId};
 use crate::mirror::message::{Control, HalfSummary, Hello, PeerPhase};
-use crate::mirror::rejoin::{Amount, Authority, Plan, Role, decide_all};
+use crate::mirror::rejoin::{Amount, Authority, Plan, Role, decide_all, lineage};
 use crate::planted::Bug;
 use crate::pool::{NodeRecord, Record};
 use crate::time::Instant;
+
+/// The mirror is whole: the half's log reaches back to nothing.
+pub(super) fn whole_record(mut half: HalfSummary) -> Record {
+    let generation = half.generation;
+    lineage::whole(&mut half, generation);
+    half_record(half)
+}
 
 impl Node {
     fn alone(&mut self) -> Option<&mut Alone> {
@@ -137,19 +145,15 @@ impl Node {
     ) -> Vec<(VolumeId, Generation)> {
         let mut bases = Vec::new();
         for &volume in full {
-            let Some(meta) = self.store().pool().metadata().volume(volume) else { continue };
-            records.extend(self.mapped_regions(volume).into_iter().map(|(first, count)| Record::LogAdd {
-                volume,
-                first,
-                count,
-            }));
-            let mut ancestors = meta.ancestors.clone();
-            ancestors.insert(0, meta.generation);
-            ancestors.truncate(8);
-            let generation =
-                Generation(self.new_generation(volume, epoch).0 ^ (u128::from(self.term) << 40 | 1 << 39));
-            bases.push((volume, meta.generation));
-            records.push(Record::Half { volume, generation, ancestors });
+            let Some(mut half) = self.halves().into_iter().find(|half| half.volume == volume) else {
+                continue;
+            };
+            let mapped = self.mapped_regions(volume).into_iter();
+            records.extend(mapped.map(|(first, count)| Record::LogAdd { volume, first, count }));
+            bases.push((volume, half.generation));
+            let fresh = u128::from(self.term) << 40 | 1 << 39;
+            lineage::alone(&mut half, Generation(self.new_generation(volume, epoch).0 ^ fresh));
+            records.push(half_record(half));
         }
         bases
     }
@@ -192,7 +196,9 @@ impl Node {
         }
         let members = Members::BOTH;
         let record = NodeRecord { epoch: proposed, members, proposed, up_to_date: true };
-        let lsn = self.append(&[Record::Node(record)]);
+        let mut records: Vec<Record> = self.halves().into_iter().map(whole_record).collect();
+        records.push(Record::Node(record));
+        let lsn = self.append(&records);
         self.set_rejoin(Rejoin::Confirming { proposed, lsn });
     }
 
@@ -211,8 +217,13 @@ impl Node {
                 self.say(Control::BeTarget { epoch, bases });
                 self.set_rejoin(Rejoin::Telling);
             }
-            Rejoin::Copying(resync) if resync.is_copied() => self.drain(),
-            Rejoin::Draining(resync) if resync.is_settled() || self.has(Bug::WholeTooEarly) => {
+            Rejoin::Copying(resync) if resync.is_copied() && self.now >= resync.drain_at => self.drain(),
+            Rejoin::Draining(_, until) if self.now >= *until => self.stop_draining(),
+            Rejoin::Stalled(until) if self.now >= *until => {
+                self.set_rejoin(Rejoin::None);
+                self.consider_peer();
+            }
+            Rejoin::Draining(resync, _) if resync.is_settled() || self.has(Bug::WholeTooEarly) => {
                 self.prepare_join()
             }
             Rejoin::Preparing { proposed, lsn } if self.is_durable(*lsn) => {
@@ -245,19 +256,46 @@ impl Node {
     pub(super) fn alone_deadline(&self, alone: &Alone) -> Option<Instant> {
         let asks = alone.bring_up || matches!(alone.rejoin, Rejoin::Swapping { .. });
         let retry = match &alone.rejoin {
+            Rejoin::Copying(resync) if resync.is_copied() => Some(resync.drain_at),
             Rejoin::Copying(resync) => resync.retry_at(),
+            Rejoin::Draining(_, until) | Rejoin::Stalled(until) => Some(*until),
             _ => None,
         };
         [(asks && self.question.is_none()).then_some(alone.ask_at), retry].into_iter().flatten().min()
     }
 
+    /// Guests' new writes wait from here on.
     fn drain(&mut self) {
+        let until = self.now + self.config.mirror.lease;
         let Some(alone) = self.alone() else { return };
         if let Rejoin::Copying(resync) = core::mem::replace(&mut alone.rejoin, Rejoin::None) {
-            alone.rejoin = Rejoin::Draining(resync);
+            alone.rejoin = Rejoin::Draining(resync, until);
         }
         self.term += 1;
         self.store_mut().urge();
+    }
+
+    /// A disk is too slow, here or there: guests are let through, and it is tried again.
+    fn stop_draining(&mut self) {
+        let again = self.now + self.config.mirror.lease;
+        let Some(alone) = self.alone() else { return };
+        if let Rejoin::Draining(mut resync, _) = core::mem::replace(&mut alone.rejoin, Rejoin::None) {
+            resync.drain_at = again;
+            alone.rejoin = Rejoin::Copying(resync);
+        }
+        self.term += 1;
+        self.service_resumed();
+    }
+
+    /// The partner's pool is full: it stays behind, guests go on.
+    pub(super) fn partner_full(&mut self, epoch: Epoch) {
+        let again = self.now + self.config.mirror.lease * 4;
+        let Some(alone) = self.alone().filter(|alone| alone.epoch == epoch) else { return };
+        if matches!(alone.rejoin, Rejoin::Copying(_) | Rejoin::Draining(..)) {
+            self.set_rejoin(Rejoin::Stalled(again));
+            self.notice(Notice::PartnerFull);
+            self.service_resumed();
+        }
     }
 
     /// Is anything that a guest may have to be told still on its way? Then the pair cannot begin.

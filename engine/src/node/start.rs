@@ -209,11 +209,15 @@ impl Node {
         if record.members != Members::BOTH || !record.up_to_date {
             return;
         }
-        // A half that never held data follows one that did.
-        let (new, partner_new) = (record.epoch == Epoch(0), peer.epoch == Epoch(0));
-        let partner_follows = (partner_new && !new && peer.phase == PeerPhase::Starting)
-            || peer.members == Members::only(self.me())
-                && matches!(peer.phase, PeerPhase::Starting | PeerPhase::Lost | PeerPhase::Target);
+        if peer.epoch == Epoch(0) && record.epoch != Epoch(0) {
+            // It may have served alone before it lost its disks: nobody but a person knows.
+            self.notice(Notice::NeedsDecision(
+                "the partner holds no data and may have had newer data than this node; say which node goes on".into(),
+            ));
+            return;
+        }
+        let partner_follows = peer.members == Members::only(self.me())
+            && matches!(peer.phase, PeerPhase::Starting | PeerPhase::Lost | PeerPhase::Target);
         if partner_follows {
             let epoch = Epoch(self.next_epoch(None).0.max(peer.epoch.0 + 1));
             self.take_over_now(epoch, None, false);

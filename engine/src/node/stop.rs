@@ -100,8 +100,10 @@ impl Node {
             Phase::Paired(pair) if pair.stop.holds() => self.pair_stop_step(),
             _ if !self.stopping => {}
             Phase::Alone(alone) => {
-                let free =
-                    matches!(alone.rejoin, Rejoin::None | Rejoin::Copying(_) | Rejoin::Gathering { .. });
+                let free = matches!(
+                    alone.rejoin,
+                    Rejoin::None | Rejoin::Copying(_) | Rejoin::Gathering { .. } | Rejoin::Stalled(_)
+                );
                 if free && self.settling.is_empty() && self.is_quiet() {
                     self.stopped();
                 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use super::Node;
 use super::event::Action;
 use super::phase::{Joined, Phase, Target};
+use super::source::whole_record;
 use super::volume::regions;
 use crate::block::Payload;
 use crate::ids::{Epoch, Generation, Members, VolumeId};
@@ -23,6 +24,23 @@ pub(super) struct Copy {
     pub(super) blocks: u32,
     pub(super) zero: bool,
     pub(super) data: Payload,
+}
+
+/// Entries of each list in one message: what the wire takes is bounded.
+const SETS_PART: usize = 4096;
+
+fn slice<T: Clone>(list: &[T], part: usize) -> Vec<T> {
+    list.chunks(SETS_PART).nth(part).map(<[T]>::to_vec).unwrap_or_default()
+}
+
+/// What became of a copy.
+enum Applied {
+    /// In the cache, with this version.
+    At(u64),
+    /// The cache is full; later.
+    NoRoom,
+    /// The pool is full.
+    NoSpace,
 }
 
 impl Node {
@@ -126,6 +144,7 @@ impl Node {
             Control::StopReady { epoch } => self.stop_ready(epoch),
             Control::HandedOver { epoch } => self.handed_over(epoch),
             Control::Yield { epoch } => self.yielded(epoch),
+            Control::NoSpace { epoch } => self.partner_full(epoch),
         }
     }
 
@@ -139,7 +158,11 @@ impl Node {
             let hot: Vec<u32> = meta.hot.iter().copied().collect();
             let regions = meta.log.runs();
             let mapped = if full.contains(&volume) { self.mapped_regions(volume) } else { Vec::new() };
-            self.say(Control::Sets { epoch, volume, hot, regions, mapped });
+            let parts = [hot.len(), regions.len(), mapped.len()].map(|len| len.div_ceil(SETS_PART));
+            for part in 0..parts.into_iter().max().unwrap_or(0) {
+                let (hot, regions, mapped) = (slice(&hot, part), slice(&regions, part), slice(&mapped, part));
+                self.say(Control::Sets { epoch, volume, hot, regions, mapped });
+            }
         }
         self.say(Control::SetsEnd { epoch });
     }
@@ -165,6 +188,7 @@ impl Node {
             lsn,
             ready_told: false,
             received: VecDeque::new(),
+            full: false,
             waiting: VecDeque::new(),
             told: 0,
             joining: None,
@@ -174,7 +198,7 @@ impl Node {
 
     pub(super) fn copy_received(&mut self, epoch: Epoch, copy: Copy) {
         let Phase::Target(target) = &mut self.phase else { return };
-        if target.epoch == epoch && target.ready_told {
+        if target.epoch == epoch && target.ready_told && !target.full {
             target.waiting.push_back(copy);
         }
     }
@@ -209,37 +233,43 @@ impl Node {
         loop {
             let Phase::Target(target) = &mut self.phase else { return };
             let Some(copy) = target.waiting.pop_front() else { return };
-            match self.apply_copy(&copy) {
-                Some(version) => {
-                    let Phase::Target(target) = &mut self.phase else { return };
-                    target.received.push_back((copy.tag, version));
-                }
-                None => {
-                    let Phase::Target(target) = &mut self.phase else { return };
+            let applied = self.apply_copy(&copy);
+            let Phase::Target(target) = &mut self.phase else { return };
+            match applied {
+                Applied::At(version) => target.received.push_back((copy.tag, version)),
+                Applied::NoRoom => {
                     target.waiting.push_front(copy);
+                    return;
+                }
+                Applied::NoSpace => {
+                    let epoch = target.epoch;
+                    target.full = true;
+                    target.waiting.clear();
+                    self.say(Control::NoSpace { epoch });
                     return;
                 }
             }
         }
     }
 
-    /// `None`: no room in the cache, or no space in the pool, now.
-    fn apply_copy(&mut self, copy: &Copy) -> Option<u64> {
+    fn apply_copy(&mut self, copy: &Copy) -> Applied {
         let range = copy.first..copy.first + u64::from(copy.blocks);
         let known =
             self.volumes.get(&copy.volume).is_some_and(|volume| range.end <= volume.sectors.div_ceil(8));
         if !known || (!copy.zero && copy.data.len() as u64 != u64::from(copy.blocks)) {
-            return Some(self.store().version());
+            return Applied::At(self.store().version());
         }
         let now = self.now;
         let store = self.store_mut();
-        if !store.room(u64::from(copy.blocks)) || (!copy.zero && !store.reserve(copy.volume, range.clone())) {
-            return None;
+        if !store.room(u64::from(copy.blocks)) {
+            return Applied::NoRoom;
         }
-        Some(if copy.zero {
-            store.zero(now, copy.volume, range)
-        } else {
-            store.write(now, copy.volume, copy.first, &copy.data)
+        if !copy.zero && !store.reserve(copy.volume, range.clone()) {
+            return Applied::NoSpace;
+        }
+        Applied::At(match copy.zero {
+            true => store.zero(now, copy.volume, range),
+            false => store.write(now, copy.volume, copy.first, &copy.data),
         })
     }
 
@@ -265,18 +295,11 @@ impl Node {
     fn join_asked(&mut self, epoch: Epoch, proposed: Epoch, halves: Vec<HalfSummary>) {
         let early = self.has(crate::planted::Bug::WholeTooEarly);
         let Phase::Target(target) = &self.phase else { return };
-        let settled = target.received.is_empty() && target.waiting.is_empty();
+        let settled = target.received.is_empty() && target.waiting.is_empty() && !target.full;
         if target.epoch != epoch || target.joining.is_some() || !(settled || early) {
             return;
         }
-        let mut records: Vec<Record> = halves
-            .into_iter()
-            .map(|half| Record::Half {
-                volume: half.volume,
-                generation: half.generation,
-                ancestors: half.ancestors,
-            })
-            .collect();
+        let mut records: Vec<Record> = halves.into_iter().map(whole_record).collect();
         for volume in self.mirrored() {
             records.push(Record::HotClear { volume });
             records.push(Record::LogClear { volume });

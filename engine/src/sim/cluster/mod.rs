@@ -117,6 +117,8 @@ pub struct Cluster {
     /// Another failure is outstanding: a crash may now lose what is not stable.
     degraded: bool,
     healing: bool,
+    /// A resync found no space at its target: the mirror may stay degraded, guests may not.
+    partner_full: bool,
     violation: Option<Violation>,
     link_dues: Vec<LinkDue>,
 }
@@ -169,6 +171,7 @@ impl Cluster {
             trace: Trace::new(detail),
             degraded: true,
             healing: false,
+            partner_full: false,
             violation: None,
             link_dues: Vec::new(),
             setup,
@@ -403,6 +406,8 @@ impl Cluster {
                 self.counters.takeovers += 1;
             }
             Notice::Lost => slot.phase = PeerPhase::Lost,
+            Notice::Unreadable { .. } => {}
+            Notice::PartnerFull => self.partner_full = true,
             Notice::ResyncBegan { source, .. } => {
                 if source == name {
                     self.counters.resyncs += 1;
@@ -426,7 +431,6 @@ impl Cluster {
             Notice::NeedsDecision(what) => {
                 self.fail(15, format!("node {name} wants a person's decision: {what}"))
             }
-            Notice::Unreadable { .. } => {}
         }
         self.watch.look_soon();
     }

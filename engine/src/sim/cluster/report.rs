@@ -85,6 +85,8 @@ counters! {
     disks_failed,
     /// Nodes that got new disks.
     disks_replaced,
+    /// Seeds whose mirror could not become whole for lack of space.
+    partners_full,
     /// Times a node went on alone.
     takeovers,
     /// Resyncs begun.
