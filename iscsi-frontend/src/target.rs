@@ -112,6 +112,12 @@ impl Target {
         self.open.load(Ordering::Acquire)
     }
 
+    /// Replaces the mappings and tells every session.
+    pub(crate) fn set_mappings(&self, mappings: Vec<Mapping>) {
+        *self.mappings.lock() = mappings;
+        self.registry.lock().sessions.iter().for_each(|entry| entry.address.post(Notice::Remap));
+    }
+
     /// Is anything mapped to this initiator? If not, there is no target for it.
     pub(crate) fn admits(&self, initiator: &str) -> bool {
         self.mappings.lock().iter().any(|mapping| mapping.admits(initiator))
@@ -230,6 +236,8 @@ pub(crate) enum Notice {
     Terminate(Arc<Ticket>),
     /// Abort tasks, and drop the ticket when they are dead.
     Clear(Clear, Arc<Ticket>),
+    /// The mappings have changed.
+    Remap,
     /// The last copy of the ticket with this number is gone.
     TicketGone(u32),
 }

@@ -15,6 +15,8 @@ use super::{capacity, data, inquiry, mode, opcodes, ports, vpd};
 pub(crate) enum Attention {
     /// 2A/09: the volume has grown.
     CapacityChanged,
+    /// 3F/0E: units were mapped or unmapped.
+    UnitsChanged,
     /// 2A/06: path states have changed.
     PathsChanged,
     /// 2F/00: another initiator cleared the task set.
@@ -27,6 +29,7 @@ impl Attention {
     fn sense(self) -> Sense {
         match self {
             Attention::CapacityChanged => Sense::new(0x06, 0x2a, 0x09),
+            Attention::UnitsChanged => Sense::new(0x06, 0x3f, 0x0e),
             Attention::PathsChanged => Sense::new(0x06, 0x2a, 0x06),
             Attention::CommandsCleared => Sense::new(0x06, 0x2f, 0x00),
             Attention::Reset => Sense::new(0x06, 0x29, 0x03),
@@ -42,7 +45,7 @@ pub(crate) struct Unit {
     identity: Identity,
     path: PathState,
     /// Sorted, each at most once.
-    attentions: SmallVec<[Attention; 4]>,
+    attentions: SmallVec<[Attention; 5]>,
 }
 
 impl Unit {
@@ -51,6 +54,11 @@ impl Unit {
         let identity = Identity::of(&info);
         let path = volume.path_state();
         Unit { lun, volume, info, identity, path, attentions: SmallVec::new() }
+    }
+
+    /// Is it the same volume at the same LUN?
+    pub(crate) fn is_same(&self, other: &Unit) -> bool {
+        self.lun == other.lun && Arc::ptr_eq(&self.volume, &other.volume)
     }
 
     pub(crate) fn volume_id(&self) -> VolumeId {

@@ -7,6 +7,7 @@
 mod inbox;
 mod links;
 mod reactor;
+mod receive;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -63,9 +64,7 @@ impl Server {
         if config.name.is_empty() || config.name.len() > 223 {
             return Err(ServerError::Config("a target name has 1 to 223 bytes (RFC 7143 4.2.7.2)"));
         }
-        if mappings.iter().any(|mapping| mapping.lun >= 1 << 14) {
-            return Err(ServerError::Config("a LUN is below 16384"));
-        }
+        check(&mappings)?;
         let (reactors, connections_max) = (config.reactors, config.connections_max);
         let target = Arc::new(Target::new(config, mappings));
         let polls: Vec<mio::Poll> = (0..reactors).map(|_| mio::Poll::new()).collect::<Result<_, _>>()?;
@@ -115,6 +114,14 @@ impl Server {
         while wait.recv().is_ok() {}
     }
 
+    /// Replaces the mappings, live: initiators are told that their LUNs have changed, requests to volumes that
+    /// they no longer see are given up, and an initiator that sees nothing any more is logged out.
+    pub fn set_mappings(&self, mappings: Vec<Mapping>) -> Result<(), ServerError> {
+        check(&mappings)?;
+        self.shared.target.set_mappings(mappings);
+        Ok(())
+    }
+
     /// The portals as bound.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.shared.target.bound.lock().clone()
@@ -141,6 +148,13 @@ impl Server {
             }
         }
     }
+}
+
+fn check(mappings: &[Mapping]) -> Result<(), ServerError> {
+    if mappings.iter().any(|mapping| mapping.lun >= 1 << 14) {
+        return Err(ServerError::Config("a LUN is below 16384"));
+    }
+    Ok(())
 }
 
 impl Drop for Server {

@@ -5,7 +5,7 @@
 //! here blocks.
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::io::{IoSlice, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,15 +18,12 @@ use twinsan::guest::Sink;
 use super::Shared;
 use super::inbox::{Inbox, Letter};
 use super::links::{Link, Links};
-use crate::session::{Connection, Slices};
+use super::receive::Receiver;
+use crate::session::Connection;
 use crate::target::{Address, Mailbox};
 
 pub(super) const WAKER: Token = Token(usize::MAX);
 const LISTENERS: usize = usize::MAX / 2;
-/// The receive buffer that all connections of a reactor share, in bytes.
-const STAGING_BYTES: usize = 128 << 10;
-/// What is received behind data that goes to its place: the next header and a little.
-const BEHIND_DATA_BYTES: usize = 128;
 /// Receives of one connection before others have their turn.
 const RECEIVES_MAX: usize = 16;
 const EVENTS_MAX: usize = 256;
@@ -50,11 +47,13 @@ pub(super) struct Reactor {
     accept_again: Option<Instant>,
     next_reactor: usize,
     links: Links,
-    staging: Box<[u8]>,
+    receiver: Receiver,
     letters: Vec<Letter>,
     touched: Vec<usize>,
     /// Connections with more to receive than one turn allows.
     busy: Vec<usize>,
+    /// Empty; keeps its memory for the next list of connections.
+    spare: Vec<usize>,
     logins: VecDeque<(Instant, u64)>,
     keep_alive: Instant,
     stopping: bool,
@@ -68,16 +67,17 @@ impl Reactor {
             sink: Arc::clone(&inbox) as Arc<dyn Sink>,
             mailbox: Arc::clone(&inbox) as Arc<dyn Mailbox>,
             inbox,
+            receiver: Receiver::new(shared.target.config.pages.clone()),
             shared,
             connections_max: connections_max.min(Links::MAX),
             listeners: Vec::new(),
             accept_again: None,
             next_reactor: 0,
             links: Links::default(),
-            staging: vec![0; STAGING_BYTES].into_boxed_slice(),
             letters: Vec::new(),
             touched: Vec::new(),
             busy: Vec::new(),
+            spare: Vec::new(),
             logins: VecDeque::new(),
             keep_alive: Instant::now() + KEEP_ALIVE_TIME,
             stopping: false,
@@ -92,9 +92,7 @@ impl Reactor {
             self.sleep(&mut events);
             self.sort(&events);
             self.read_letters();
-            for index in std::mem::take(&mut self.busy) {
-                self.receive(index);
-            }
+            self.receive_all();
             self.settle();
             self.timers();
         }
@@ -183,7 +181,15 @@ impl Reactor {
         let address = Address { mailbox: Arc::clone(&self.mailbox), key };
         let target = Arc::clone(&self.shared.target);
         let connection = Connection::new(target, address, Arc::clone(&self.sink), local);
-        let link = Link { stream: None, connection, key, readable: false, writable: false, touched: false };
+        let link = Link {
+            stream: None,
+            connection,
+            key,
+            readable: false,
+            writable: false,
+            guess: 0,
+            touched: false,
+        };
         let index = self.links.insert(link);
         let interest = Interest::READABLE | Interest::WRITABLE;
         // Without TCP_NODELAY a small answer waits for the acknowledgement of the one before.
@@ -266,6 +272,16 @@ impl Reactor {
         }
     }
 
+    /// Gives every connection with something to receive its turn.
+    fn receive_all(&mut self) {
+        let mut busy = std::mem::take(&mut self.spare);
+        std::mem::swap(&mut busy, &mut self.busy);
+        for index in busy.drain(..) {
+            self.receive(index);
+        }
+        self.spare = busy;
+    }
+
     /// Receives what is there, up to a turn's worth.
     fn receive(&mut self, index: usize) {
         self.touch(index);
@@ -274,7 +290,7 @@ impl Reactor {
             if !link.readable || !link.connection.may_receive() {
                 return;
             }
-            receive_once(link, &mut self.staging);
+            self.receiver.receive(link);
         }
         self.busy.push(index);
     }
@@ -282,9 +298,12 @@ impl Reactor {
     /// Delivers what this thread told itself and sends what there is to send, until both are done.
     fn settle(&mut self) {
         while self.read_own_letters() || !self.touched.is_empty() {
-            for index in std::mem::take(&mut self.touched) {
+            let mut touched = std::mem::take(&mut self.spare);
+            std::mem::swap(&mut touched, &mut self.touched);
+            for index in touched.drain(..) {
                 self.finish_turn(index);
             }
+            self.spare = touched;
         }
     }
 
@@ -341,44 +360,6 @@ impl Reactor {
             }
         }
         self.settle();
-    }
-}
-
-/// One receive: data straight to its place if some is under way, and the rest through `staging`.
-fn receive_once(link: &mut Link, staging: &mut [u8]) {
-    let Some(stream) = link.stream.as_mut() else {
-        link.readable = false;
-        return;
-    };
-    let long = link.connection.expects_long_data();
-    let mut slices: Slices<'_> = Slices::new();
-    let direct = link.connection.direct(&mut slices);
-    let behind = if direct > 0 || long { BEHIND_DATA_BYTES } else { staging.len() };
-    slices.push(IoSliceMut::new(&mut staging[..behind]));
-    let outcome = loop {
-        match stream.read_vectored(&mut slices) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            other => break other,
-        }
-    };
-    drop(slices);
-    match outcome {
-        Ok(0) => {
-            link.readable = false;
-            link.connection.hang_up();
-        }
-        Ok(count) => {
-            let placed = count.min(direct);
-            link.connection.direct_filled(placed);
-            link.connection.receive(&staging[..count - placed]);
-            link.readable = count == direct + behind;
-        }
-        Err(error) => {
-            link.readable = false;
-            if error.kind() != std::io::ErrorKind::WouldBlock {
-                link.connection.hang_up();
-            }
-        }
     }
 }
 

@@ -191,6 +191,11 @@ impl Drive {
         Drive { target: Arc::new(target), office: Arc::new(PostOffice::default()), links: Vec::new() }
     }
 
+    #[cfg(test)]
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
     /// A new connection; its number is its place.
     pub(crate) fn connect(&mut self) -> usize {
         let key = (self.links.len() as u64 + 1) << 16;

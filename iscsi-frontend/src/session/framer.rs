@@ -132,11 +132,21 @@ impl Framer {
     pub(crate) fn take_kept<'a>(&mut self, input: &mut &'a [u8]) -> &'a [u8] {
         let (now, later) = input.split_at(input.len().min(self.keep));
         *input = later;
-        if self.data_digest {
-            self.crc = crc32c::crc32c_append(self.crc, now);
-        }
-        self.kept(now.len());
+        self.kept_bytes(now);
         now
+    }
+
+    /// `bytes` are data to keep, and are at their place already.
+    pub(crate) fn kept_bytes(&mut self, bytes: &[u8]) {
+        if self.data_digest {
+            self.crc = crc32c::crc32c_append(self.crc, bytes);
+        }
+        self.kept(bytes.len());
+    }
+
+    /// Is the next byte the first of a PDU?
+    pub(crate) fn is_between(&self) -> bool {
+        self.stage == Stage::Header && self.have == 0
     }
 
     /// `bytes` bytes were received at their place.

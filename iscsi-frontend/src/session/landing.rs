@@ -65,6 +65,18 @@ impl Landing {
         }
     }
 
+    /// Would the next byte be the first of a block of which all is still to come?
+    pub(crate) fn at_block(&self) -> bool {
+        self.next.is_multiple_of(BLOCK_BYTES) && self.left() >= BLOCK_BYTES && self.open.is_empty()
+    }
+
+    /// Takes a page that holds the next whole block; only [`at_block`](Self::at_block).
+    pub(crate) fn adopt(&mut self, page: PageMut) {
+        debug_assert!(self.at_block());
+        self.open.push(page);
+        self.filled(BLOCK_BYTES);
+    }
+
     /// Adds room for the next `bytes` bytes to `slices`, for a receive straight into the blocks.
     pub(crate) fn room<'a>(&'a mut self, pages: &PagePool, mut bytes: usize, slices: &mut Slices<'a>) {
         self.reserve(pages, bytes);

@@ -267,7 +267,6 @@ impl Connection {
         let ticket = self.expect(Awaited::Enter { response: response(tsih), reply });
         let nexus = Nexus { initiator: initiator.clone(), isid: login.isid, tsih, cid: self.cid };
         self.target.enter(nexus, self.address.clone(), &ticket);
-        self.units = self.target.units(&initiator);
         self.initiator = initiator;
         self.phase = Phase::Entering;
         Ok(())

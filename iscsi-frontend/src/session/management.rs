@@ -5,12 +5,12 @@
 use std::sync::Arc;
 
 use crate::pdu::{Header, Response};
-use crate::scsi::Attention;
+use crate::scsi::{Attention, Unit};
 use crate::target::{Clear, Ticket};
 
 use super::framer::Place;
 use super::tasks::{State, Task};
-use super::{Awaited, Closing, Connection, Current};
+use super::{Awaited, Closing, Connection, Current, Phase};
 
 /// Functions (RFC 7143 11.5.1).
 mod function {
@@ -89,6 +89,34 @@ impl Connection {
         }
     }
 
+    /// The mappings have changed: units that stay keep their state, tasks on units that go are given up, and the
+    /// initiator is told (SPC-4 6.33). One that sees nothing any more is asked to leave.
+    pub(super) fn remap(&mut self) {
+        let Phase::Full { discovery: false } = self.phase else { return };
+        let mut fresh = self.target.units(&self.initiator);
+        let stays = |unit: &Unit| fresh.iter().position(|new| new.is_same(unit));
+        let moved: Vec<Option<usize>> = self.units.iter().map(stays).collect();
+        if fresh.len() == self.units.len() && moved.iter().all(Option::is_some) {
+            return;
+        }
+        for slot in self.tasks.select(|task| moved.get(task.unit).is_some_and(Option::is_none)) {
+            self.abort(slot, None);
+        }
+        for task in self.tasks.iter_mut() {
+            task.unit = moved.get(task.unit).copied().flatten().unwrap_or(usize::MAX);
+        }
+        for (old, place) in self.units.drain(..).zip(moved) {
+            if let Some(place) = place {
+                fresh[place] = old;
+            }
+        }
+        self.units = fresh;
+        if self.units.is_empty() {
+            return self.drop_politely();
+        }
+        self.units.iter_mut().for_each(|unit| unit.attend(Attention::UnitsChanged));
+    }
+
     fn attend(&mut self, clear: &Clear) {
         for unit in self.units.iter_mut().filter(|unit| clear.volumes.contains(&unit.volume_id())) {
             unit.attend(clear.attention);
@@ -121,10 +149,11 @@ impl Connection {
         if task.state == State::Aborting {
             return;
         }
-        task.state = State::Aborting;
+        let (unit, request) = (task.unit, task.request);
+        self.tasks.give_up(slot);
         let token = self.address.key | u64::from(slot);
-        if let Some(unit) = self.units.get(task.unit) {
-            unit.volume.abort(task.request, &self.sink, token);
+        if let Some(unit) = self.units.get(unit) {
+            unit.volume.abort(request, &self.sink, token);
         }
     }
 

@@ -28,9 +28,10 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use twinsan::block::{BLOCK_BYTES, PageMut};
 use twinsan::guest::Sink;
 
-use crate::pdu::{Header, NO_TAG, Numbers, Response, opcode, reject};
+use crate::pdu::{BHS_BYTES, DIGEST_BYTES, Header, NO_TAG, Numbers, Response, opcode, reject};
 use crate::scsi::Unit;
 use crate::target::{Address, Notice, Target, Ticket};
 
@@ -51,8 +52,20 @@ const MEMORY_BYTES_MAX: usize = 32 << 20;
 const OUTPUT_BYTES_MAX: usize = 8 << 20;
 /// Data that is gathered in the small buffer: login, text and ping.
 const GATHER_BYTES_MAX: usize = 8192;
-/// Data segments at least this long are received straight into their blocks.
+/// When at least so much data of a PDU is still to come, it is received straight into its blocks.
 const DIRECT_BYTES_MIN: usize = 4096;
+/// After a data segment of this length the next one is expected to be long too.
+const LONG_BYTES_MIN: usize = 16 << 10;
+
+/// What a receive will probably bring, over and over.
+pub(crate) struct Forecast {
+    /// Bytes before the first block.
+    pub(crate) before: usize,
+    /// Bytes between the blocks of one PDU and those of the next.
+    pub(crate) between: usize,
+    /// Blocks of a PDU.
+    pub(crate) blocks: usize,
+}
 
 enum Phase {
     Login(Box<Login>),
@@ -121,6 +134,8 @@ pub(crate) struct Connection {
     text: text::Text,
     /// The last data segment was long: the next one probably is.
     long_data: bool,
+    /// Whole blocks that the last PDU brought, if it was not long.
+    blocks_a_pdu: usize,
     /// A ping of ours has no answer yet.
     pinged: bool,
     /// Something came since the last [`keep_alive`](Self::keep_alive).
@@ -158,6 +173,7 @@ impl Connection {
             held: Vec::new(),
             text: text::Text::default(),
             long_data: false,
+            blocks_a_pdu: 0,
             pinged: false,
             heard: false,
             lingered: false,
@@ -204,7 +220,10 @@ impl Connection {
 
     /// Decides by the header what the PDU is for and where its data goes.
     fn begin(&mut self, header: &Header) {
-        self.long_data = header.data_bytes() >= DIRECT_BYTES_MIN * 4;
+        let bytes = header.data_bytes();
+        self.long_data = bytes >= LONG_BYTES_MIN;
+        let blocks = if bytes.is_multiple_of(BLOCK_BYTES) { bytes / BLOCK_BYTES } else { 0 };
+        self.blocks_a_pdu = if self.long_data { 0 } else { blocks };
         match (&self.phase, header.opcode()) {
             (Phase::Login(_), opcode::LOGIN) => self.gather(header),
             (Phase::Full { discovery: false }, opcode::SCSI_COMMAND) => self.begin_command(header),
@@ -286,6 +305,37 @@ impl Connection {
         if self.framer.is_whole() {
             self.pdu_here();
         }
+    }
+
+    /// If the coming PDUs are likely to be commands that bring whole blocks: what lies before the first block, what
+    /// between the last one of a PDU and the first of the next, and how many blocks a PDU brings.
+    pub(crate) fn forecast(&self) -> Option<Forecast> {
+        let digest = |on: bool| if on { DIGEST_BYTES } else { 0 };
+        let before = BHS_BYTES + digest(self.framer.header_digest);
+        let between = before + digest(self.framer.data_digest);
+        let likely = self.blocks_a_pdu > 0 && self.framer.is_between();
+        likely.then_some(Forecast { before, between, blocks: self.blocks_a_pdu })
+    }
+
+    /// Takes a page that was filled with the next bytes of the stream, if those are a whole block of data. If not,
+    /// gives it back, and its bytes are to be [`receive`](Self::receive)d.
+    pub(crate) fn adopt(&mut self, page: PageMut) -> Option<PageMut> {
+        let Place::Task(slot) = self.framer.place else { return Some(page) };
+        if self.framer.stage != Stage::Data || self.framer.keep < BLOCK_BYTES || self.closing != Closing::No {
+            return Some(page);
+        }
+        let into = self.tasks.get_mut(slot).map(|task| &mut task.flow.into);
+        let Some(Into::Blocks(landing)) = into else { return Some(page) };
+        if !landing.at_block() {
+            return Some(page);
+        }
+        self.heard = true;
+        self.framer.kept_bytes(page.bytes());
+        landing.adopt(page);
+        if self.framer.is_whole() {
+            self.pdu_here();
+        }
+        None
     }
 
     /// Is the next data segment likely to be long, so that it is better to receive only headers at first?
@@ -414,6 +464,7 @@ impl Connection {
                 self.close(Closing::Now);
             }
             Notice::Clear(clear, ticket) => self.clear(&clear, &ticket),
+            Notice::Remap => self.remap(),
             Notice::TicketGone(number) => self.ticket_gone(number),
         }
     }
@@ -425,7 +476,11 @@ impl Connection {
             return;
         }
         match awaited {
-            Awaited::Enter { response, reply } => self.begin_session(response, &reply, false),
+            Awaited::Enter { response, reply } => {
+                // As late as possible: mappings may have changed while an old session died.
+                self.units = self.target.units(&self.initiator);
+                self.begin_session(response, &reply, false);
+            }
             Awaited::Answer { response, closing } => {
                 self.send(response, &[]);
                 self.close(closing);

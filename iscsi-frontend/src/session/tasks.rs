@@ -77,10 +77,15 @@ pub(crate) struct Task {
     pub(crate) tickets: SmallVec<[Arc<Ticket>; 1]>,
 }
 
+/// In place of a tag: no task that can be named.
+const NO_TASK: u64 = u64::MAX;
+
 /// Slots.
 #[derive(Default)]
 pub(crate) struct Tasks {
     slots: Vec<Option<Task>>,
+    /// The tag of the task in each slot, dense, because every command is looked for in it.
+    tags: Vec<u64>,
     free: Vec<u16>,
     immediate: usize,
 }
@@ -88,17 +93,20 @@ pub(crate) struct Tasks {
 impl Tasks {
     pub(crate) fn insert(&mut self, task: Task) -> u16 {
         self.immediate += usize::from(task.immediate);
-        if let Some(slot) = self.free.pop() {
-            self.slots[usize::from(slot)] = Some(task);
-            return slot;
-        }
-        self.slots.push(Some(task));
-        (self.slots.len() - 1) as u16
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.tags.push(NO_TASK);
+            (self.slots.len() - 1) as u16
+        });
+        self.tags[usize::from(slot)] = u64::from(task.itt);
+        self.slots[usize::from(slot)] = Some(task);
+        slot
     }
 
     pub(crate) fn remove(&mut self, slot: u16) -> Option<Task> {
         let task = self.slots.get_mut(usize::from(slot))?.take()?;
         self.immediate -= usize::from(task.immediate);
+        self.tags[usize::from(slot)] = NO_TASK;
         self.free.push(slot);
         Some(task)
     }
@@ -127,9 +135,21 @@ impl Tasks {
         all.filter(|(_, task)| task.as_ref().is_some_and(&wanted)).map(|(slot, _)| slot as u16).collect()
     }
 
-    /// The slot of the task with this tag that has not been aborted.
+    /// All tasks, to be changed.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Task> {
+        self.slots.iter_mut().flatten()
+    }
+
+    /// The task in this slot is to be given up: its tag names it no longer.
+    pub(crate) fn give_up(&mut self, slot: u16) {
+        if let Some(Some(task)) = self.slots.get_mut(usize::from(slot)) {
+            task.state = State::Aborting;
+            self.tags[usize::from(slot)] = NO_TASK;
+        }
+    }
+
+    /// The slot of the task with this tag that has not been given up.
     pub(crate) fn find(&self, itt: u32) -> Option<u16> {
-        let live = |task: &Task| task.itt == itt && task.state != State::Aborting;
-        self.slots.iter().position(|task| task.as_ref().is_some_and(live)).map(|slot| slot as u16)
+        self.tags.iter().position(|tag| *tag == u64::from(itt)).map(|slot| slot as u16)
     }
 }

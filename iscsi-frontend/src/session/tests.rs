@@ -529,3 +529,27 @@ fn commands_beyond_the_memory_of_a_connection_wait() {
     }
     assert_eq!(bytes, 3 * (8 << 20), "one was answered, and the two that waited went on");
 }
+
+#[test]
+fn a_change_of_mappings_is_told_and_takes_effect() {
+    let mut bench = Bench::new();
+    let link = bench.session();
+    bench.volume.state.lock().hold = true;
+    assert!(bench.read(link, 21, 0, 1).is_empty());
+    let new = HandVolume::new(3);
+    let map = |lun: u16| Mapping { initiators: vec![HOST.to_owned()], lun, volume: Arc::clone(&new) as _ };
+    bench.drive.target().set_mappings(vec![map(1)]);
+    bench.drive.deliver();
+    assert_eq!(bench.volume.held(), 0, "the task on the volume that went was given up");
+    let ready = |bench: &mut Bench, lun: u8| {
+        let command = bench.command(0x80, 3, 0, &[0; 6]).byte(9, lun);
+        bench.ask(link, &command)[0].sense()
+    };
+    assert_eq!(ready(&mut bench, 0), (2, 5, 0x25, 0));
+    assert_eq!(ready(&mut bench, 1), (2, 6, 0x3f, 0x0e));
+    assert_eq!(ready(&mut bench, 1), (0, 0, 0, 0));
+    bench.drive.target().set_mappings(Vec::new());
+    bench.drive.deliver();
+    assert_eq!(answers(&bench.drive.drain(link))[0].opcode(), 0x32, "asked to leave");
+    assert!(bench.drive.get(link).is_none());
+}

@@ -1,0 +1,97 @@
+//! The fuzzing entry points over the committed corpus, and over mutations of it by a seeded generator.
+
+use std::path::Path;
+
+use twinsan_iscsi::fuzz;
+
+/// Mutations of each target. `FUZZ_ROUNDS` asks for more.
+const ROUNDS: u64 = 4_000;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit.max(1) as u64) as usize
+    }
+}
+
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
+    let mut paths: Vec<_> = std::fs::read_dir(&folder)
+        .expect("the corpus")
+        .map(|entry| entry.expect("readable").path())
+        .collect();
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).expect("readable")).collect()
+}
+
+/// Flips, overwrites, repeats, cuts, and joins.
+fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = seeds[random.below(seeds.len())].clone();
+    for _ in 0..1 + random.below(6) {
+        let at = random.below(bytes.len());
+        match random.below(7) {
+            0 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
+            1 if !bytes.is_empty() => bytes[at] = random.next() as u8,
+            2 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.below(5)],
+            3 => bytes.truncate(at),
+            4 => {
+                let other = &seeds[random.below(seeds.len())];
+                bytes.extend_from_slice(other.get(1..).unwrap_or(&[]));
+            }
+            5 => {
+                let end = at + random.below(bytes.len() - at + 1);
+                let piece = bytes[at..end].to_vec();
+                bytes.splice(at..at, piece);
+            }
+            _ => {
+                // A header field at its usual place in some PDU.
+                let place = 1 + 48 * random.below(bytes.len() / 48 + 1) + random.below(48);
+                if let Some(byte) = bytes.get_mut(place) {
+                    *byte = random.next() as u8;
+                }
+            }
+        }
+    }
+    bytes.truncate(64 << 10);
+    bytes
+}
+
+fn run(name: &str, target: fn(&[u8])) {
+    let seeds = corpus(name);
+    seeds.iter().for_each(|seed| target(seed));
+    let rounds = std::env::var("FUZZ_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let mut random = Random(rounds);
+    for round in 0..rounds {
+        let input = mutate(&mut random, &seeds);
+        let outcome = std::panic::catch_unwind(|| target(&input));
+        assert!(outcome.is_ok(), "round {round}: {input:02x?}");
+    }
+}
+
+#[test]
+fn no_pdu_stream_breaks_a_connection() {
+    run("pdu_stream", |input| {
+        fuzz::pdu_stream(input);
+    });
+}
+
+#[test]
+fn no_command_breaks_the_device_server() {
+    run("command", fuzz::command);
+}
+
+#[test]
+fn the_corpus_reaches_the_full_feature_phase() {
+    let answered = corpus("pdu_stream").iter().filter(|seed| fuzz::pdu_stream(seed) > 200).count();
+    assert!(answered >= 10, "{answered} of the seeds were answered at length");
+}
