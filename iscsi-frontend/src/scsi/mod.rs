@@ -20,6 +20,9 @@ mod unmap;
 mod vpd;
 mod work;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use cdb::{Cdb, Kind};
 pub(crate) use identity::{Identity, Port};
 pub(crate) use sense::Sense;

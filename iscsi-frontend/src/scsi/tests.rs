@@ -1,0 +1,240 @@
+//! The device server by CDB.
+
+use std::sync::Arc;
+
+use twinsan::guest::{Command, TRANSFER_SECTORS_MAX, ZERO_SECTORS_MAX};
+
+use super::opcodes::COMMANDS;
+use super::{Attention, Cdb, Kind, Plan, Port, Sense, Unit, no_unit, plan_report_luns};
+use crate::session::drive::{HandVolume, SECTORS};
+
+fn port() -> Port {
+    Port::new("iqn.2026-01.example:san", (2, 1), "VENDOR", "PRODUCT", "1")
+}
+
+fn unit() -> Unit {
+    Unit::new(0, HandVolume::new(7))
+}
+
+fn cdb(bytes: &[u8]) -> Cdb {
+    let mut cdb = Cdb([0; 16]);
+    cdb.0[..bytes.len()].copy_from_slice(bytes);
+    cdb
+}
+
+fn plan(bytes: &[u8]) -> Plan {
+    unit().plan(&cdb(bytes), &port())
+}
+
+fn reply(bytes: &[u8]) -> Vec<u8> {
+    match plan(bytes) {
+        Plan::Answer(reply) => reply,
+        other => panic!("{bytes:02x?}: {other:?}"),
+    }
+}
+
+fn failure(bytes: &[u8]) -> Sense {
+    match plan(bytes) {
+        Plan::Fail(sense) => sense,
+        other => panic!("{bytes:02x?}: {other:?}"),
+    }
+}
+
+fn vpd(page: u8) -> Vec<u8> {
+    reply(&[0x12, 1, page, 0, 255])
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+#[test]
+fn what_is_reported_as_supported_is_what_is_parsed() {
+    for opcode in 0..=255u8 {
+        let listed = COMMANDS.iter().any(|command| command.opcode == opcode);
+        let known = Kind::parse(&cdb(&[opcode])) != Err(Sense::NO_SUCH_OPCODE);
+        assert_eq!(known, listed, "opcode {opcode:#04x}");
+    }
+    for command in COMMANDS {
+        assert_eq!(command.usage[0], command.opcode);
+        let action = command.action.unwrap_or(0) as u8;
+        let mut bytes = [command.opcode, action, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0];
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte &= command.usage.get(at).unwrap_or(&0);
+        }
+        assert!(Kind::parse(&cdb(&bytes)).is_ok(), "{:#04x}/{action:#04x}", command.opcode);
+    }
+}
+
+#[test]
+fn supported_operation_codes_have_three_forms() {
+    let all = reply(&[0xa3, 0x0c, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+    assert_eq!(word(&all, 0) as usize, COMMANDS.len() * 8);
+    let timeouts = reply(&[0xa3, 0x0c, 0x80, 0, 0, 0, 0, 0, 0xff, 0xff]);
+    assert_eq!(timeouts.len(), 4 + COMMANDS.len() * 20);
+    let one = reply(&[0xa3, 0x0c, 1, 0x28, 0, 0, 0, 0, 0xff, 0xff]);
+    assert_eq!((one[1], one[3], one[4]), (3, 10, 0x28));
+    let none = reply(&[0xa3, 0x0c, 1, 0xee, 0, 0, 0, 0, 0xff, 0xff]);
+    assert_eq!(none[1], 1);
+    assert_eq!(failure(&[0xa3, 0x0c, 1, 0x9e, 0, 0, 0, 0, 1, 0]), Sense::cdb(2));
+    assert_eq!(failure(&[0xa3, 0x0c, 2, 0x28, 0, 0, 0, 0, 1, 0]), Sense::cdb(2));
+}
+
+#[test]
+fn every_listed_vpd_page_is_there_and_none_else() {
+    let listed = vpd(0)[4..].to_vec();
+    for page in 0..=255u8 {
+        let found = matches!(plan(&[0x12, 1, page, 0, 255]), Plan::Answer(_));
+        assert_eq!(found, listed.contains(&page), "page {page:#04x}");
+    }
+    for page in listed {
+        let reply = reply(&[0x12, 1, page, 4, 0]);
+        assert_eq!((reply[0], reply[1]), (0, page));
+        assert_eq!(usize::from(u16::from_be_bytes([reply[2], reply[3]])), reply.len() - 4);
+    }
+}
+
+#[test]
+fn the_unit_is_the_same_on_both_nodes_and_the_port_is_not() {
+    let identify = |port: &Port| match unit().plan(&cdb(&[0x12, 1, 0x83, 4, 0]), port) {
+        Plan::Answer(reply) => reply,
+        other => panic!("{other:?}"),
+    };
+    let other = Port { group: 1, partner_group: 2, ..port() };
+    let (a, b) = (identify(&port()), identify(&other));
+    let designators = |mut page: &[u8]| {
+        let mut all = Vec::new();
+        page = &page[4..];
+        while !page.is_empty() {
+            let (this, rest) = page.split_at(4 + usize::from(page[3]));
+            all.push((this[1] & 0x3f, this[4..].to_vec()));
+            page = rest;
+        }
+        all
+    };
+    for (a, b) in designators(&a).iter().zip(&designators(&b)) {
+        let of_port = a.0 & 0x30 == 0x10;
+        assert_eq!(a.1 != b.1, of_port, "designator {:#04x}", a.0);
+    }
+    assert_eq!(designators(&a)[0].1[0] >> 4, 6, "NAA 6");
+}
+
+#[test]
+fn limits_are_those_of_the_volume() {
+    let limits = vpd(0xb0);
+    assert_eq!(u64::from(word(&limits, 8)), TRANSFER_SECTORS_MAX);
+    assert_eq!(u64::from(word(&limits, 20)), ZERO_SECTORS_MAX);
+    assert_eq!((word(&limits, 24), word(&limits, 28)), (256, 2048));
+    let write = |blocks: u32| {
+        let mut bytes = [0x8a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        bytes[10..14].copy_from_slice(&blocks.to_be_bytes());
+        plan(&bytes)
+    };
+    assert!(matches!(write(TRANSFER_SECTORS_MAX as u32), Plan::Store { .. }));
+    assert!(matches!(write(TRANSFER_SECTORS_MAX as u32 + 1), Plan::Fail(Sense { asc: 0x24, .. })));
+    assert!(matches!(write(SECTORS as u32 + 1), Plan::Fail(Sense { asc: 0x21, .. })));
+}
+
+#[test]
+fn capacity_says_thin_and_zeroing() {
+    let short = reply(&[0x25]);
+    assert_eq!((u64::from(word(&short, 0)), word(&short, 4)), (SECTORS - 1, 512));
+    let long = reply(&[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32]);
+    assert_eq!((u64::from(word(&long, 4)), word(&long, 8), long[13], long[14]), (SECTORS - 1, 512, 3, 0xc0));
+}
+
+#[test]
+fn no_reply_exceeds_its_allocation_length() {
+    for length in 0..=40u8 {
+        let cdbs: [&[u8]; 7] = [
+            &[0x12, 0, 0, 0, length],
+            &[0x12, 1, 0x83, 0, length],
+            &[0x1a, 0, 0x3f, 0, length],
+            &[0x03, 0, 0, 0, length],
+            &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, length],
+            &[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 0, length],
+            &[0xa3, 0x0c, 0, 0, 0, 0, 0, 0, 0, length],
+        ];
+        for bytes in cdbs {
+            assert!(reply(bytes).len() <= usize::from(length), "{bytes:02x?}");
+        }
+    }
+}
+
+#[test]
+fn mode_pages_say_that_writes_are_cached_and_nothing_changes() {
+    let pages = reply(&[0x1a, 0x08, 0x3f, 0, 255]);
+    assert_eq!((pages[2], pages[3]), (0x10, 0));
+    assert_eq!((pages[4], pages[6] & 4, pages[24]), (0x08, 4, 0x0a));
+    let changeable = reply(&[0x1a, 0x08, 0x48, 0, 255]);
+    assert!(changeable[6..].iter().all(|byte| *byte == 0));
+    assert_eq!(failure(&[0x1a, 0, 0xc8, 0, 255]), Sense::NOT_SAVED);
+    let long = reply(&[0x5a, 0x10, 0x08, 0, 0, 0, 0, 1, 0]);
+    assert_eq!((long[4], long[7], long.len()), (1, 16, 8 + 16 + 20));
+}
+
+#[test]
+fn an_attention_is_told_once_and_the_most_urgent_first() {
+    let mut unit = unit();
+    unit.attend(Attention::PathsChanged);
+    unit.attend(Attention::Reset);
+    unit.attend(Attention::Reset);
+    let ready = |unit: &mut Unit| match unit.plan(&cdb(&[0]), &port()) {
+        Plan::Fail(sense) => (sense.key, sense.asc, sense.ascq),
+        Plan::Good => (0, 0, 0),
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(unit.plan(&cdb(&[0x12, 0, 0, 0, 36]), &port()), Plan::Answer(_)));
+    assert_eq!(ready(&mut unit), (6, 0x29, 3));
+    let Plan::Answer(sense) = unit.plan(&cdb(&[3, 0, 0, 0, 18]), &port()) else { panic!("sense data") };
+    assert_eq!((sense[2], sense[12], sense[13]), (6, 0x2a, 6));
+    assert_eq!(ready(&mut unit), (0, 0, 0));
+}
+
+#[test]
+fn growth_is_told() {
+    let volume = HandVolume::new(1);
+    let mut unit = Unit::new(0, Arc::clone(&volume) as _);
+    volume.state.lock().sectors = SECTORS * 2;
+    assert!(matches!(unit.plan(&cdb(&[0]), &port()), Plan::Good));
+    assert!(matches!(unit.plan(&cdb(&[0]), &port()), Plan::Fail(Sense { key: 6, asc: 0x2a, ascq: 9, .. })));
+    assert!(matches!(unit.plan(&cdb(&[0x25]), &port()), Plan::Answer(_)));
+}
+
+#[test]
+fn write_same_gives_zeros_back_and_repeats_the_rest() {
+    let ndob = [0x93, 0x01, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 64];
+    let Plan::Run(mut work) = plan(&ndob) else { panic!("work") };
+    assert!(matches!(work.step(), Some(Command::Zero { .. })));
+    let mut unit = unit();
+    let pages = twinsan::block::PagePool::new();
+    let command = cdb(&[0x41, 0, 0, 0, 0, 3, 0, 0, 16]);
+    let Plan::Parameters { kind, bytes: 512 } = unit.plan(&command, &port()) else { panic!("parameters") };
+    let Plan::Run(mut work) = unit.plan_parameters(kind, &[0xab; 512], &pages) else { panic!("work") };
+    let Some(Command::Write { at, data, .. }) = work.step() else { panic!("a write") };
+    assert_eq!((at.start, at.count, data.len()), (3, 16, 3));
+    assert!(data.iter().all(|block| *block.bytes() == [0xab; 4096]));
+    assert!(work.step().is_none());
+    assert_eq!(failure(&[0x93, 0x18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), Sense::cdb(1), "ANCHOR");
+    assert_eq!(failure(&[0x41]), Sense::cdb(7), "no blocks");
+    assert!(matches!(unit.plan_parameters(kind, &[0xab; 511], &pages), Plan::Fail(_)));
+}
+
+#[test]
+fn a_lun_that_is_not_there_says_so() {
+    let port = port();
+    let Plan::Answer(inquiry) = no_unit(&cdb(&[0x12, 0, 0, 0, 96]), &port) else { panic!("inquiry data") };
+    assert_eq!(inquiry[0], 0x7f);
+    assert!(matches!(no_unit(&cdb(&[0]), &port), Plan::Fail(Sense::NO_SUCH_LUN)));
+    assert!(matches!(no_unit(&cdb(&[0x28]), &port), Plan::Fail(Sense::NO_SUCH_LUN)));
+}
+
+#[test]
+fn luns_are_reported_in_both_addressings() {
+    let request = cdb(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64]);
+    let Some(Plan::Answer(list)) = plan_report_luns(&request, [5, 300].into_iter()) else { panic!("a list") };
+    assert_eq!(word(&list, 0), 16);
+    assert_eq!((list[8], list[9], list[16], list[17]), (0, 5, 0x41, 0x2c));
+    let short = cdb(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 15]);
+    assert!(matches!(plan_report_luns(&short, [0].into_iter()), Some(Plan::Fail(_))));
+}
