@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use twinsan::block::PagePool;
@@ -42,6 +43,11 @@ pub struct TargetConfig {
     pub pages: PagePool,
     /// Threads that serve connections, at least 1.
     pub reactors: usize,
+    /// How long a login may take before its connection is closed.
+    pub login_time: Duration,
+    /// How long an initiator may be silent before it is pinged; after twice that again without a sign of life it is
+    /// dropped.
+    pub keep_alive_time: Duration,
     /// Connections open at once, those that are still logging in included.
     pub connections_max: usize,
 }
@@ -60,6 +66,8 @@ impl TargetConfig {
             revision: "0001".to_owned(),
             pages: PagePool::new(),
             reactors: 1,
+            login_time: Duration::from_secs(15),
+            keep_alive_time: Duration::from_secs(10),
             connections_max: 16_384,
         }
     }

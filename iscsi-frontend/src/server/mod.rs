@@ -65,7 +65,7 @@ impl Server {
             return Err(ServerError::Config("a target name has 1 to 223 bytes (RFC 7143 4.2.7.2)"));
         }
         check(&mappings)?;
-        let (reactors, connections_max) = (config.reactors, config.connections_max);
+        let reactors = config.reactors;
         let target = Arc::new(Target::new(config, mappings));
         let polls: Vec<mio::Poll> = (0..reactors).map(|_| mio::Poll::new()).collect::<Result<_, _>>()?;
         let inboxes = polls
@@ -75,7 +75,7 @@ impl Server {
         let shared = Arc::new(Shared { target, inboxes, connections: AtomicUsize::new(0) });
         let mut server = Server { shared, threads: Vec::new() };
         for (number, poll) in polls.into_iter().enumerate() {
-            let mut reactor = Reactor::new(number, poll, Arc::clone(&server.shared), connections_max);
+            let mut reactor = Reactor::new(number, poll, Arc::clone(&server.shared));
             let thread = std::thread::Builder::new().name(format!("iscsi-{number}"));
             server.threads.push(thread.spawn(move || reactor.run())?);
         }

@@ -28,10 +28,6 @@ const LISTENERS: usize = usize::MAX / 2;
 const RECEIVES_MAX: usize = 16;
 const EVENTS_MAX: usize = 256;
 const SEND_SLICES_MAX: usize = 256;
-/// A login takes at most this long.
-const LOGIN_TIME: Duration = Duration::from_secs(15);
-/// A silent initiator is pinged after this time, and dropped after two more.
-const KEEP_ALIVE_TIME: Duration = Duration::from_secs(10);
 /// When the system has no file descriptors left, accepting is tried again after this time.
 const ACCEPT_RETRY_TIME: Duration = Duration::from_millis(100);
 
@@ -56,11 +52,14 @@ pub(super) struct Reactor {
     spare: Vec<usize>,
     logins: VecDeque<(Instant, u64)>,
     keep_alive: Instant,
+    keep_alive_time: Duration,
+    login_time: Duration,
     stopping: bool,
 }
 
 impl Reactor {
-    pub(super) fn new(number: usize, poll: Poll, shared: Arc<Shared>, connections_max: usize) -> Reactor {
+    pub(super) fn new(number: usize, poll: Poll, shared: Arc<Shared>) -> Reactor {
+        let config = shared.target.config.clone();
         let inbox = Arc::clone(&shared.inboxes[number]);
         Reactor {
             poll,
@@ -69,7 +68,7 @@ impl Reactor {
             inbox,
             receiver: Receiver::new(shared.target.config.pages.clone()),
             shared,
-            connections_max: connections_max.min(Links::MAX),
+            connections_max: config.connections_max.min(Links::MAX),
             listeners: Vec::new(),
             accept_again: None,
             next_reactor: 0,
@@ -79,7 +78,9 @@ impl Reactor {
             busy: Vec::new(),
             spare: Vec::new(),
             logins: VecDeque::new(),
-            keep_alive: Instant::now() + KEEP_ALIVE_TIME,
+            keep_alive: Instant::now() + config.keep_alive_time,
+            keep_alive_time: config.keep_alive_time,
+            login_time: config.login_time,
             stopping: false,
         }
     }
@@ -203,7 +204,7 @@ impl Reactor {
                 return self.links.remove(index);
             }
         }
-        self.logins.push_back((Instant::now() + LOGIN_TIME, key));
+        self.logins.push_back((Instant::now() + self.login_time, key));
     }
 
     fn read_letters(&mut self) {
@@ -351,7 +352,7 @@ impl Reactor {
             }
         }
         if self.keep_alive <= now {
-            self.keep_alive = now + KEEP_ALIVE_TIME;
+            self.keep_alive = now + self.keep_alive_time;
             for index in self.links.indexes() {
                 if let Some(link) = self.links.get(index) {
                     link.connection.keep_alive();
