@@ -177,3 +177,5 @@ pub fn perform(backend: &dyn BlockBackend, op: DiskOp) -> DiskResult {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::TempDir;

@@ -8,10 +8,10 @@ mod disks;
 mod threaded;
 
 /// A directory of one test, removed at its end.
-struct TempDir(PathBuf);
+pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
-    fn new() -> TempDir {
+    pub(crate) fn new() -> TempDir {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("twinsan-test-{}-{number}", std::process::id()));
@@ -19,7 +19,7 @@ impl TempDir {
         TempDir(path)
     }
 
-    fn file(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn file(&self, name: impl AsRef<Path>) -> PathBuf {
         self.0.join(name)
     }
 }

@@ -2,11 +2,16 @@
 //! that can be cut.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+
+use parking_lot::RwLock;
 
 use super::super::*;
 use crate::arbiter::{Arbiter, Arbitration, MemoryArbiter};
-use crate::backend::{self, BlockBackend, MemoryBackend, boot_time};
+use crate::backend::{
+    self, BlockBackend, FileBackend, FileOptions, MemoryBackend, TempDir, boot_time, create_sparse,
+};
 use crate::block::{BLOCK_BYTES, PagePool, Payload, SECTORS_PER_BLOCK, payload_from, zeros};
 use crate::guest::PathState::{NonOptimized, Optimized, Unavailable};
 use crate::guest::{GuestError, Sectors};
@@ -69,20 +74,21 @@ struct Pair {
 struct Site {
     disks: Vec<Arc<dyn BlockBackend>>,
     wire: Arc<InProcess>,
-    engine: Option<Engine>,
+    engine: RwLock<Option<Engine>>,
 }
 
 impl Site {
-    fn engine(&self) -> &Engine {
-        self.engine.as_ref().unwrap()
-    }
-
-    fn view(&self) -> View {
-        self.engine().view().unwrap()
+    fn view(&self) -> Option<View> {
+        self.engine.read().as_ref()?.view()
     }
 
     fn is_in(&self, phase: PeerPhase) -> bool {
-        self.engine.as_ref().and_then(Engine::view).is_some_and(|view| view.phase == phase)
+        self.view().is_some_and(|view| view.phase == phase)
+    }
+
+    /// Takes the engine away from whoever comes next; those who have it keep it.
+    fn take(&self) -> Engine {
+        self.engine.write().take().unwrap()
     }
 }
 
@@ -98,9 +104,9 @@ impl Pair {
         let sites = NodeName::BOTH.map(|name| {
             let (disks, wire) = (disks.next().unwrap(), wires.next().unwrap());
             format_pool(&disks, &NewPool::new(PARTNERSHIP, name)).unwrap();
-            Site { disks, wire, engine: None }
+            Site { disks, wire, engine: RwLock::new(None) }
         });
-        let mut pair = Pair { sites, arbiter: Arc::new(MemoryArbiter::new()), pages: PagePool::new() };
+        let pair = Pair { sites, arbiter: Arc::new(MemoryArbiter::new()), pages: PagePool::new() };
         pair.start(NodeName::A);
         pair.start(NodeName::B);
         pair.wait_whole();
@@ -111,27 +117,32 @@ impl Pair {
         &self.sites[name.index()]
     }
 
-    fn engine(&self, name: NodeName) -> &Engine {
-        self.site(name).engine()
+    /// That of a node that is up.
+    fn engine(&self, name: NodeName) -> Engine {
+        self.site(name).engine.read().clone().unwrap()
     }
 
-    fn start(&mut self, name: NodeName) {
-        let site = &mut self.sites[name.index()];
+    fn start(&self, name: NodeName) {
+        self.start_over(name, self.site(name).disks.clone());
+    }
+
+    fn start_over(&self, name: NodeName, disks: Vec<Arc<dyn BlockBackend>>) {
+        let site = self.site(name);
         let engine = Engine::builder(config(name))
-            .disks(site.disks.clone())
+            .disks(disks)
             .transport(Arc::clone(&site.wire) as Arc<dyn Transport>)
             .arbiter(Arc::clone(&self.arbiter))
             .start()
             .unwrap();
-        site.engine = Some(engine);
+        *site.engine.write() = Some(engine);
     }
 
-    fn kill(&mut self, name: NodeName) {
-        self.sites[name.index()].engine.take().unwrap().kill();
+    fn kill(&self, name: NodeName) {
+        self.site(name).take().kill();
     }
 
-    fn stop(&mut self, name: NodeName) {
-        self.sites[name.index()].engine.take().unwrap().stop(BOUND).unwrap();
+    fn stop(&self, name: NodeName) {
+        self.site(name).take().stop(BOUND).unwrap();
     }
 
     #[track_caller]
@@ -143,8 +154,8 @@ impl Pair {
     fn wait_whole(&self) {
         for name in NodeName::BOTH {
             wait_until(&format!("{name} serves in a pair"), || {
-                let site = self.site(name);
-                site.is_in(PeerPhase::Paired) && site.view().serving
+                let view = self.site(name).view();
+                view.is_some_and(|view| view.phase == PeerPhase::Paired && view.serving)
             });
         }
     }
@@ -204,7 +215,7 @@ fn what_is_written_at_one_is_read_at_the_other() {
 
 #[test]
 fn initiators_are_told_the_truth() {
-    let mut pair = Pair::new();
+    let pair = Pair::new();
     let states = |pair: &Pair, at, volume| {
         let volume = pair.engine(at).volume(volume).unwrap();
         (volume.path_state(), volume.partner_path_state())
@@ -228,7 +239,7 @@ fn initiators_are_told_the_truth() {
 fn one_is_killed_the_other_goes_on_and_brings_it_up() {
     for victim in NodeName::BOTH {
         let survivor = victim.partner();
-        let mut pair = Pair::new();
+        let pair = Pair::new();
         pair.write(victim, 0, 1, 8);
         pair.write(survivor, 8, 2, 8);
         pair.kill(victim);
@@ -269,7 +280,7 @@ fn a_cut_wire_leaves_one_and_heals() {
 
 #[test]
 fn a_clean_stop_hands_over_without_an_arbiter() {
-    let mut pair = Pair::new();
+    let pair = Pair::new();
     pair.write(NodeName::A, 0, 1, 64);
     pair.stop(NodeName::A);
     pair.expect(NodeName::B, 0, &pair.data(1, 64));
@@ -284,7 +295,7 @@ fn a_clean_stop_hands_over_without_an_arbiter() {
 
 #[test]
 fn both_halves_are_equal_on_disk_after_a_stop() {
-    let mut pair = Pair::new();
+    let pair = Pair::new();
     for block in 0..200 {
         let at = NodeName::BOTH[block as usize % 2];
         pair.write(at, block * 37 % 1000, block, 1 + block % 9);
@@ -309,10 +320,10 @@ fn both_halves_are_equal_on_disk_after_a_stop() {
 
 /// Each thread owns some blocks, writes and reads them by turns on either path, and goes to the other path when one
 /// refuses.
-fn load(pair: &Pair, worker: u64, rounds: u64) {
+fn load(pair: &Pair, worker: u64, goes_on: impl Fn(u64) -> bool) {
     let blocks: Vec<u64> = (0..8).map(|index| 5_000 + index * 64 + worker).collect();
     let mut last = vec![zeros(1); blocks.len()];
-    for round in 0..rounds {
+    for round in (0..).take_while(|round| goes_on(*round)) {
         let slot = (round * 5 % 8) as usize;
         let data = pair.data(worker << 32 | (round + 1), 1);
         on_either_path(pair, round, |engine| {
@@ -329,10 +340,11 @@ fn load(pair: &Pair, worker: u64, rounds: u64) {
 fn on_either_path(pair: &Pair, first: u64, call: impl Fn(&Engine) -> crate::guest::GuestResult) -> Payload {
     let begin = boot_time();
     for path in first.. {
-        match call(pair.engine(NodeName::BOTH[path as usize % 2])) {
-            Ok(found) => return found,
-            Err(GuestError::Unavailable | GuestError::Transitioning) => thread::yield_now(),
-            Err(error) => panic!("{error}"),
+        let engine = pair.sites[path as usize % 2].engine.read().clone();
+        match engine.map(|engine| call(&engine)) {
+            Some(Ok(found)) => return found,
+            None | Some(Err(GuestError::Unavailable | GuestError::Transitioning)) => thread::yield_now(),
+            Some(Err(error)) => panic!("{error}"),
         }
         assert!(boot_time() - begin < BOUND, "no path serves");
     }
@@ -345,21 +357,34 @@ fn many_threads_see_what_they_wrote_on_both_paths() {
     thread::scope(|scope| {
         for worker in 0..4 {
             let pair = &pair;
-            scope.spawn(move || load(pair, worker, 500));
+            scope.spawn(move || load(pair, worker, |round| round < 500));
         }
+    });
+}
+
+/// Runs `trouble` under load, which ends when the trouble does.
+fn under_load(pair: &Pair, trouble: impl FnOnce()) {
+    struct End<'a>(&'a AtomicBool);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for worker in 0..3 {
+            let over = &over;
+            scope.spawn(move || load(pair, worker, |_| !over.load(Ordering::Relaxed)));
+        }
+        let _end = End(&over);
+        trouble();
     });
 }
 
 #[test]
 fn many_threads_live_through_cuts() {
     let pair = Pair::new();
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..3)
-            .map(|worker| {
-                let pair = &pair;
-                scope.spawn(move || load(pair, worker, 3_000))
-            })
-            .collect();
+    under_load(&pair, || {
         for _ in 0..2 {
             pair.site(NodeName::A).wire.cut();
             wait_until("one alone", || {
@@ -368,6 +393,29 @@ fn many_threads_live_through_cuts() {
             pair.site(NodeName::A).wire.heal();
             pair.wait_whole();
         }
-        workers.into_iter().for_each(|worker| worker.join().unwrap());
+    });
+}
+
+#[test]
+fn many_threads_live_through_kills_over_files() {
+    let dir = TempDir::new();
+    let paths = NodeName::BOTH.map(|name| dir.file(format!("disk-{name}")));
+    for path in &paths {
+        create_sparse(path, 256 << 20).unwrap();
+    }
+    // Opened anew for every life: a killed engine must have given up the lock, and every request.
+    let open = |name: NodeName| {
+        let disk = FileBackend::open(&paths[name.index()], &FileOptions::default()).unwrap();
+        vec![Arc::new(disk) as Arc<dyn BlockBackend>]
+    };
+    let mut pair = Pair::over(NodeName::BOTH.map(open));
+    pair.sites.iter_mut().for_each(|site| site.disks.clear());
+    under_load(&pair, || {
+        for victim in [NodeName::A, NodeName::B, NodeName::A] {
+            pair.kill(victim);
+            pair.wait_phase(victim.partner(), PeerPhase::Alone);
+            pair.start_over(victim, open(victim));
+            pair.wait_whole();
+        }
     });
 }
