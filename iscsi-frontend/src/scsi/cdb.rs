@@ -72,6 +72,10 @@ pub(crate) enum Kind {
     ReadCapacity16 {
         allocation: u32,
     },
+    GetLbaStatus {
+        lba: u64,
+        allocation: u32,
+    },
     ReportLuns {
         select: u8,
         allocation: u32,
@@ -163,6 +167,9 @@ impl Kind {
             0xb7 => Ok(Kind::ReadDefects { twelve: true, flags: b[1] & 0x1f, allocation: cdb.word(6) }),
             0xa0 => Ok(Kind::ReportLuns { select: b[2], allocation: cdb.word(6) }),
             0x9e if cdb.action() == 0x10 => Ok(Kind::ReadCapacity16 { allocation: cdb.word(10) }),
+            0x9e if cdb.action() == 0x12 => {
+                Ok(Kind::GetLbaStatus { lba: cdb.long(2), allocation: cdb.word(10) })
+            }
             0xa3 => maintenance_in(cdb),
             0x9e => Err(Sense::cdb(1)),
             _ => Err(Sense::NO_SUCH_OPCODE),

@@ -4,6 +4,7 @@ use twinsan::block::{BLOCK_BYTES, PagePool, SECTORS_PER_BLOCK};
 use twinsan::guest::{Sectors, TRANSFER_SECTORS_MAX};
 
 use super::cdb::{ByteCheck, Range};
+use super::status;
 use super::unmap;
 use super::vpd::WRITE_SAME_BLOCKS_MAX;
 use super::{Kind, LOGICAL_BLOCK_BYTES, Plan, Sense, Work};
@@ -59,6 +60,7 @@ pub(super) fn plan(kind: Kind, capacity: u64) -> Result<Plan, Sense> {
             if check == ByteCheck::Medium { Plan::Run(work) } else { store(at, work) }
         }
         Kind::Prefetch { at } => prefetch(at, capacity)?,
+        Kind::GetLbaStatus { lba, allocation } => status::plan(lba, allocation, capacity)?,
         Kind::SynchronizeCache { at } => {
             check(at, capacity, u64::MAX)?;
             Plan::Run(Work::Flush)

@@ -15,6 +15,7 @@ mod mode;
 mod opcodes;
 mod ports;
 mod sense;
+mod status;
 mod unit;
 mod unmap;
 mod vpd;
@@ -30,7 +31,7 @@ pub(crate) use unit::{Attention, Unit, no_unit, plan_report_luns};
 pub(crate) use work::Work;
 
 /// SCSI status codes (SAM-5 5.3).
-pub(crate) mod status {
+pub(crate) mod code {
     pub(crate) const GOOD: u8 = 0x00;
     pub(crate) const CHECK_CONDITION: u8 = 0x02;
 }

@@ -101,6 +101,7 @@ impl Unit {
             | Kind::Prefetch { .. }
             | Kind::SynchronizeCache { .. }
             | Kind::Unmap { .. }
+            | Kind::GetLbaStatus { .. }
             | Kind::WriteSame { .. } => data::plan(kind, self.info.sectors),
             Kind::TestUnitReady => Ok(self.ready()),
             Kind::ReadCapacity10 | Kind::ReadCapacity16 { .. } => Ok(self.capacity(kind)),

@@ -22,6 +22,12 @@ pub(crate) enum Work {
     Verify { at: Sectors, check: ByteCheck, data: Payload },
     /// As [`Work::Verify`] with its read under way.
     Compare { at: Sectors, check: ByteCheck, data: Payload },
+    /// A read, of which only matters which blocks hold data.
+    Survey { at: Sectors, allocation: u32 },
+    /// As [`Work::Survey`] with its read under way.
+    Surveyed { at: Sectors, allocation: u32 },
+    /// What to answer when nothing is left to ask.
+    Answer { bytes: Vec<u8> },
     /// Ranges to clear, in reverse order.
     Zero { ranges: SmallVec<[Sectors; 1]> },
     /// One block's content, over and over.
@@ -34,7 +40,15 @@ impl Work {
     /// The next request, `None` when all is done.
     pub(crate) fn step(&mut self) -> Option<Command> {
         match core::mem::replace(self, Work::Done) {
-            Work::Done | Work::Compare { .. } => None,
+            Work::Done | Work::Compare { .. } | Work::Surveyed { .. } => None,
+            Work::Survey { at, allocation } => {
+                *self = Work::Surveyed { at, allocation };
+                Some(Command::Read { at })
+            }
+            Work::Answer { bytes } => {
+                *self = Work::Answer { bytes };
+                None
+            }
             Work::Read { at } => Some(Command::Read { at }),
             Work::Write { at, fua, data } => (at.count > 0).then_some(Command::Write { at, data, fua }),
             Work::WriteVerify { at, check, data } => {
@@ -73,7 +87,19 @@ impl Work {
     pub(crate) fn took(&mut self, found: &Payload) -> Result<(), Sense> {
         match self {
             Work::Compare { at, check: ByteCheck::Data, data } => compare(*at, data, found),
+            Work::Surveyed { at, allocation } => {
+                *self = Work::Answer { bytes: super::status::answer(*at, found, *allocation) };
+                Ok(())
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// What is to be sent when nothing is left to ask.
+    pub(crate) fn into_answer(self) -> Option<Vec<u8>> {
+        match self {
+            Work::Answer { bytes } => Some(bytes),
+            _ => None,
         }
     }
 

@@ -6,7 +6,7 @@ use twinsan::guest::GuestResult;
 use twinsan::ids::RequestId;
 
 use crate::pdu::{Header, Residual, Response, reject};
-use crate::scsi::{self, Cdb, Plan, Sense, Work, status};
+use crate::scsi::{self, Cdb, Plan, Sense, Work, code};
 
 use super::framer::Place;
 use super::landing::Landing;
@@ -168,7 +168,7 @@ impl Connection {
         }
         match core::mem::replace(&mut task.plan, Plan::Good) {
             Plan::Answer(bytes) => self.send_answer(slot, &bytes),
-            Plan::Good => self.finish(slot, status::GOOD),
+            Plan::Good => self.finish(slot, code::GOOD),
             Plan::Fail(sense) => self.fail(slot, sense),
             Plan::Run(work) => self.run(slot, work),
             Plan::Fetch { work, bytes, head } => {
@@ -247,10 +247,16 @@ impl Connection {
     fn run(&mut self, slot: u16, mut work: Work) {
         let step = work.step();
         let Some(task) = self.tasks.get_mut(slot) else { return };
-        task.work = work;
         let (Some(command), Some(unit)) = (step, self.units.get(task.unit)) else {
-            return self.finish(slot, status::GOOD);
+            return match work.into_answer() {
+                Some(bytes) => {
+                    task.asked = bytes.len() as u32;
+                    self.send_answer(slot, &bytes);
+                }
+                None => self.finish(slot, code::GOOD),
+            };
         };
+        task.work = work;
         task.state = State::Running;
         let token = self.address.key | u64::from(slot);
         task.request = unit.volume.submit(command, &self.sink, token);
@@ -302,7 +308,7 @@ impl Connection {
         data[1] = 18;
         data[2..].copy_from_slice(&sense.fixed());
         let response =
-            Response::Scsi { itt: task.itt, status: status::CHECK_CONDITION, residual, data_in_pdus: 0 };
+            Response::Scsi { itt: task.itt, status: code::CHECK_CONDITION, residual, data_in_pdus: 0 };
         self.send(response, &data);
         self.wake_waiting();
     }

@@ -3,7 +3,7 @@
 use twinsan::block::{BLOCK_BYTES, Payload};
 
 use crate::pdu::{Header, NO_TAG, Residual, Response, reject};
-use crate::scsi::{Sense, status};
+use crate::scsi::{Sense, code};
 
 use super::framer::Place;
 use super::output::Piece;
@@ -108,7 +108,7 @@ impl Connection {
         data[1] = 18;
         data[2..].copy_from_slice(&Sense::INTERNAL.fixed());
         let residual = Residual::between(task.expected, 0);
-        let status = status::CHECK_CONDITION;
+        let status = code::CHECK_CONDITION;
         self.send(Response::Scsi { itt: task.itt, status, residual, data_in_pdus: 0 }, &data);
     }
 }
@@ -174,7 +174,7 @@ impl Iterator for Segments {
         let (itt, residual, from) = (self.itt, self.residual, self.next);
         if self.total == 0 {
             self.done = true;
-            let response = Response::Scsi { itt, status: status::GOOD, residual, data_in_pdus: 0 };
+            let response = Response::Scsi { itt, status: code::GOOD, residual, data_in_pdus: 0 };
             return Some(Segment { response, from, to: from });
         }
         let burst_left = self.burst - from % self.burst;
@@ -182,7 +182,7 @@ impl Iterator for Segments {
         self.done = to == self.total;
         self.next = to;
         let last = self.done || to.is_multiple_of(self.burst);
-        let status = self.done.then_some((status::GOOD, residual));
+        let status = self.done.then_some((code::GOOD, residual));
         let response = Response::DataIn { itt, last, status, data_sn: self.data_sn, offset: from as u32 };
         self.data_sn += 1;
         Some(Segment { response, from, to })
