@@ -1,0 +1,185 @@
+"""A host with two paths: many requests at once, each retried on the other path until it succeeds, each checked."""
+
+import random
+import time
+
+from ledger import Ledger, content
+from libiscsi import CHECK_CONDITION, GOOD, Path, serve
+
+EXTENT_BLOCKS = 256
+SWEEP_BLOCKS = 64
+# A request that neither path has answered after this many seconds fails the run.
+PATIENCE = 90
+
+
+class Request:
+    __slots__ = ("kind", "first", "count", "identity", "data", "begun", "since", "path", "fua", "sweep")
+
+    def __init__(self, kind, first, count, path, sweep=False):
+        self.kind, self.first, self.count, self.path, self.sweep = kind, first, count, path, sweep
+        self.begun = time.monotonic()
+        self.identity = self.data = self.since = None
+        self.fua = random.random() < 0.05
+
+
+class Client:
+    """`depth` requests at once on the first `blocks` blocks of a LUN, over both portals."""
+
+    def __init__(self, portals, target, blocks, depth):
+        self.portals, self.target, self.depth = portals, target, depth
+        self.blocks = blocks
+        self.ledger = Ledger(blocks)
+        self.paths = [None, None]
+        self.retry_at = [0.0, 0.0]
+        self.waiting = []
+        self.in_flight = 0
+        self.loading = False
+        self.sweep_left = []
+        self.sweeping = 0
+        self.counts = {"write": 0, "read": 0, "flush": 0, "unmap": 0, "retry": 0}
+        self.wrong = []
+        self.longest = 0.0
+        self.sessions = 0
+
+    def step(self, timeout_ms=5):
+        """Lets everything go on a little."""
+        self._tend_paths()
+        while self.loading and self.in_flight + len(self.waiting) < self.depth:
+            self.waiting.append(self._dice())
+        while self.sweep_left and self.sweeping < 8:
+            path, first = self.sweep_left.pop()
+            count = min(SWEEP_BLOCKS, self.blocks - first)
+            self.sweeping += 1
+            self.waiting.append(Request("read", first, count, path, sweep=True))
+        self._submit()
+        live = [path for path in self.paths if path]
+        if live:
+            serve(live, timeout_ms)
+        else:
+            time.sleep(timeout_ms / 1000)
+
+    def run(self, seconds):
+        """Works for a while."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.step()
+
+    def run_until(self, bound, reached):
+        """Works until `reached`, asked now and then."""
+        end = time.monotonic() + bound
+        while True:
+            found = reached()
+            if found:
+                return found
+            if time.monotonic() > end:
+                raise TimeoutError(f"not within {bound} s")
+            self.run(0.02)
+
+    def drain(self):
+        """Ends the load and waits for what is in progress."""
+        self.loading = False
+        self.run_until(PATIENCE, lambda: self.in_flight == 0 and not self.waiting and not self.sweep_left)
+
+    def begin_sweep(self, paths=(0, 1)):
+        """Reads and checks every block, through the given paths where they serve, beside the load."""
+        for path in paths:
+            self.sweep_left += [(path, first) for first in range(0, self.blocks, SWEEP_BLOCKS)]
+
+    def is_swept(self):
+        return not self.sweep_left and not self.sweeping
+
+    def take_longest(self):
+        longest, self.longest = self.longest, 0.0
+        return longest
+
+    def close(self):
+        for number, path in enumerate(self.paths):
+            if path:
+                self._close(number)
+
+    def _dice(self):
+        dice, path = random.random(), random.randrange(2)
+        if dice < 0.03:
+            return Request("flush", 0, 0, path)
+        if dice < 0.035:
+            return Request("unmap", random.randrange(self.blocks // EXTENT_BLOCKS) * EXTENT_BLOCKS, EXTENT_BLOCKS, path)
+        count = random.choice((1, 1, 2, 4, 8, 16))
+        first = random.randrange(self.blocks - count + 1)
+        if dice < 0.05:
+            return Request("unmap", first, count, path)
+        return Request("write" if dice < 0.65 else "read", first, count, path)
+
+    def _tend_paths(self):
+        now = time.monotonic()
+        for number, path in enumerate(self.paths):
+            if path and path.failed:
+                self._close(number)
+                self.retry_at[number] = now + 0.1
+            elif not path and now >= self.retry_at[number]:
+                self.sessions += 1
+                self.paths[number] = Path(self.portals[number], self.target, 0, number)
+
+    def _close(self, number):
+        path, self.paths[number] = self.paths[number], None
+        path.close()
+
+    def _submit(self):
+        waiting, self.waiting = self.waiting, []
+        now = time.monotonic()
+        for request in waiting:
+            if now - request.begun > PATIENCE:
+                raise TimeoutError(f"a {request.kind} was not answered for {PATIENCE} s")
+            path = self.paths[request.path]
+            if not (path and path.up and not path.failed):
+                request.path = 1 - request.path
+                path = self.paths[request.path]
+            if path and path.up and not path.failed:
+                self._send(path, request)
+            else:
+                self.waiting.append(request)
+
+    def _send(self, path, request):
+        if request.kind in ("write", "unmap") and request.identity is None:
+            request.identity = self.ledger.begin_write(request.first, request.count, request.kind == "unmap")
+        if request.kind == "write" and request.data is None:
+            blocks = range(request.first, request.first + request.count)
+            request.data = b"".join(content(request.identity, block) for block in blocks)
+        if request.since is None:
+            request.since = self.ledger.begin_read()
+
+        def done(status, data):
+            self.in_flight -= 1
+            self._answered(request, status, data)
+
+        self.in_flight += 1
+        try:
+            if request.kind == "write":
+                path.write(request.first, request.data, request.fua, done)
+            elif request.kind == "read":
+                path.read(request.first, request.count, done)
+            elif request.kind == "unmap":
+                path.unmap(request.first, request.count, done)
+            else:
+                path.flush(done)
+        except ConnectionError:
+            self.in_flight -= 1
+            self.waiting.append(request)
+
+    def _answered(self, request, status, data):
+        if status != GOOD:
+            self.counts["retry"] += 1
+            path = self.paths[request.path]
+            if status != CHECK_CONDITION and path:
+                # What the other end may still do with a request that it did not answer ends with the session.
+                path.failed = True
+            request.path = 1 - request.path
+            self.waiting.append(request)
+            return
+        self.longest = max(self.longest, time.monotonic() - request.begun)
+        self.counts[request.kind] += 1
+        if request.kind in ("write", "unmap"):
+            self.ledger.acknowledged(request.identity, request.first, request.count)
+        elif request.kind == "read":
+            self.wrong += self.ledger.read(request.since, request.first, data)
+        if request.sweep:
+            self.sweeping -= 1

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Kills nodes under load, again and again, and counts what was lost.
+
+    kill_loop.py --binary target/release/twinsand [--cycles 20] [--seed N] [--keep]
+
+A host with two paths (libiscsi) writes, reads, flushes and discards overlapping places of a mirrored volume, 24 requests
+at a time. One node after the other is killed with SIGKILL at a random moment, in some cycles once more while it is being
+resynchronised, or its source is. A cycle counts if the dead node's cache was dirty and something had to be copied. After
+each failover, and in the end through both nodes, every block is read and checked; then both halves are compared offline.
+The exit status is 0 if nothing was lost.
+"""
+
+import argparse
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+
+from client import Client
+from nodes import TARGET, Pair
+
+DEPTH = 24
+# 32 MiB of the volume: small enough to be rewritten again and again.
+BLOCKS = 8192
+
+
+class Story:
+    def __init__(self, pair, client):
+        self.pair, self.client = pair, client
+        self.pauses = []
+        self.counted = 0
+        self.kills = 0
+        self.in_resync = 0
+        self.copied = 0
+
+    def cycle(self, victim):
+        """One kill and restart; does it count?"""
+        client, nodes = self.client, self.pair.nodes
+        survivor = 1 - victim
+        client.run(random.uniform(0.1, 1.2))
+        dirty = self.dirty(victim)
+        self.check_longest()
+        killed = time.monotonic()
+        self.kill(victim)
+        client.run_until(60, lambda: self.serves(survivor, "alone"))
+        client.run(random.uniform(0.1, 1.0))
+        client.begin_sweep([survivor])
+        client.run_until(90, client.is_swept)
+        pause = client.take_longest()
+        self.pauses.append(pause)
+        nodes[victim].start()
+        copied = 0
+        if random.random() < 0.5:
+            copied += self.disturb(victim, survivor)
+        client.run_until(90, self.pair.is_paired)
+        copied += self.last_copied()
+        self.copied += copied
+        counts = dirty > 0 and copied > 0
+        self.counted += counts
+        print(f"cycle: {nodes[victim].name} killed with {dirty >> 10} KiB dirty, pause {pause * 1000:.0f} ms, "
+              f"{copied >> 10} KiB copied, whole after {time.monotonic() - killed:.1f} s"
+              f"{'' if counts else ' (does not count)'}", flush=True)
+        return counts
+
+    def disturb(self, target, source):
+        """Kills the target, or the source, in the middle of the resync; what was copied until then."""
+        client, nodes = self.client, self.pair.nodes
+
+        def running():
+            status = nodes[source].status()
+            return status and (status["resync"]["running"] and status or status["state"] == "paired" and status)
+
+        status = client.run_until(60, running)
+        if status["state"] == "paired":
+            return 0
+        victim = random.choice((target, source))
+        self.kill(victim)
+        self.in_resync += 1
+        client.run(random.uniform(0.0, 0.5))
+        nodes[victim].start()
+        return 0
+
+    def kill(self, victim):
+        self.pair.nodes[victim].kill()
+        self.kills += 1
+
+    def check_longest(self):
+        self.client.take_longest()
+
+    def dirty(self, node):
+        """Dirty bytes there, when there are some; at most two seconds are waited for that."""
+        end = time.monotonic() + 2
+        while True:
+            status = self.pair.nodes[node].status()
+            if status and status["dirty_bytes"] or time.monotonic() > end:
+                return status["dirty_bytes"] if status else 0
+            self.client.run(0.02)
+
+    def serves(self, node, state):
+        status = self.pair.nodes[node].status()
+        return status and status["state"] == state and status["serving"]
+
+    def last_copied(self):
+        return max((status["resync"]["bytes_copied"] for status in map(lambda node: node.status(), self.pair.nodes)
+                    if status), default=0)
+
+
+def play(pair, cycles):
+    """The loop; True if nothing was lost and both halves are the same."""
+    pair.start()
+    client = Client([node.portal for node in pair.nodes], TARGET, BLOCKS, DEPTH)
+    story = Story(pair, client)
+    client.loading = True
+    tried = 0
+    while story.counted < cycles and tried < cycles * 2:
+        story.cycle(tried % 2)
+        tried += 1
+        if client.wrong:
+            break
+    client.drain()
+    client.begin_sweep()
+    client.drain()
+    client.run_until(90, client.is_swept)
+    client.close()
+    clean = pair.stop()
+    code, said = pair.compare()
+    print(said, end="")
+    writes = client.counts["write"] + client.counts["unmap"]
+    pauses = sorted(story.pauses)
+    print(f"pause at failover: median {statistics.median(pauses) * 1000:.0f} ms, longest {pauses[-1] * 1000:.0f} ms")
+    print(f"{story.kills} kills, {story.in_resync} of them in mid-resync; {story.copied >> 20} MiB copied; "
+          f"{client.counts['read']} reads checked, {client.counts['retry']} requests retried, "
+          f"{client.sessions} sessions")
+    for block, shows in client.wrong[:20]:
+        print(f"block {block} reads as write {shows}, which is lost or stale")
+    print(f"{story.counted} cycles, {writes} acknowledged writes, {len(client.wrong)} lost")
+    if not clean:
+        print("a node did not stop cleanly")
+    return story.counted >= cycles and not client.wrong and clean and code == 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--cycles", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--keep", action="store_true")
+    args = parser.parse_args()
+    random.seed(args.seed)
+    directory = tempfile.mkdtemp(prefix="twinsan-kill-")
+    pair = Pair(args.binary, directory)
+    well = False
+    try:
+        well = play(pair, args.cycles)
+    finally:
+        pair.kill()
+        if well and not args.keep:
+            shutil.rmtree(directory)
+        else:
+            print(f"the nodes' files and logs are in {directory}")
+    sys.exit(0 if well else 1)
+
+
+if __name__ == "__main__":
+    main()

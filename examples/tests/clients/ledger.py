@@ -1,0 +1,90 @@
+"""What a host may read: of every block, the writes whose content may be there.
+
+A write has settled when it was acknowledged, or its content was read. From then on nothing may be seen that had settled
+before it began; and once a read has shown one write, nothing that had settled before that read. Writes that overlap in
+time may come in either order. Every write has an id and fills its blocks with it; 0 stands for zeros.
+"""
+
+import struct
+from collections import deque
+
+BLOCK = 4096
+
+
+def content(identity, block):
+    """The content of a block written by write `identity`."""
+    return struct.pack("<QQ", identity, block) * (BLOCK // 16) if identity else bytes(BLOCK)
+
+
+def identity_of(data, block):
+    """The id of the write whose content this is; None if it is nobody's."""
+    identity = struct.unpack_from("<Q", data)[0]
+    return identity if data == content(identity, block) else None
+
+
+class _Write:
+    __slots__ = ("identity", "shows", "began", "settled")
+
+    def __init__(self, identity, shows, began, settled=None):
+        self.identity, self.shows, self.began, self.settled = identity, shows, began, settled
+
+
+class Ledger:
+    """Of the first `blocks` blocks of a volume, zero at first."""
+
+    def __init__(self, blocks):
+        self.now = 1
+        self.next_identity = 1
+        self.possible = [[_Write(0, 0, 0, 0)] for _ in range(blocks)]
+        self.gone = [deque(maxlen=64) for _ in range(blocks)]
+
+    def tick(self):
+        self.now += 1
+        return self.now
+
+    def begin_write(self, first, count, zeros=False):
+        """A write, or with `zeros` a discard, begins; its id."""
+        identity, began = self.next_identity, self.tick()
+        self.next_identity += 1
+        for block in range(first, first + count):
+            self.possible[block].append(_Write(identity, 0 if zeros else identity, began))
+        return identity
+
+    def acknowledged(self, identity, first, count):
+        now = self.tick()
+        for block in range(first, first + count):
+            for write in self.possible[block]:
+                if write.identity == identity:
+                    self._settle(block, write, now)
+                    break
+
+    def _settle(self, block, write, now):
+        write.settled = now if write.settled is None else min(write.settled, now)
+        self._drop(block, now, lambda other: other is not write and other.settled is not None
+                   and other.settled <= write.began)
+
+    def _drop(self, block, now, overwritten):
+        kept = [write for write in self.possible[block] if not overwritten(write)]
+        if len(kept) != len(self.possible[block]):
+            self.gone[block].extend((write.shows, now) for write in self.possible[block] if write not in kept)
+            self.possible[block] = kept
+
+    def begin_read(self):
+        return self.tick()
+
+    def read(self, since, first, data):
+        """Blocks read since `since`; those that must not read so."""
+        now = self.tick()
+        wrong = []
+        for number, at in enumerate(range(0, len(data), BLOCK)):
+            block = first + number
+            shows = identity_of(data[at:at + BLOCK], block)
+            fitting = [write for write in self.possible[block] if write.shows == shows]
+            earlier = any(gone == shows and moment > since for gone, moment in self.gone[block])
+            if not fitting and not earlier:
+                wrong.append((block, shows))
+            elif len(fitting) == 1 and not earlier:
+                self._settle(block, fitting[0], now)
+                self._drop(block, now, lambda other: other is not fitting[0] and other.settled is not None
+                           and other.settled < since)
+        return wrong
