@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""Runs a command against a pair of nodes: with_pair.py --binary target/release/twinsand -- COMMAND ...
+
+In the command, {a} and {b} are the URLs of one mirrored volume on the two nodes. Afterwards the nodes are stopped and their
+halves compared. The exit status is 0 if the command's was, both stopped cleanly, and the halves are the same.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from nodes import Pair
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("command", nargs="+")
+    args = parser.parse_args()
+    directory = tempfile.mkdtemp(prefix="twinsan-pair-")
+    pair = Pair(args.binary, directory)
+    well = False
+    try:
+        pair.start()
+        urls = {"a": pair.nodes[0].url(), "b": pair.nodes[1].url()}
+        done = subprocess.run([word.format(**urls) for word in args.command])
+        clean = pair.stop()
+        code, said = pair.compare()
+        print(said, end="")
+        print("" if clean else "a node did not stop cleanly\n", end="")
+        well = done.returncode == 0 and clean and code == 0
+    finally:
+        pair.kill()
+        if well:
+            shutil.rmtree(directory)
+        else:
+            print(f"the nodes' files and logs are in {directory}")
+    sys.exit(0 if well else 1)
+
+
+if __name__ == "__main__":
+    main()
