@@ -58,8 +58,8 @@ struct Demo {
 impl Demo {
     fn start(name: &str) -> Demo {
         let directory = std::env::temp_dir().join(format!("twinsan-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let out = std::fs::File::create(directory.join("demo.out")).unwrap();
+        std::fs::create_dir_all(&directory).expect("a temporary directory");
+        let out = std::fs::File::create(directory.join("demo.out")).expect("a file");
         let child = Command::new(DAEMON)
             .args(["demo", "--dir"])
             .arg(&directory)
@@ -68,7 +68,7 @@ impl Demo {
             .expect("the daemon runs");
         let mut demo = Demo { child, directory, urls: Vec::new() };
         demo.urls = wait_until(Duration::from_secs(60), || {
-            let told = std::fs::read_to_string(demo.directory.join("demo.out")).unwrap();
+            let told = std::fs::read_to_string(demo.directory.join("demo.out")).expect("text");
             let urls: Vec<String> = told
                 .lines()
                 .filter(|line| line.contains("iscsi://"))
@@ -85,9 +85,10 @@ impl Demo {
 
     /// Ctrl-C; then both halves must be the same.
     fn stop_and_compare(mut self) {
-        let asked = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
+        let asked =
+            Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().expect("kill runs");
         assert!(asked.success());
-        let status = wait_until(Duration::from_secs(60), || self.child.try_wait().unwrap());
+        let status = wait_until(Duration::from_secs(60), || self.child.try_wait().expect("a child"));
         assert!(status.success(), "both stop cleanly: {status}");
         let (a, b) = (self.directory.join("a.toml"), self.directory.join("b.toml"));
         let compare = Command::new(DAEMON)
@@ -97,7 +98,7 @@ impl Demo {
             .arg("--compare")
             .arg(b)
             .output()
-            .unwrap();
+            .expect("the daemon runs");
         let told = String::from_utf8_lossy(&compare.stdout).into_owned();
         assert!(compare.status.success(), "{told}");
         assert!(told.contains("both halves are the same"), "{told}");
@@ -153,7 +154,7 @@ fn image(path: &Path) {
         }
     }
     bytes.truncate((24 << 20) - 512 * 3);
-    std::fs::write(path, bytes).unwrap();
+    std::fs::write(path, bytes).expect("the image is written");
 }
 
 #[test]
