@@ -373,6 +373,16 @@ pub enum Control {
         /// The yielding node's durable epoch.
         epoch: Epoch,
     },
+    /// Owner to partner, after a link came back: these are all the hot areas; what was said to cool meanwhile may
+    /// have been lost.
+    Hot {
+        /// Epoch of the pair.
+        epoch: Epoch,
+        /// The volume.
+        volume: VolumeId,
+        /// The areas, ascending.
+        areas: Vec<u32>,
+    },
     /// Target to source: my pool has no space for what you send. I stay behind until there is.
     NoSpace {
         /// Epoch of the source.

@@ -43,6 +43,11 @@ impl Node {
         Epoch(known.max(record.epoch).max(record.proposed).0 + 1)
     }
 
+    /// Is a swap on its way? Then what the register will hold is open. A read changes nothing.
+    pub(super) fn is_swapping(&self) -> bool {
+        self.question.as_ref().is_some_and(|question| matches!(question.ask, Ask::Swap { .. }))
+    }
+
     pub(super) fn answered(&mut self, id: u64, result: Result<Answer, ArbiterError>) {
         let Some(question) = self.question.take_if(|question| question.id == id) else { return };
         self.hello_due = true;

@@ -161,6 +161,27 @@ impl Node {
         self.forget_hot(volume, &idle);
     }
 
+    /// Owner: the link is back; the partner may have missed what cooled.
+    pub(super) fn tell_hot(&mut self, epoch: Epoch) {
+        let me = self.me();
+        let owned: Vec<(VolumeId, Vec<u32>)> = self
+            .volumes
+            .iter()
+            .filter(|(_, volume)| volume.mirrored && volume.owner == me)
+            .map(|(&id, volume)| (id, volume.hot.keys().copied().collect()))
+            .collect();
+        for (volume, areas) in owned {
+            self.say(Control::Hot { epoch, volume, areas });
+        }
+    }
+
+    /// Partner: areas that the owner does not name have cooled.
+    pub(super) fn only_hot(&mut self, epoch: Epoch, volume: VolumeId, areas: &[u32]) {
+        let Some(state) = self.volumes.get(&volume) else { return };
+        let cold = state.hot.keys().copied().filter(|area| areas.binary_search(area).is_err()).collect();
+        self.cooled(epoch, volume, cold);
+    }
+
     /// Partner: tells the owner how far it is stable, now and then.
     pub(super) fn report_stable(&mut self) {
         let Phase::Paired(pair) = &self.phase else { return };

@@ -365,6 +365,7 @@ impl Node {
             bring_up,
             ask_at,
             rejoin: Rejoin::None,
+            rejoin_since: ask_at,
         })));
         self.store_mut().set_eager(true);
         self.drop_partners_business();

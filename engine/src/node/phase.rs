@@ -99,6 +99,8 @@ pub(super) struct Alone {
     pub(super) bring_up: bool,
     pub(super) ask_at: Instant,
     pub(super) rejoin: Rejoin,
+    /// When the rejoin got to where it is.
+    pub(super) rejoin_since: Instant,
 }
 
 /// How far a source is with the returning partner.

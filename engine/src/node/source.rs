@@ -37,8 +37,9 @@ impl Node {
     }
 
     fn set_rejoin(&mut self, rejoin: Rejoin) {
+        let now = self.now;
         if let Some(alone) = self.alone() {
-            alone.rejoin = rejoin;
+            (alone.rejoin, alone.rejoin_since) = (rejoin, now);
         }
         self.term += 1;
     }
@@ -219,6 +220,13 @@ impl Node {
             }
             Rejoin::Copying(resync) if resync.is_copied() && self.now >= resync.drain_at => self.drain(),
             Rejoin::Draining(_, until) if self.now >= *until => self.stop_draining(),
+            // The partner was not ready after all: begin anew.
+            Rejoin::Gathering { .. } | Rejoin::Telling
+                if self.now >= alone.rejoin_since + self.config.mirror.lease =>
+            {
+                self.set_rejoin(Rejoin::None);
+                self.consider_peer();
+            }
             Rejoin::Stalled(until) if self.now >= *until => {
                 self.set_rejoin(Rejoin::None);
                 self.consider_peer();
@@ -256,6 +264,7 @@ impl Node {
     pub(super) fn alone_deadline(&self, alone: &Alone) -> Option<Instant> {
         let asks = alone.bring_up || matches!(alone.rejoin, Rejoin::Swapping { .. });
         let retry = match &alone.rejoin {
+            Rejoin::Gathering { .. } | Rejoin::Telling => Some(alone.rejoin_since + self.config.mirror.lease),
             Rejoin::Copying(resync) if resync.is_copied() => Some(resync.drain_at),
             Rejoin::Copying(resync) => resync.retry_at(),
             Rejoin::Draining(_, until) | Rejoin::Stalled(until) => Some(*until),

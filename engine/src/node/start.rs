@@ -190,7 +190,7 @@ impl Node {
             }
             _ => false,
         };
-        self.question.is_none()
+        !self.is_swapping()
             && match &self.phase {
                 Phase::Starting(starting) => settled && starting.yielding.is_none(),
                 Phase::Lost(lost) => settled && lost.yielding.is_none(),

@@ -144,6 +144,7 @@ impl Node {
             Control::StopReady { epoch } => self.stop_ready(epoch),
             Control::HandedOver { epoch } => self.handed_over(epoch),
             Control::Yield { epoch } => self.yielded(epoch),
+            Control::Hot { epoch, volume, areas } => self.only_hot(epoch, volume, &areas),
             Control::NoSpace { epoch } => self.partner_full(epoch),
         }
     }

@@ -239,6 +239,7 @@ impl Node {
         for (order, id) in again {
             self.transmit(epoch, id, order);
         }
+        self.tell_hot(epoch);
         self.resend_forwarded();
         self.resend_flushes();
     }

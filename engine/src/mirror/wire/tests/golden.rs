@@ -98,6 +98,7 @@ fn control() -> Vec<(&'static str, Control)> {
         ("stop-ready", Control::StopReady { epoch }),
         ("handed-over", Control::HandedOver { epoch }),
         ("yield", Control::Yield { epoch }),
+        ("hot", Control::Hot { epoch, volume, areas: vec![3, 4] }),
         ("no-space", Control::NoSpace { epoch }),
     ]
 }
