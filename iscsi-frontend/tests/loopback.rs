@@ -6,9 +6,11 @@ mod initiator;
 mod ram;
 
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use initiator::{Initiator, TARGET};
+use twinsan::guest::{Command, GuestResult, PathState, Sink, VirtualVolume, VolumeInfo};
+use twinsan::ids::RequestId;
 use twinsan_iscsi::{ANY_INITIATOR, Mapping, Server, TargetConfig};
 
 fn serve(reactors: usize) -> Server {
@@ -18,6 +20,86 @@ fn serve(reactors: usize) -> Server {
     let volume = Arc::new(ram::RamVolume::new(1, 1 << 17, config.pages.clone()));
     let mapping = Mapping { initiators: vec![ANY_INITIATOR.to_owned()], lun: 0, volume };
     Server::start(config, vec![mapping]).expect("portals on free ports")
+}
+
+type Request = (Command, Arc<dyn Sink>, u64);
+
+/// A volume whose requests finish on a thread of its own.
+struct Elsewhere {
+    inner: Arc<ram::RamVolume>,
+    requests: mpsc::Sender<Request>,
+}
+
+impl Elsewhere {
+    fn new(inner: Arc<ram::RamVolume>) -> Elsewhere {
+        let (requests, work) = mpsc::channel::<Request>();
+        let volume = Arc::clone(&inner);
+        std::thread::spawn(move || {
+            for (command, sink, token) in work {
+                volume.submit(command, &sink, token);
+            }
+        });
+        Elsewhere { inner, requests }
+    }
+}
+
+impl VirtualVolume for Elsewhere {
+    fn info(&self) -> VolumeInfo {
+        self.inner.info()
+    }
+
+    fn path_state(&self) -> PathState {
+        self.inner.path_state()
+    }
+
+    fn partner_path_state(&self) -> PathState {
+        self.inner.partner_path_state()
+    }
+
+    fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId {
+        self.requests.send((command, Arc::clone(sink), token)).expect("the thread lives as long as this");
+        RequestId(token)
+    }
+
+    /// Behind everything submitted before, so that its completion comes first.
+    fn abort(&self, _request: RequestId, sink: &Arc<dyn Sink>, token: u64) {
+        struct Last(Arc<dyn Sink>);
+        impl Sink for Last {
+            fn complete(&self, token: u64, _result: GuestResult) {
+                self.0.aborted(token);
+            }
+        }
+        self.submit(Command::Flush, &(Arc::new(Last(Arc::clone(sink))) as Arc<dyn Sink>), token);
+    }
+}
+
+#[test]
+fn completions_from_another_thread_wake_the_reactor() {
+    let mut config = TargetConfig::new(TARGET);
+    config.portals = vec![([127, 0, 0, 1], 0).into()];
+    config.reactors = 2;
+    let inner = Arc::new(ram::RamVolume::new(1, 1 << 17, config.pages.clone()));
+    let volume = Arc::new(Elsewhere::new(inner));
+    let mapping = Mapping { initiators: vec![ANY_INITIATOR.to_owned()], lun: 0, volume };
+    let server = Server::start(config, vec![mapping]).expect("a free port");
+    let portal = server.local_addrs()[0];
+    std::thread::scope(|scope| {
+        for host in 0..4u32 {
+            scope.spawn(move || {
+                let mut initiator = Initiator::login(portal, &format!("iqn.2026-01.example:host{host}"));
+                for round in 0..300 {
+                    let data = pattern((host + round) as usize, 8 * 512);
+                    assert_eq!(initiator.write(host * 64, &data), 0);
+                    assert!(initiator.read(host * 64, 8) == data);
+                }
+            });
+        }
+    });
+    let mut old = Initiator::login(portal, "iqn.2026-01.example:host");
+    assert_eq!(old.write(0, &[3; 512]), 0);
+    let mut new = Initiator::login(portal, "iqn.2026-01.example:host");
+    assert_eq!(new.read(0, 1), [3; 512]);
+    server.stop();
 }
 
 fn pattern(seed: usize, bytes: usize) -> Vec<u8> {
