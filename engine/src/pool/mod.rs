@@ -262,7 +262,8 @@ impl Pool {
         self.space.free_on(disk)
     }
 
-    /// The disk that failed a metadata write or a flush. Nothing becomes durable any more in this life.
+    /// The disk that failed a metadata write or a flush. Nothing becomes durable any more in this life, and no
+    /// flush may be believed that completes after this one, not even if it was in flight before.
     pub fn failed(&self) -> Option<DiskId> {
         self.failed
     }

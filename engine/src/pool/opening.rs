@@ -424,5 +424,7 @@ impl Reading {
 }
 
 fn bytes_of(data: &Payload) -> Vec<u8> {
-    data.iter().flat_map(|block| block.bytes().iter().copied()).collect()
+    let mut bytes = Vec::with_capacity(data.len() * BLOCK_BYTES);
+    data.iter().for_each(|block| bytes.extend_from_slice(block.bytes()));
+    bytes
 }

@@ -2,10 +2,13 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod crash;
+pub(crate) mod session;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use twinsan::block::{Block, Page, PagePool, Payload};
+use twinsan::block::{Block, PagePool, Payload};
 use twinsan::ids::{DiskId, NodeName, Uuid};
 use twinsan::io::{DiskError, DiskOp, DiskResult, Geometry};
 use twinsan::planted::Planted;
@@ -14,22 +17,42 @@ use twinsan::pool::{FormatIds, OpenError, OpenReport, Opening, Pool, PoolIo, Poo
 pub(crate) const SECTOR: usize = 512;
 pub(crate) type Sector = Arc<[u8; SECTOR]>;
 
+/// What a sector was given since its last flush, and whether that write has completed.
+#[derive(Clone, Debug)]
+pub(crate) struct Version {
+    pub(crate) bytes: Sector,
+    write: u64,
+    completed: bool,
+}
+
 /// One disk: what is durable, and per sector what was written since, oldest first.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
     pub(crate) geometry: Geometry,
     pub(crate) media: BTreeMap<u64, Sector>,
-    pub(crate) unflushed: BTreeMap<u64, Vec<Sector>>,
+    pub(crate) unflushed: BTreeMap<u64, Vec<Version>>,
+    /// Sectors that flushes on their way cover: flush, and per sector the last write covered.
+    flushes: BTreeMap<u64, BTreeMap<u64, u64>>,
+    next: u64,
+    pages: PagePool,
 }
 
 impl Disk {
     pub(crate) fn new(bytes: u64) -> Disk {
-        let geometry = Geometry { bytes, sector_bytes: 512 };
-        Disk { geometry, media: BTreeMap::new(), unflushed: BTreeMap::new() }
+        Disk {
+            geometry: Geometry { bytes, sector_bytes: 512 },
+            media: BTreeMap::new(),
+            unflushed: BTreeMap::new(),
+            flushes: BTreeMap::new(),
+            next: 0,
+            pages: PagePool::new(),
+        }
     }
 
     fn sector(&self, at: u64) -> Option<&Sector> {
-        self.unflushed.get(&at).and_then(|versions| versions.last()).or_else(|| self.media.get(&at))
+        let unflushed =
+            self.unflushed.get(&at).and_then(|versions| versions.last()).map(|version| &version.bytes);
+        unflushed.or_else(|| self.media.get(&at))
     }
 
     /// The 4 KiB at this offset as a reader sees them now.
@@ -43,58 +66,99 @@ impl Disk {
         bytes
     }
 
-    pub(crate) fn write(&mut self, offset: u64, data: &Payload) {
+    /// A request reaches the disk. A write may be on the medium from now on; the number says which it is.
+    pub(crate) fn begin(&mut self, op: &DiskOp) -> u64 {
+        self.next += 1;
+        match op {
+            DiskOp::Write { offset, data } => self.write(*offset, data, self.next),
+            DiskOp::Flush => {
+                let last = |versions: &Vec<Version>| {
+                    versions.iter().rev().find(|version| version.completed).map(|version| version.write)
+                };
+                let covered =
+                    self.unflushed.iter().filter_map(|(at, versions)| Some((*at, last(versions)?))).collect();
+                self.flushes.insert(self.next, covered);
+            }
+            DiskOp::Read { .. } => {}
+        }
+        self.next
+    }
+
+    /// The request that [`begin`](Self::begin) numbered completes.
+    pub(crate) fn end(&mut self, number: u64, op: &DiskOp) -> DiskResult {
+        match op {
+            DiskOp::Read { offset, blocks } => {
+                if !offset.is_multiple_of(4096) || offset + u64::from(*blocks) * 4096 > self.geometry.bytes {
+                    return Err(DiskError::Invalid);
+                }
+                let block = |n: u64| block_of(&self.pages, &self.block(offset + n * 4096));
+                return Ok((0..u64::from(*blocks)).map(block).collect());
+            }
+            DiskOp::Write { .. } => {
+                let versions = self.unflushed.values_mut().flatten();
+                versions
+                    .filter(|version| version.write == number)
+                    .for_each(|version| version.completed = true);
+            }
+            DiskOp::Flush => {
+                for (at, write) in self.flushes.remove(&number).unwrap_or_default() {
+                    let Some(versions) = self.unflushed.get_mut(&at) else { continue };
+                    if let Some(last) = versions.iter().rposition(|version| version.write <= write) {
+                        self.media.insert(at, versions[last].bytes.clone());
+                        versions.drain(..=last);
+                    }
+                    if versions.is_empty() {
+                        self.unflushed.remove(&at);
+                    }
+                }
+            }
+        }
+        Ok(Payload::new())
+    }
+
+    /// The request fails. A flush that fails loses what it should have made durable, as operating systems do.
+    pub(crate) fn fail(&mut self, number: u64, op: &DiskOp) {
+        if matches!(op, DiskOp::Flush) {
+            self.flushes.remove(&number);
+            self.unflushed.clear();
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &Payload, write: u64) {
+        assert!(offset.is_multiple_of(4096), "misaligned");
+        assert!(offset + data.len() as u64 * 4096 <= self.geometry.bytes, "outside the disk");
         for (b, block) in data.iter().enumerate() {
             for (n, chunk) in block.bytes().chunks(SECTOR).enumerate() {
                 let at = offset / SECTOR as u64 + (b * 8 + n) as u64;
                 let new: [u8; SECTOR] = chunk.try_into().expect("a sector");
-                let old = self.sector(at).map_or([0; SECTOR], |sector| **sector);
-                // Writing what is there already can be neither lost nor torn.
-                if old != new {
-                    self.unflushed.entry(at).or_default().push(Arc::new(new));
+                // Writing what is durable already can be neither lost nor torn.
+                let durable = !self.unflushed.contains_key(&at);
+                if !durable || self.sector(at).map_or([0; SECTOR], |sector| **sector) != new {
+                    let version = Version { bytes: Arc::new(new), write, completed: false };
+                    self.unflushed.entry(at).or_default().push(version);
                 }
             }
         }
     }
 
+    /// Everything written becomes durable.
     pub(crate) fn flush(&mut self) {
         for (at, mut versions) in core::mem::take(&mut self.unflushed) {
-            self.media.insert(at, versions.pop().expect("never empty"));
+            self.media.insert(at, versions.pop().expect("never empty").bytes);
         }
     }
 
-    /// Changes bytes on the medium, as rot does.
+    /// Changes a bit on the medium, as rot does.
     pub(crate) fn rot(&mut self, offset: u64) {
         self.flush();
         let sector = self.media.entry(offset / SECTOR as u64).or_insert_with(|| Arc::new([0; SECTOR]));
         Arc::make_mut(sector)[offset as usize % SECTOR] ^= 0x40;
     }
 
+    /// A request from beginning to end.
     pub(crate) fn submit(&mut self, op: &DiskOp) -> DiskResult {
-        let fits =
-            |offset: u64, bytes: u64| offset.is_multiple_of(4096) && offset + bytes <= self.geometry.bytes;
-        match op {
-            DiskOp::Read { offset, blocks } => {
-                if !fits(*offset, u64::from(*blocks) * 4096) {
-                    return Err(DiskError::Invalid);
-                }
-                let pages = PagePool::new();
-                Ok((0..u64::from(*blocks))
-                    .map(|n| block_of(&pages, &self.block(offset + n * 4096)))
-                    .collect())
-            }
-            DiskOp::Write { offset, data } => {
-                if !fits(*offset, data.len() as u64 * 4096) {
-                    return Err(DiskError::Invalid);
-                }
-                self.write(*offset, data);
-                Ok(Payload::new())
-            }
-            DiskOp::Flush => {
-                self.flush();
-                Ok(Payload::new())
-            }
-        }
+        let number = self.begin(op);
+        self.end(number, op)
     }
 }
 
@@ -105,13 +169,6 @@ pub(crate) fn block_of(pages: &PagePool, bytes: &[u8; 4096]) -> Block {
     let mut page = pages.take();
     page.bytes_mut().copy_from_slice(bytes);
     Block::Data(page.freeze())
-}
-
-pub(crate) fn filled(byte: u8) -> Block {
-    let mut page = PagePool::new().take();
-    page.bytes_mut().fill(byte);
-    let page: Page = page.freeze();
-    Block::Data(page)
 }
 
 pub(crate) fn ids(disks: usize) -> FormatIds {
@@ -128,7 +185,7 @@ pub(crate) fn formatted(options: &PoolOptions, bytes: &[u64]) -> Vec<Disk> {
     let mut disks: Vec<Disk> = bytes.iter().map(|bytes| Disk::new(*bytes)).collect();
     let geometries: Vec<Geometry> = disks.iter().map(|disk| disk.geometry).collect();
     for write in format(&ids(disks.len()), options, &geometries).expect("the options are sound") {
-        disks[usize::from(write.disk.0)].write(write.offset, &write.data);
+        disks[usize::from(write.disk.0)].write(write.offset, &write.data, 0);
     }
     disks.iter_mut().for_each(Disk::flush);
     disks
@@ -138,10 +195,7 @@ pub(crate) fn open_with(disks: &mut [Disk], planted: Planted) -> Result<(Pool, O
     let geometries: Vec<Geometry> = disks.iter().map(|disk| disk.geometry).collect();
     let mut opening = Opening::new(&geometries).planted(planted);
     loop {
-        let mut asked = Vec::new();
-        while let Some(io) = opening.poll_io() {
-            asked.push(io);
-        }
+        let asked: Vec<PoolIo> = core::iter::from_fn(|| opening.poll_io()).collect();
         if let Some(outcome) = opening.done() {
             return outcome;
         }

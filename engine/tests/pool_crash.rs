@@ -1,0 +1,205 @@
+//! Exhaustive crashes of the pool: all workloads of up to two operations, one after the other and at once, from
+//! several beginnings; the power cut at every moment, with every interesting subset of unflushed sectors; every
+//! request failing once. Invariants 2, 3, 9, 10 and 14 are checked after each.
+
+mod pool_support;
+
+use pool_support::crash::PowerCuts;
+use pool_support::formatted;
+use pool_support::session::{Op, Order, Session, Witness};
+use twinsan::planted::{Bug, Planted};
+use twinsan::pool::PoolOptions;
+
+const OPTIONS: PoolOptions = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
+
+/// Where a workload begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Beginning {
+    /// One disk, the log nearly empty.
+    Fresh,
+    /// One disk, the log in its second lap and about to want a checkpoint.
+    Lapped,
+    /// Three disks.
+    Spread,
+    /// One disk, after a crash that left a torn entry.
+    Torn,
+}
+
+fn beginning(which: Beginning, planted: Planted) -> Session<'static> {
+    let spread: &[u64] = &[1 << 20, 2 << 20, 1 << 20];
+    let bytes = if which == Beginning::Spread { spread } else { &[2 << 20] };
+    let mut session = Session::new(formatted(&OPTIONS, bytes), planted);
+    session.restart().expect("a fresh pool opens");
+    let run = |session: &mut Session<'_>, ops: &[Op]| {
+        for op in ops {
+            session.begin(*op).expect("the beginning is sound");
+            session.run().expect("the beginning is sound");
+        }
+    };
+    run(&mut session, &[Op::VolumeCreate, Op::WriteNew, Op::VolumeCreate, Op::WriteNew, Op::Hot, Op::Log]);
+    match which {
+        Beginning::Fresh => run(&mut session, &[Op::Checkpoint]),
+        Beginning::Spread => run(&mut session, &[Op::WriteNew]),
+        Beginning::Lapped => run(&mut session, &[Op::Node; 10]),
+        Beginning::Torn => {
+            session.begin(Op::Burst).expect("the beginning is sound");
+            for _ in 0..1 {
+                session.step().expect("the beginning is sound");
+            }
+            // The first entry is on its way: half of it arrives.
+            session.cut_power(|sector| sector % 3 != 0);
+        }
+    }
+    session
+}
+
+#[derive(Default)]
+struct Total {
+    workloads: u64,
+    states: u64,
+    again: u64,
+    failures: u64,
+}
+
+/// One workload: the operations one after the other, or at once.
+fn drive(session: &mut Session<'_>, ops: &[Op], at_once: bool) -> Result<(), String> {
+    session.restart()?;
+    for op in ops {
+        session.begin(*op)?;
+        if !at_once {
+            session.run()?;
+        }
+    }
+    session.run()
+}
+
+fn workloads() -> Vec<Vec<Op>> {
+    let mut all = vec![vec![]];
+    all.extend(Op::ALL.map(|op| vec![op]));
+    all.extend(Op::ALL.iter().flat_map(|first| Op::ALL.map(|second| vec![*first, second])));
+    all
+}
+
+fn modes(ops: &[Op]) -> &'static [(bool, Order)] {
+    let all = &[(true, Order::First), (true, Order::Last), (false, Order::First)];
+    if ops.len() < 2 { &all[..2] } else { all }
+}
+
+fn cut_everywhere(which: Beginning, planted: Planted, total: &mut Total) -> Result<(), String> {
+    let begin = beginning(which, planted);
+    for ops in workloads() {
+        for (at_once, order) in modes(&ops) {
+            let named = |what: String| format!("{which:?} {ops:?} at once: {at_once}, {order:?}: {what}");
+            let mut cuts = PowerCuts::new(planted);
+            let mut session = begin.fork(Some(&mut cuts as &mut dyn Witness));
+            session.order = *order;
+            let outcome = drive(&mut session, &ops, *at_once).and_then(|()| session.check_rest());
+            outcome.map_err(named)?;
+            total.workloads += 1;
+            total.states += cuts.states;
+            total.again += cuts.again;
+        }
+    }
+    Ok(())
+}
+
+/// The first, second, third, … request fails; then the power is cut; then nothing is lost that was promised.
+fn fail_everywhere(which: Beginning, planted: Planted, total: &mut Total) -> Result<(), String> {
+    let begin = beginning(which, planted);
+    for ops in workloads() {
+        for order in [Order::First, Order::Last] {
+            for n in 1.. {
+                let mut session = begin.fork(None);
+                session.order = order;
+                session.fail_at = Some(n);
+                let named = |what: String| format!("{which:?} {ops:?} {order:?}, request {n} fails: {what}");
+                drive(&mut session, &ops, true).map_err(named)?;
+                if session.requests < n {
+                    break;
+                }
+                total.failures += 1;
+                // A restart, in the workload or while opening, gives a pool a new life; otherwise it has ended.
+                let restarted = ops.iter().any(|op| [Op::Restart, Op::RestartLate].contains(op))
+                    || session.pool().is_none();
+                if !session.failed() && !restarted && !planted.has(Bug::FailedFlushTrusted) {
+                    return Err(named("the pool goes on".into()));
+                }
+                for keep in [true, false] {
+                    let mut session = session.fork(None);
+                    session.cut_power(|_| keep);
+                    session.restart().map_err(named)?;
+                    session.check_rest().map_err(named)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn exhaust(which: Beginning) {
+    let mut total = Total::default();
+    cut_everywhere(which, Planted::NONE, &mut total).unwrap_or_else(|what| panic!("{what}"));
+    println!(
+        "{which:?}: {} workloads, {} crash states, {} crashes of the recovery: nothing lost",
+        total.workloads, total.states, total.again
+    );
+    assert!(total.states > 20_000, "{} states are too few to mean anything", total.states);
+}
+
+#[test]
+fn power_cuts_on_a_fresh_pool() {
+    exhaust(Beginning::Fresh);
+}
+
+#[test]
+fn power_cuts_on_a_log_that_wraps() {
+    exhaust(Beginning::Lapped);
+}
+
+#[test]
+fn power_cuts_on_three_disks() {
+    exhaust(Beginning::Spread);
+}
+
+#[test]
+fn power_cuts_after_a_torn_entry() {
+    exhaust(Beginning::Torn);
+}
+
+#[test]
+fn every_request_fails_once() {
+    let mut total = Total::default();
+    for which in [Beginning::Fresh, Beginning::Lapped, Beginning::Spread] {
+        fail_everywhere(which, Planted::NONE, &mut total).unwrap_or_else(|what| panic!("{what}"));
+    }
+    println!("{} failed requests: nothing lost", total.failures);
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    let bugs = [
+        Bug::FlushSkippedBeforeSuperblock,
+        Bug::TornSuperblockPicksOlder,
+        Bug::ExtentReusedEarly,
+        Bug::MapBeforeData,
+        Bug::FailedFlushTrusted,
+        Bug::ReplayNotIdempotent,
+        Bug::LogWithoutSequence,
+        Bug::ExtentAllocatedTwice,
+        Bug::ExtentLeaked,
+        Bug::OpenedWithoutFlush,
+    ];
+    for bug in bugs {
+        let mut total = Total::default();
+        let planted = Planted::only(bug);
+        let beginnings = [Beginning::Fresh, Beginning::Lapped];
+        let found = beginnings.iter().find_map(|which| {
+            let cut = cut_everywhere(*which, planted, &mut total).err();
+            cut.or_else(|| fail_everywhere(*which, planted, &mut total).err())
+        });
+        match found {
+            Some(what) => println!("{bug:?} found after {} states: {:.200}", total.states, what),
+            None => panic!("{bug:?} was not found in {} states", total.states),
+        }
+    }
+}

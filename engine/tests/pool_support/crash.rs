@@ -1,0 +1,186 @@
+//! Cuts the power at every moment of a session, with every interesting subset of what was not flushed, and
+//! opens what is left.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use twinsan::io::DiskOp;
+use twinsan::planted::Planted;
+use twinsan::pool::Pool;
+
+use super::session::{Expected, Witness};
+use super::{Disk, SECTOR, Sector, open_with};
+
+/// Up to this many unflushed sectors all subsets are tried.
+const ALL_SUBSETS: usize = 6;
+
+/// A sector that was written and not flushed.
+struct Loose {
+    disk: usize,
+    at: u64,
+    /// What it may hold, oldest first; the first is what is durable.
+    versions: Vec<Sector>,
+}
+
+/// Which version each loose sector has, and which of them is torn.
+struct Choice {
+    versions: Vec<usize>,
+    torn: Option<usize>,
+}
+
+/// Tries all crashes of each moment.
+pub(crate) struct PowerCuts {
+    planted: Planted,
+    /// Different crash states tried.
+    pub(crate) states: u64,
+    /// Crashes of the recovery tried on top of them.
+    pub(crate) again: u64,
+    seen: BTreeSet<(u64, u64)>,
+    random: u64,
+}
+
+impl PowerCuts {
+    pub(crate) fn new(planted: Planted) -> PowerCuts {
+        PowerCuts { planted, states: 0, again: 0, seen: BTreeSet::new(), random: 1 }
+    }
+
+    fn crash(&mut self, disks: &[Disk], expected: &Expected, deep: bool) -> Result<(), String> {
+        let mut disks = disks.to_vec();
+        let (mut pool, _) =
+            open_with(&mut disks, self.planted).map_err(|error| format!("does not open: {error}"))?;
+        expected.check(&pool, &disks)?;
+        self.states += 1;
+        if deep { self.crash_again(&mut disks, &mut pool, 2) } else { Ok(()) }
+    }
+
+    /// Crashes what the pool does after opening, at each request, again and again: the result stays the same.
+    fn crash_again(&mut self, disks: &mut [Disk], pool: &mut Pool, depth: u32) -> Result<(), String> {
+        while let Some(io) = pool.poll_io() {
+            let id = usize::from(io.disk.0);
+            let number = disks[id].begin(&io.op);
+            if matches!(io.op, DiskOp::Write { .. }) {
+                let loose = loose(disks);
+                for choice in choices(&loose) {
+                    let mut left = left(disks, &loose, &choice);
+                    let (mut next, _) =
+                        open_with(&mut left, self.planted).map_err(|error| format!("again: {error}"))?;
+                    self.again += 1;
+                    if next.metadata() != pool.metadata() || next.durable() != pool.durable() {
+                        return Err(format!("recovered {:?}, then {:?}", pool.metadata(), next.metadata()));
+                    }
+                    self.random =
+                        self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    if depth > 0 && self.random >> 60 == 0 {
+                        self.crash_again(&mut left, &mut next, depth - 1)?;
+                    }
+                }
+            }
+            let result = disks[id].end(number, &io.op);
+            pool.io_done(io.token, result);
+        }
+        Ok(())
+    }
+}
+
+impl Witness for PowerCuts {
+    fn moment(&mut self, disks: &[Disk], expected: &Expected) -> Result<(), String> {
+        let loose = loose(disks);
+        let tried: Vec<Choice> = choices(&loose).collect();
+        let last = tried.len() - 1;
+        let base = disks.iter().enumerate().fold(0, |hash, (at, disk)| hash ^ media_hash(at, disk));
+        for (at, choice) in tried.iter().enumerate() {
+            let hash = loose.iter().enumerate().fold(base, |hash, (n, loose)| {
+                let old = &loose.versions[0];
+                let new = chosen(loose, choice.versions[n], choice.torn == Some(n));
+                hash ^ sector_hash(loose.disk, loose.at, old) ^ sector_hash(loose.disk, loose.at, &new)
+            });
+            if self.seen.insert((hash, expected.fingerprint())) {
+                self.crash(&left(disks, &loose, choice), expected, at == 0 || at == last).map_err(
+                    |what| format!("{what} (versions {:?}, torn {:?})", choice.versions, choice.torn),
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn loose(disks: &[Disk]) -> Vec<Loose> {
+    let mut all = Vec::new();
+    for (n, disk) in disks.iter().enumerate() {
+        for (at, versions) in &disk.unflushed {
+            let durable = disk.media.get(at).cloned().unwrap_or_else(|| Arc::new([0; SECTOR]));
+            let versions = [durable].into_iter().chain(versions.iter().map(|version| version.bytes.clone()));
+            all.push(Loose { disk: n, at: *at, versions: versions.collect() });
+        }
+    }
+    all
+}
+
+/// Up to six sectors: all subsets. Beyond: none, all, each missing, each alone, prefixes. With either: each torn,
+/// the others before it written; and each older version alone.
+fn choices(loose: &[Loose]) -> impl Iterator<Item = Choice> + '_ {
+    let count = loose.len();
+    let newest = |n: usize| loose[n].versions.len() - 1;
+    let pick = move |has: &dyn Fn(usize) -> bool| -> Vec<usize> {
+        (0..count).map(|n| if has(n) { newest(n) } else { 0 }).collect()
+    };
+    let mut all: Vec<Choice> = Vec::new();
+    let mut add = |versions: Vec<usize>, torn: Option<usize>| all.push(Choice { versions, torn });
+    if count <= ALL_SUBSETS {
+        (0..1usize << count).for_each(|subset| add(pick(&|n| subset >> n & 1 == 1), None));
+    } else {
+        add(pick(&|_| false), None);
+        for each in 0..count {
+            add(pick(&|n| n != each), None);
+            add(pick(&|n| n == each), None);
+            add(pick(&|n| n < each), None);
+        }
+        add(pick(&|_| true), None);
+    }
+    for each in 0..count {
+        add(pick(&|n| n <= each), Some(each));
+        add(pick(&|_| true), Some(each));
+        for version in 1..newest(each) {
+            let mut versions = pick(&|n| n < each);
+            versions[each] = version;
+            add(versions, None);
+        }
+    }
+    let whole = all.pop();
+    all.into_iter().chain(whole)
+}
+
+/// A torn sector has the first half of the new content.
+fn chosen(loose: &Loose, version: usize, torn: bool) -> Sector {
+    if !torn || version == 0 {
+        return loose.versions[version].clone();
+    }
+    let mut bytes = *loose.versions[version - 1];
+    bytes[..SECTOR / 2].copy_from_slice(&loose.versions[version][..SECTOR / 2]);
+    Arc::new(bytes)
+}
+
+/// The disks after the power has come back.
+fn left(disks: &[Disk], loose: &[Loose], choice: &Choice) -> Vec<Disk> {
+    let mut left = disks.to_vec();
+    left.iter_mut().for_each(|disk| disk.unflushed.clear());
+    for (n, (each, version)) in loose.iter().zip(&choice.versions).enumerate() {
+        if *version != 0 {
+            left[each.disk].media.insert(each.at, chosen(each, *version, choice.torn == Some(n)));
+        }
+    }
+    left
+}
+
+fn sector_hash(disk: usize, at: u64, sector: &Sector) -> u64 {
+    if sector.iter().all(|byte| *byte == 0) {
+        return 0;
+    }
+    let seed = crc32c::crc32c(&(at << 8 | disk as u64).to_le_bytes());
+    let (low, high) = (crc32c::crc32c_append(seed, &sector[..]), crc32c::crc32c_append(!seed, &sector[8..]));
+    (u64::from(high) << 32 | u64::from(low)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+fn media_hash(at: usize, disk: &Disk) -> u64 {
+    disk.media.iter().fold(0, |hash, (sector, bytes)| hash ^ sector_hash(at, *sector, bytes))
+}

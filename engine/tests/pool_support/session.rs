@@ -1,0 +1,655 @@
+//! A small store over a pool, and what it may expect to find after a crash.
+//!
+//! The store does what a real one does: a new extent's data are written and flushed before the extent is
+//! mapped. The expectation is kept by other means than the pool's own: a plain model of what each call to
+//! `append` says, and for each extent the values that each of its two marked sectors may have.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use twinsan::block::{PagePool, Payload};
+use twinsan::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
+use twinsan::io::{DiskError, DiskOp, DiskResult, Geometry};
+use twinsan::planted::{Bug, Planted};
+use twinsan::pool::{NodeRecord, Opening, Pool, PoolIo, Record, Slot, check};
+
+use super::{Disk, block_of, disk};
+
+/// Volumes of the prologue.
+pub(crate) const V: VolumeId = VolumeId(1);
+pub(crate) const W: VolumeId = VolumeId(2);
+/// Sectors of a volume: 32 extents of 64 KiB.
+const SECTORS: u64 = 32 * 128;
+
+/// What a store does with its pool.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Op {
+    /// First write to an extent.
+    WriteNew,
+    /// Write to a mapped extent.
+    Overwrite,
+    Unmap,
+    /// Unmap, and write there again at once.
+    Replace,
+    VolumeCreate,
+    /// Of one with mapped extents.
+    VolumeDelete,
+    Node,
+    Half,
+    Hot,
+    Log,
+    /// Several kinds of records that must not be torn apart.
+    Together,
+    /// Three calls of several KiB, the later undoing the earlier.
+    Burst,
+    /// A slot is allocated and written, and not mapped.
+    Abort,
+    Checkpoint,
+    /// The node dies and comes back; the disks have power all the time.
+    Restart,
+    /// The same, a little later in the operation before.
+    RestartLate,
+}
+
+impl Op {
+    pub(crate) const ALL: [Op; 16] = [
+        Op::WriteNew,
+        Op::Overwrite,
+        Op::Unmap,
+        Op::Replace,
+        Op::VolumeCreate,
+        Op::VolumeDelete,
+        Op::Node,
+        Op::Half,
+        Op::Hot,
+        Op::Log,
+        Op::Together,
+        Op::Burst,
+        Op::Abort,
+        Op::Checkpoint,
+        Op::Restart,
+        Op::RestartLate,
+    ];
+}
+
+/// A volume as the model sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct PlainVolume {
+    generation: Generation,
+    ancestors: Vec<Generation>,
+    hot: BTreeSet<u32>,
+    log: BTreeSet<u64>,
+    /// Extent → slot, and which writes it holds.
+    map: BTreeMap<u32, (Slot, u64)>,
+}
+
+/// The metadata as the model sees them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Plain {
+    node: NodeRecord,
+    volumes: BTreeMap<VolumeId, PlainVolume>,
+}
+
+impl Plain {
+    fn apply(&mut self, record: &Record, content: u64) {
+        let mut none = PlainVolume::default();
+        match record {
+            Record::Node(node) => self.node = *node,
+            Record::VolumeCreate { volume, .. } => drop(self.volumes.entry(*volume).or_default()),
+            Record::VolumeDelete { volume } => drop(self.volumes.remove(volume)),
+            Record::Half { volume, generation, ancestors } => {
+                let volume = self.volumes.get_mut(volume).unwrap_or(&mut none);
+                (volume.generation, volume.ancestors) = (*generation, ancestors.clone());
+            }
+            Record::Map { volume, extent, slot } => {
+                self.volumes.get_mut(volume).unwrap_or(&mut none).map.insert(*extent, (*slot, content));
+            }
+            Record::Unmap { volume, extent } => {
+                self.volumes.get_mut(volume).unwrap_or(&mut none).map.remove(extent);
+            }
+            Record::HotAdd { volume, area } => {
+                self.volumes.get_mut(volume).unwrap_or(&mut none).hot.insert(*area);
+            }
+            Record::HotRemove { volume, area } => {
+                self.volumes.get_mut(volume).unwrap_or(&mut none).hot.remove(area);
+            }
+            Record::HotClear { volume } => self.volumes.get_mut(volume).unwrap_or(&mut none).hot.clear(),
+            Record::LogAdd { volume, first, count } => {
+                self.volumes.get_mut(volume).unwrap_or(&mut none).log.extend(*first..first + count);
+            }
+            Record::LogRemove { volume, first, count } => {
+                let gone = *first..first + count;
+                self.volumes.get_mut(volume).unwrap_or(&mut none).log.retain(|region| !gone.contains(region));
+            }
+            Record::LogClear { volume } => self.volumes.get_mut(volume).unwrap_or(&mut none).log.clear(),
+        }
+    }
+}
+
+/// One call to `append`: the number of its last record, and the state after it.
+#[derive(Clone, Debug)]
+struct Call {
+    lsn: u64,
+    after: Plain,
+}
+
+/// What an extent may hold: the values written to it since the last one that is surely there.
+type Contents = BTreeMap<u64, Vec<u64>>;
+
+/// What must be found after a crash.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Expected {
+    calls: Vec<Call>,
+    /// A crash must not lose anything up to here.
+    durable: u64,
+    contents: Contents,
+}
+
+impl Expected {
+    /// Is what was found on the disks allowed?
+    pub(crate) fn check(&self, pool: &Pool, disks: &[Disk]) -> Result<(), String> {
+        let found = pool.durable().0;
+        if found < self.durable {
+            return Err(format!("record {} was durable, the pool is back at {found}", self.durable));
+        }
+        let Some(call) = self.calls.iter().find(|call| call.lsn == found) else {
+            return Err(format!("the pool is at record {found}, in the middle of a call"));
+        };
+        let plain = plain_of(pool, &call.after)?;
+        if plain != call.after {
+            return Err(format!("at record {found}: found {plain:?}, expected {:?}", call.after));
+        }
+        for volume in call.after.volumes.values() {
+            for (slot, content) in volume.map.values() {
+                self.check_content(pool, disks, *slot, &self.contents[content])?;
+            }
+        }
+        let report = check(pool);
+        if !report.is_clean() || report.between != 0 {
+            return Err(format!("the check found {report:?}"));
+        }
+        Ok(())
+    }
+
+    /// Tells one expectation of a session from another.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let contents = self.contents.values().map(|may| may.len() as u64).sum::<u64>();
+        self.durable << 40 ^ (self.calls.len() as u64) << 20 ^ contents
+    }
+
+    fn check_content(&self, pool: &Pool, disks: &[Disk], slot: Slot, may: &[u64]) -> Result<(), String> {
+        let offset = pool.slot_offset(slot);
+        for (mark, at) in marks().into_iter().enumerate() {
+            let block = disks[usize::from(slot.disk.0)].block(offset + at / 4096 * 4096);
+            for word in block[at as usize % 4096..][..512].chunks(8) {
+                let value = u64::from_le_bytes(word.try_into().expect("8 bytes"));
+                if !may.contains(&value) {
+                    return Err(format!("{slot:?} mark {mark} holds {value}, of {may:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The two sectors of an extent that tests mark: the first and the last.
+fn marks() -> [u64; 2] {
+    [0, (64 << 10) - 512]
+}
+
+/// The pool's metadata in the model's terms. Which writes an extent holds the pool does not know: that is taken from `like`.
+fn plain_of(pool: &Pool, like: &Plain) -> Result<Plain, String> {
+    let mut plain = Plain { node: pool.metadata().node, volumes: BTreeMap::new() };
+    for (id, volume) in pool.metadata().volumes() {
+        let old = like.volumes.get(&id).ok_or_else(|| format!("there is a volume {id}"))?;
+        let content = |extent: u32| old.map.get(&extent).map_or(0, |(_, content)| *content);
+        let map = volume.map.iter().map(|(extent, slot)| (extent, (slot, content(extent)))).collect();
+        let (generation, ancestors) = (volume.generation, volume.ancestors.clone());
+        let plain_volume = PlainVolume {
+            generation,
+            ancestors,
+            hot: volume.hot.clone(),
+            log: volume.log.iter().collect(),
+            map,
+        };
+        plain.volumes.insert(id, plain_volume);
+    }
+    Ok(plain)
+}
+
+/// How requests in flight complete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    First,
+    Last,
+}
+
+/// Whose a request in flight is.
+#[derive(Clone, Copy, Debug)]
+enum Owner {
+    Pool(u64),
+    Opening(u64),
+    Task(usize),
+}
+
+/// An operation on its way, and what it waits for.
+#[derive(Clone, Debug)]
+enum Task {
+    /// Waits for its data write.
+    Write(Writing),
+    /// Waits for the flush of its data.
+    Flush(Writing),
+    /// Waits for this record to be durable.
+    Durable(u64),
+    Done,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Writing {
+    slot: Slot,
+    content: u64,
+    value: u64,
+    /// To be mapped there, unless it is mapped already.
+    map: Option<(VolumeId, u32)>,
+    abort: bool,
+}
+
+/// Sees each moment at which the power may fail.
+pub(crate) trait Witness {
+    fn moment(&mut self, disks: &[Disk], expected: &Expected) -> Result<(), String>;
+}
+
+/// A store with its pool and disks.
+pub(crate) struct Session<'a> {
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) expected: Expected,
+    /// Requests submitted so far.
+    pub(crate) requests: u64,
+    /// This one fails.
+    pub(crate) fail_at: Option<u64>,
+    pub(crate) order: Order,
+    pool: Option<Pool>,
+    opening: Option<Opening>,
+    tasks: Vec<Task>,
+    in_flight: VecDeque<(Owner, DiskId, DiskOp, u64, bool)>,
+    model: Plain,
+    next_value: u64,
+    planted: Planted,
+    pages: PagePool,
+    witness: Option<&'a mut dyn Witness>,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(disks: Vec<Disk>, planted: Planted) -> Session<'a> {
+        let model = Plain::default();
+        let calls = vec![Call { lsn: 0, after: model.clone() }];
+        Session {
+            disks,
+            expected: Expected { calls, ..Expected::default() },
+            requests: 0,
+            fail_at: None,
+            order: Order::First,
+            pool: None,
+            opening: None,
+            tasks: Vec::new(),
+            in_flight: VecDeque::new(),
+            model,
+            next_value: 1,
+            planted,
+            pages: PagePool::new(),
+            witness: None,
+        }
+    }
+
+    /// A session with the same disks and expectations, the node down, watched.
+    pub(crate) fn fork<'b>(&self, witness: Option<&'b mut dyn Witness>) -> Session<'b> {
+        let (disks, planted) = (self.disks.clone(), self.planted);
+        let (expected, model) = (self.expected.clone(), self.model.clone());
+        let (order, next_value) = (self.order, self.next_value);
+        Session { expected, model, order, next_value, witness, ..Session::new(disks, planted) }
+    }
+
+    /// The power fails: of the unflushed sectors, those that `keep` says survive. The node is down.
+    pub(crate) fn cut_power(&mut self, keep: impl Fn(u64) -> bool) {
+        self.in_flight.clear();
+        (self.pool, self.opening) = (None, None);
+        for disk in &mut self.disks {
+            disk.unflushed.retain(|at, _| keep(*at));
+            disk.flush();
+        }
+    }
+
+    pub(crate) fn pool(&self) -> Option<&Pool> {
+        self.pool.as_ref()
+    }
+
+    /// Has a request failed for good?
+    pub(crate) fn failed(&self) -> bool {
+        self.pool.as_ref().is_none_or(|pool| pool.failed().is_some())
+    }
+
+    /// The node dies; what the disks were asked to do they do; it comes back.
+    pub(crate) fn restart(&mut self) -> Result<(), String> {
+        for (_, id, op, number, _) in core::mem::take(&mut self.in_flight) {
+            let done = disk(&mut self.disks, id).end(number, &op);
+            drop(done);
+        }
+        self.pool = None;
+        self.tasks.clear();
+        let geometries: Vec<Geometry> = self.disks.iter().map(|disk| disk.geometry).collect();
+        self.opening = Some(Opening::new(&geometries).planted(self.planted));
+        self.run()
+    }
+
+    /// Opened: from now on the pool stands by what it has found.
+    fn opened(&mut self, pool: Pool) -> Result<(), String> {
+        self.expected.check(&pool, &self.disks)?;
+        let found = pool.durable().0;
+        self.expected.calls.retain(|call| call.lsn <= found);
+        self.expected.durable = found;
+        self.model = self.expected.calls.last().expect("the one found").after.clone();
+        self.pool = Some(pool);
+        Ok(())
+    }
+
+    /// Begins an operation.
+    pub(crate) fn begin(&mut self, op: Op) -> Result<(), String> {
+        if self.pool.is_none() {
+            return Ok(());
+        }
+        match op {
+            Op::WriteNew => self.write_new(false),
+            Op::Abort => self.write_new(true),
+            Op::Overwrite => self.overwrite(),
+            Op::Unmap => {
+                if let Some((volume, extent, _)) = self.first_mapped() {
+                    self.append(&[Record::Unmap { volume, extent }], 0);
+                }
+            }
+            Op::Replace => {
+                if let Some((volume, extent, _)) = self.first_mapped() {
+                    self.append(&[Record::Unmap { volume, extent }], 0);
+                    self.write_to(volume, extent, false);
+                }
+            }
+            Op::VolumeCreate => {
+                let id = VolumeId(self.model.volumes.keys().last().map_or(1, |id| id.0 + 1));
+                self.append(&[create(id)], 0);
+            }
+            Op::VolumeDelete => {
+                if let Some(volume) = self.model.volumes.keys().next().copied() {
+                    self.append(&[Record::VolumeDelete { volume }], 0);
+                }
+            }
+            Op::Restart | Op::RestartLate => {
+                for _ in 0..if op == Op::Restart { 1 } else { 3 } {
+                    self.step()?;
+                }
+                return self.restart();
+            }
+            Op::Checkpoint => self.pool.as_mut().expect("looked").checkpoint(),
+            Op::Burst => self.burst(),
+            simple => {
+                let records = self.records(simple);
+                self.append(&records, 0);
+            }
+        }
+        Ok(())
+    }
+
+    fn records(&mut self, op: Op) -> Vec<Record> {
+        let value = self.value();
+        let volume = self.model.volumes.keys().last().copied().unwrap_or(V);
+        let (members, proposed) = (Members::only(twinsan::ids::NodeName::A), Epoch(value + 1));
+        let node = Record::Node(NodeRecord {
+            epoch: Epoch(value),
+            members,
+            proposed,
+            up_to_date: value.is_multiple_of(2),
+        });
+        let ancestors = vec![Generation(1), Generation(u128::from(value) << 64)];
+        let half = Record::Half { volume, generation: Generation(u128::from(value)), ancestors };
+        let area = (value % 60) as u32;
+        match op {
+            Op::Node => vec![node],
+            Op::Half => vec![half],
+            Op::Hot => vec![Record::HotRemove { volume, area: 1 }, Record::HotAdd { volume, area }],
+            Op::Log => vec![
+                Record::LogAdd { volume, first: 3, count: 9 },
+                Record::LogRemove { volume, first: value % 12, count: 1 },
+            ],
+            _ => vec![
+                Record::HotClear { volume },
+                node,
+                Record::LogClear { volume },
+                Record::LogAdd { volume, first: value % 30, count: 2 },
+                half,
+            ],
+        }
+    }
+
+    fn burst(&mut self) {
+        let volume = self.model.volumes.keys().last().copied().unwrap_or(V);
+        let area = |n: u32| n % 500;
+        self.append(&(0..250).map(|n| Record::HotAdd { volume, area: area(n) }).collect::<Vec<_>>(), 0);
+        self.append(&(200..500).map(|n| Record::HotAdd { volume, area: area(n) }).collect::<Vec<_>>(), 0);
+        self.append(&(20..500).map(|n| Record::HotRemove { volume, area: area(n) }).collect::<Vec<_>>(), 0);
+    }
+
+    fn append(&mut self, records: &[Record], content: u64) {
+        let pool = self.pool.as_mut().expect("an operation runs on an open pool");
+        let lsn = pool.append(records).0;
+        records.iter().for_each(|record| self.model.apply(record, content));
+        if pool.failed().is_none() {
+            self.expected.calls.push(Call { lsn, after: self.model.clone() });
+        }
+        self.tasks.push(Task::Durable(lsn));
+    }
+
+    fn value(&mut self) -> u64 {
+        self.next_value += 1;
+        self.next_value
+    }
+
+    fn first_mapped(&self) -> Option<(VolumeId, u32, (Slot, u64))> {
+        let mut all =
+            self.model.volumes.iter().flat_map(|(id, volume)| volume.map.iter().map(|at| (*id, at)));
+        all.next().map(|(id, (extent, at))| (id, *extent, *at))
+    }
+
+    fn write_new(&mut self, abort: bool) {
+        let Some(volume) = self.model.volumes.keys().last().copied() else { return };
+        let busy: Vec<u32> = self.tasks.iter().filter_map(|task| task.extent(volume)).collect();
+        let mapped = &self.model.volumes[&volume].map;
+        let extent = (0..32).find(|extent| !mapped.contains_key(extent) && !busy.contains(extent));
+        self.write_to(volume, extent.expect("32 extents are more than two operations take"), abort);
+    }
+
+    fn write_to(&mut self, volume: VolumeId, extent: u32, abort: bool) {
+        let pool = self.pool.as_mut().expect("an operation runs on an open pool");
+        if !pool.reserve(volume, extent) {
+            return;
+        }
+        let slot = pool.allocate(volume, extent);
+        let (content, value) = (self.value(), self.value());
+        self.expected.contents.insert(content, vec![value]);
+        self.write(Writing { slot, content, value, map: Some((volume, extent)), abort });
+    }
+
+    fn overwrite(&mut self) {
+        let Some((_, _, (slot, content))) = self.first_mapped() else { return };
+        let value = self.value();
+        self.expected.contents.get_mut(&content).expect("each map has its contents").push(value);
+        self.write(Writing { slot, content, value, map: None, abort: false });
+    }
+
+    /// Writes a whole extent, marked in its first and last sector.
+    fn write(&mut self, writing: Writing) {
+        let pool = self.pool.as_mut().expect("an operation runs on an open pool");
+        pool.hold(writing.slot);
+        let mut bytes = vec![0u8; 64 << 10];
+        for mark in marks() {
+            bytes[mark as usize..][..512]
+                .chunks_mut(8)
+                .for_each(|word| word.copy_from_slice(&writing.value.to_le_bytes()));
+        }
+        let data: Payload = bytes
+            .chunks(4096)
+            .map(|block| block_of(&self.pages, block.try_into().expect("a block")))
+            .collect();
+        let offset = pool.slot_offset(writing.slot);
+        self.tasks.push(Task::Write(writing));
+        let task = Owner::Task(self.tasks.len() - 1);
+        self.request(task, writing.slot.disk, DiskOp::Write { offset, data });
+    }
+
+    fn request(&mut self, owner: Owner, id: DiskId, op: DiskOp) {
+        self.requests += 1;
+        let fails = self.fail_at == Some(self.requests);
+        let number = disk(&mut self.disks, id).begin(&op);
+        self.in_flight.push_back((owner, id, op, number, fails));
+    }
+
+    fn moment(&mut self) -> Result<(), String> {
+        if let Some(pool) = &self.pool {
+            self.expected.durable = self.expected.durable.max(pool.durable().0);
+        }
+        match &mut self.witness {
+            Some(witness) => witness.moment(&self.disks, &self.expected),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs until nothing moves any more.
+    pub(crate) fn run(&mut self) -> Result<(), String> {
+        while self.step()? {}
+        Ok(())
+    }
+
+    /// Submits what there is to submit and completes one request; false if there was none.
+    pub(crate) fn step(&mut self) -> Result<bool, String> {
+        while let Some(PoolIo { token, disk, op }) = self.pool.as_mut().and_then(Pool::poll_io) {
+            self.request(Owner::Pool(token), disk, op);
+        }
+        while let Some(PoolIo { token, disk, op }) = self.opening.as_mut().and_then(Opening::poll_io) {
+            self.request(Owner::Opening(token), disk, op);
+        }
+        self.moment()?;
+        let next = match self.order {
+            Order::First => self.in_flight.pop_front(),
+            Order::Last => self.in_flight.pop_back(),
+        };
+        let Some((owner, id, op, number, fails)) = next else { return Ok(false) };
+        let disk = disk(&mut self.disks, id);
+        let result = if fails {
+            disk.fail(number, &op);
+            Err(DiskError::Failed)
+        } else {
+            disk.end(number, &op)
+        };
+        self.completed(owner, id, result)?;
+        Ok(true)
+    }
+
+    fn completed(&mut self, owner: Owner, id: DiskId, result: DiskResult) -> Result<(), String> {
+        match owner {
+            Owner::Pool(token) => {
+                if let Some(pool) = &mut self.pool {
+                    pool.io_done(token, result);
+                }
+            }
+            Owner::Opening(token) => {
+                if let Some(opening) = &mut self.opening {
+                    opening.io_done(token, result);
+                }
+                match self.opening.as_mut().and_then(Opening::done) {
+                    None => {}
+                    Some(Ok((pool, _))) => {
+                        self.opening = None;
+                        self.opened(pool)?;
+                    }
+                    Some(Err(error)) => {
+                        self.opening = None;
+                        let planned = self.fail_at.is_some_and(|at| at <= self.requests);
+                        return if planned { Ok(()) } else { Err(error.to_string()) };
+                    }
+                }
+            }
+            Owner::Task(task) => self.advance(task, id, result),
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, task: usize, id: DiskId, result: DiskResult) {
+        let Some(pool) = &mut self.pool else { return };
+        // Once a flush has failed, those that were in flight with it prove nothing.
+        let result = if pool.failed().is_some() { Err(DiskError::Failed) } else { result };
+        match (self.tasks[task].clone(), result) {
+            (Task::Write(writing) | Task::Flush(writing), Err(_)) => {
+                pool.unhold(writing.slot);
+                pool.fail(id);
+                self.tasks[task] = Task::Done;
+            }
+            (Task::Write(writing), Ok(_)) => {
+                self.tasks[task] = Task::Flush(writing);
+                if self.planted.has(Bug::MapBeforeData) {
+                    self.mapped(task, writing);
+                } else {
+                    self.request(Owner::Task(task), writing.slot.disk, DiskOp::Flush);
+                }
+            }
+            (Task::Flush(writing), Ok(_)) => self.mapped(task, writing),
+            (Task::Durable(_) | Task::Done, _) => {}
+        }
+    }
+
+    /// The data are on stable media.
+    fn mapped(&mut self, task: usize, writing: Writing) {
+        let pool = self.pool.as_mut().expect("looked");
+        pool.unhold(writing.slot);
+        self.tasks[task] = Task::Done;
+        match writing.map {
+            Some(_) if writing.abort => pool.unallocate(writing.slot),
+            Some((volume, extent)) => {
+                self.append(&[Record::Map { volume, extent, slot: writing.slot }], writing.content);
+            }
+            None => {
+                let may =
+                    self.expected.contents.get_mut(&writing.content).expect("each map has its contents");
+                let at = may.iter().position(|value| *value == writing.value);
+                may.drain(..at.unwrap_or(0));
+            }
+        }
+    }
+
+    /// At the end of a run without failures: everything is done, and nothing is lost or leaked.
+    pub(crate) fn check_rest(&self) -> Result<(), String> {
+        let Some(pool) = &self.pool else { return Err("the pool is not open".into()) };
+        let stuck = |task: &Task| match task {
+            Task::Durable(lsn) => *lsn > pool.durable().0,
+            Task::Done => false,
+            Task::Write(_) | Task::Flush(_) => true,
+        };
+        if self.tasks.iter().any(stuck) || !pool.is_idle() {
+            return Err(format!("something is stuck: {:?}", self.tasks));
+        }
+        self.expected.check(pool, &self.disks)
+    }
+}
+
+impl Task {
+    fn extent(&self, of: VolumeId) -> Option<u32> {
+        match self {
+            Task::Write(Writing { map: Some((volume, extent)), .. })
+            | Task::Flush(Writing { map: Some((volume, extent)), .. })
+                if *volume == of =>
+            {
+                Some(*extent)
+            }
+            _ => None,
+        }
+    }
+}
+
+pub(crate) fn create(volume: VolumeId) -> Record {
+    Record::VolumeCreate { volume, uuid: Uuid(u128::from(volume.0)), sectors: SECTORS, mirrored: true }
+}
