@@ -3,13 +3,21 @@
 
 mod pool_support;
 
-use bytemuck::Zeroable;
 use core::mem::{align_of, offset_of, size_of};
+use std::sync::Arc;
+
+use bytemuck::Zeroable;
+use pool_support::{Disk, disk, formatted, open, settle};
+use proptest::prelude::*;
 use twinsan::format::frame::FrameHeader;
 use twinsan::format::record::{
     CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, kind,
 };
 use twinsan::format::superblock::{DiskEntry, Superblock};
+use twinsan::ids::{DiskId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
+use twinsan::pool::{
+    Metadata, NodeRecord, PoolOptions, REGION_SECTORS, Record, SECTORS_MAX, Slot, check, open_arbitrary,
+};
 
 macro_rules! layout {
     ($name:ident, $bytes:literal, $($field:ident: $offset:literal),* $(,)?) => {
@@ -56,4 +64,199 @@ fn every_offset_is_as_documented() {
         (kind::LOG_PAGE, 34),
     ];
     kinds.iter().for_each(|(kind, number)| assert_eq!(kind, number));
+}
+
+/// The records behind the golden images: in a checkpoint, then in the log after it.
+fn golden_records(disks: usize) -> [Vec<Record>; 2] {
+    let (v, w) = (VolumeId(1), VolumeId(0xFFFF_FFFE));
+    let slot = |n: u32| match disks {
+        1 => Slot { disk: DiskId(0), index: n },
+        _ => Slot { disk: DiskId(n as u16), index: 0 },
+    };
+    let members = Members::only(NodeName::A);
+    let (uuid, half) = (Uuid(0x0123_4567_89AB_CDEF_0011_2233_4455_6677), 0xFEDC_BA98_7654_3210_FFEE_DDCC_BBAA_9988);
+    let node = NodeRecord { epoch: Epoch(7), members, proposed: Epoch(8), up_to_date: true };
+    let ancestors = vec![Generation(5), Generation(1 << 100)];
+    let before = vec![
+        Record::VolumeCreate { volume: v, uuid, sectors: 64 << 11, mirrored: true },
+        Record::VolumeCreate { volume: w, uuid: Uuid(1), sectors: 4 << 31, mirrored: false },
+        Record::VolumeCreate { volume: VolumeId(9), uuid: Uuid(2), sectors: 1000, mirrored: false },
+        Record::Half { volume: v, generation: Generation(half), ancestors },
+        Record::Map { volume: v, extent: 3, slot: slot(0) },
+        Record::Map { volume: v, extent: 700, slot: slot(1) },
+        Record::Map { volume: w, extent: 60_000, slot: slot(2) },
+        Record::HotAdd { volume: v, area: 5 },
+        Record::HotAdd { volume: v, area: 6 },
+        Record::LogAdd { volume: v, first: 2, count: 600 },
+        Record::LogAdd { volume: w, first: 4096, count: 4096 * 5 },
+    ];
+    let ragged = (0..40).map(|n| Record::LogAdd { volume: w, first: 90_000 + n * 3, count: 1 });
+    let after = vec![
+        Record::Node(node),
+        Record::VolumeDelete { volume: VolumeId(9) },
+        Record::Unmap { volume: v, extent: 700 },
+        Record::HotRemove { volume: v, area: 5 },
+        Record::HotClear { volume: w },
+        Record::LogRemove { volume: v, first: 100, count: 300 },
+        Record::LogClear { volume: VolumeId(9) },
+    ];
+    [before.into_iter().chain(ragged).collect(), after]
+}
+
+/// A pool with these records, three lives old, the last of which ended in the middle of a log write.
+fn golden_disks(bytes: &[u64]) -> Vec<Disk> {
+    let mut disks = formatted(&PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 }, bytes);
+    for records in golden_records(bytes.len()) {
+        let (mut pool, _) = open(&mut disks).unwrap();
+        for record in &records {
+            if let Record::Map { volume, extent, slot } = record {
+                assert!(pool.reserve(*volume, *extent));
+                assert_eq!(pool.allocate(*volume, *extent), *slot);
+            }
+            pool.append(core::slice::from_ref(record));
+        }
+        settle(&mut pool, &mut disks);
+        if records.len() > 10 {
+            pool.checkpoint();
+            settle(&mut pool, &mut disks);
+        }
+    }
+    let (mut pool, _) = open(&mut disks).unwrap();
+    settle(&mut pool, &mut disks);
+    pool.append(&vec![Record::HotAdd { volume: VolumeId(1), area: 77 }; 300]);
+    let io = pool.poll_io().unwrap();
+    let home = disk(&mut disks, io.disk);
+    home.begin(&io.op);
+    let first = *home.unflushed.keys().next().unwrap();
+    home.unflushed.retain(|at, _| *at < first + 3);
+    home.flush();
+    disks
+}
+
+fn to_text(disks: &[Disk]) -> String {
+    let mut text = String::new();
+    for (n, disk) in disks.iter().enumerate() {
+        text += &format!("disk {n} bytes {}\n", disk.geometry.bytes);
+        for (at, sector) in &disk.media {
+            let end = sector.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            if end != 0 {
+                let bytes: String = sector[..end].iter().map(|byte| format!("{byte:02x}")).collect();
+                text += &format!("{at} {bytes}\n");
+            }
+        }
+    }
+    text
+}
+
+fn from_text(text: &str) -> Vec<Disk> {
+    let mut disks: Vec<Disk> = Vec::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let words: Vec<&str> = line.split(' ').collect();
+        if let ["disk", _, "bytes", bytes] = words[..] {
+            disks.push(Disk::new(bytes.parse().unwrap()));
+            continue;
+        }
+        let mut sector = [0u8; 512];
+        for (n, byte) in sector.iter_mut().take(words[1].len() / 2).enumerate() {
+            *byte = u8::from_str_radix(&words[1][2 * n..2 * n + 2], 16).unwrap();
+        }
+        disks.last_mut().unwrap().media.insert(words[0].parse().unwrap(), Arc::new(sector));
+    }
+    disks
+}
+
+const GOLDEN: [(&str, &[u64]); 2] = [
+    (include_str!("golden/pool-v1-one-disk.txt"), &[2 << 20]),
+    (include_str!("golden/pool-v1-three-disks.txt"), &[2 << 20, 1 << 20, 1 << 20]),
+];
+
+#[test]
+fn golden_images_open() {
+    for (text, _) in GOLDEN {
+        let mut disks = from_text(text);
+        let (pool, report) = open(&mut disks).unwrap();
+        let records = golden_records(disks.len()).concat();
+        let mut expected = Metadata::new();
+        records.iter().for_each(|record| drop(expected.apply(record)));
+        assert_eq!(*pool.metadata(), expected);
+        assert_eq!(pool.durable().0, records.len() as u64);
+        assert!(report.torn.is_some());
+        assert!(check(&pool).is_clean());
+    }
+}
+
+/// What is written today is what was written when the images were made; if it must change, the version must.
+#[test]
+fn golden_images_are_still_written_so() {
+    for (text, bytes) in GOLDEN {
+        assert!(to_text(&golden_disks(bytes)) == text, "the format has changed: see tests/golden/README.md");
+    }
+}
+
+/// Prints a golden image, for tests/golden.
+#[test]
+#[ignore = "makes a new golden image; see tests/golden/README.md"]
+fn print_golden_one_disk() {
+    print!("{}", to_text(&golden_disks(GOLDEN[0].1)));
+}
+
+/// Prints the other one.
+#[test]
+#[ignore = "makes a new golden image; see tests/golden/README.md"]
+fn print_golden_three_disks() {
+    print!("{}", to_text(&golden_disks(GOLDEN[1].1)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any bytes: a sound pool or an error.
+    #[test]
+    fn arbitrary_bytes_open_or_are_refused(data in proptest::collection::vec(any::<u8>(), 0..600)) {
+        let _ = open_arbitrary(&data);
+    }
+
+    /// Records that are nearly right, in a checkpoint or in the log.
+    #[test]
+    fn arbitrary_records_open_or_are_refused(
+        mode in 2u8..4,
+        records in proptest::collection::vec((1u8..14, 1u8..5, 0u32..3, proptest::collection::vec(any::<u64>(), 5)), 1..30),
+        small in any::<bool>(),
+    ) {
+        let mut bytes = Vec::new();
+        for (kind, units, volume, words) in records {
+            let kind = if mode == 2 && kind > 12 { 32 + kind % 3 } else { kind };
+            let mut record = vec![kind, 0, units + 1, 0];
+            record.extend_from_slice(&volume.to_le_bytes());
+            for word in words.iter().take(usize::from(units)) {
+                record.extend_from_slice(&(if small { word % 9 } else { *word }).to_le_bytes());
+            }
+            if mode == 3 {
+                bytes.extend_from_slice(&((record.len() as u16) << 3).to_le_bytes());
+            }
+            bytes.extend_from_slice(&record);
+        }
+        bytes.insert(0, mode);
+        let _ = open_arbitrary(&bytes);
+    }
+}
+
+/// The costliest thing that few bytes can say: volumes of 64 TiB whose change logs are full.
+#[test]
+fn few_bytes_never_cost_much() {
+    let mut bytes = vec![2u8];
+    for volume in 0..30u32 {
+        let mut create = [0u8; 40];
+        create[..4].copy_from_slice(&[kind::VOLUME_CREATE, 0, 5, 0]);
+        create[4..8].copy_from_slice(&volume.to_le_bytes());
+        create[24..32].copy_from_slice(&SECTORS_MAX.to_le_bytes());
+        let mut add = [0u8; 24];
+        add[..4].copy_from_slice(&[kind::LOG_ADD, 0, 3, 0]);
+        add[4..8].copy_from_slice(&volume.to_le_bytes());
+        add[16..24].copy_from_slice(&(SECTORS_MAX / REGION_SECTORS).to_le_bytes());
+        bytes.extend_from_slice(&create);
+        bytes.extend_from_slice(&add);
+    }
+    let report = open_arbitrary(&bytes).unwrap();
+    assert_eq!(report.volumes, 30);
 }

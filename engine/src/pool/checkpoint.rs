@@ -133,33 +133,27 @@ fn side_records(metadata: &Metadata, coarseness: u32) -> Vec<u8> {
 
 fn change_log(id: VolumeId, volume: &VolumeMeta, coarseness: u32, out: &mut Vec<u8>) {
     let regions = volume.sectors.div_ceil(REGION_SECTORS);
+    if coarseness == 2 {
+        let run = (!volume.log.is_empty()).then_some((0, regions));
+        return flush_run(id, run, out);
+    }
     let mut run: Option<(u64, u64)> = None;
-    let add = |run: &mut Option<(u64, u64)>, first: u64, end: u64, out: &mut Vec<u8>| match run {
+    let mut add = |first: u64, end: u64, out: &mut Vec<u8>| match &mut run {
         Some((_, last)) if *last == first => *last = end,
-        _ => {
-            flush_run(id, run.take(), out);
-            *run = Some((first, end));
-        }
+        _ => flush_run(id, run.replace((first, end)), out),
     };
-    for (index, words) in volume.log.pages() {
-        let (first, end) = (index * PAGE_BITS, ((index + 1) * PAGE_BITS).min(regions));
-        match words {
-            Some(_) if coarseness == 2 => add(&mut run, 0, regions, out),
-            None if coarseness == 2 => add(&mut run, 0, regions, out),
-            Some(words) if coarseness == 0 => {
-                let mut page = BitSet::new();
-                page.insert_page(index, words);
-                let runs = page.runs();
-                if runs.len() < RUNS_PER_PAGE {
-                    runs.iter().for_each(|(first, count)| add(&mut run, *first, first + count, out));
-                } else {
-                    codec::encode_log_page(id, index, words, out);
-                }
-            }
-            _ => add(&mut run, first, end, out),
-        }
-        if coarseness == 2 {
-            break;
+    for (index, pages, words) in volume.log.pages() {
+        let Some(words) = words.filter(|_| coarseness == 0) else {
+            add(index * PAGE_BITS, ((index + pages) * PAGE_BITS).min(regions), out);
+            continue;
+        };
+        let mut page = BitSet::new();
+        page.insert_page(index, words);
+        let runs = page.runs();
+        if runs.len() < RUNS_PER_PAGE {
+            runs.iter().for_each(|(first, count)| add(*first, first + count, out));
+        } else {
+            codec::encode_log_page(id, index, words, out);
         }
     }
     flush_run(id, run, out);

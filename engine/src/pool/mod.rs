@@ -19,6 +19,7 @@ use crate::ids::{DiskId, VolumeId};
 use crate::io::{DiskOp, DiskResult};
 use crate::planted::{Bug, Planted};
 
+mod arbitrary;
 mod check;
 mod checkpoint;
 mod codec;
@@ -37,6 +38,7 @@ mod replay;
 mod space;
 mod validate;
 
+pub use arbitrary::open_arbitrary;
 pub use check::{CheckReport, Problem, check};
 pub use create::{FormatIds, FormatWrite, format};
 pub use error::{OpenError, PoolError};

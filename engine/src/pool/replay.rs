@@ -6,6 +6,7 @@ use super::layout::Layout;
 use super::metadata::Metadata;
 use super::record::Record;
 use super::validate;
+use crate::bits::PAGE_BITS;
 use crate::block::BLOCK_BYTES;
 use crate::format::frame::{CHECKPOINT_FRAME_BYTES_MAX, ENTRY_BYTES_MAX, FrameHeader, FrameKind};
 use crate::planted::{Bug, Planted};
@@ -146,8 +147,11 @@ impl Replay {
                 self.apply(&Record::HotAdd { volume, area }, layout)
             }),
             Stored::LogPage(volume, index, words) => {
-                let first = index.checked_mul(crate::bits::PAGE_BITS).ok_or("a page of no change log")?;
-                validate::check(&Record::LogAdd { volume, first, count: 1 }, &self.metadata, layout)?;
+                let first = index.checked_mul(PAGE_BITS).ok_or("a page of no change log")?;
+                let beyond = words.iter().rev().take_while(|word| **word == 0).count() as u64 * 64;
+                let last = words.iter().rev().find(|word| **word != 0).map_or(0, |word| u64::from(word.leading_zeros()));
+                let count = PAGE_BITS - (beyond + last).min(PAGE_BITS);
+                validate::check(&Record::LogAdd { volume, first, count }, &self.metadata, layout)?;
                 self.metadata.log_page(volume, index, &words);
                 Ok(())
             }
