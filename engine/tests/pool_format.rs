@@ -1,6 +1,8 @@
 //! The bytes on disk: every offset that `docs/format.md` documents, golden images, and what becomes of a pool
 //! whose bytes are anything at all.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 mod pool_support;
 
 use core::mem::{align_of, offset_of, size_of};
@@ -74,7 +76,8 @@ fn golden_records(disks: usize) -> [Vec<Record>; 2] {
         _ => Slot { disk: DiskId(n as u16), index: 0 },
     };
     let members = Members::only(NodeName::A);
-    let (uuid, half) = (Uuid(0x0123_4567_89AB_CDEF_0011_2233_4455_6677), 0xFEDC_BA98_7654_3210_FFEE_DDCC_BBAA_9988);
+    let (uuid, half) =
+        (Uuid(0x0123_4567_89AB_CDEF_0011_2233_4455_6677), 0xFEDC_BA98_7654_3210_FFEE_DDCC_BBAA_9988);
     let node = NodeRecord { epoch: Epoch(7), members, proposed: Epoch(8), up_to_date: true };
     let ancestors = vec![Generation(5), Generation(1 << 100)];
     let before = vec![

@@ -131,7 +131,8 @@ fn checkpoint(image: &mut [u8], data: &[u8]) {
 fn log(image: &mut [u8], mut data: &[u8]) {
     let offset = SUPERBLOCK_OFFSETS[0] as usize;
     let block: Superblock = bytemuck::pod_read_unaligned(&image[offset..offset + SUPERBLOCK_BYTES]);
-    let (area, end) = (block.log_offset.get() as usize, (block.log_offset.get() + block.log_bytes.get()) as usize);
+    let (area, end) =
+        (block.log_offset.get() as usize, (block.log_offset.get() + block.log_bytes.get()) as usize);
     let (mut place, mut sequence, mut record) = (area, 1, 1);
     while let Some((head, rest)) = data.split_first_chunk::<2>() {
         let word = u16::from_le_bytes(*head);

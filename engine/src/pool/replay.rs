@@ -149,7 +149,11 @@ impl Replay {
             Stored::LogPage(volume, index, words) => {
                 let first = index.checked_mul(PAGE_BITS).ok_or("a page of no change log")?;
                 let beyond = words.iter().rev().take_while(|word| **word == 0).count() as u64 * 64;
-                let last = words.iter().rev().find(|word| **word != 0).map_or(0, |word| u64::from(word.leading_zeros()));
+                let last = words
+                    .iter()
+                    .rev()
+                    .find(|word| **word != 0)
+                    .map_or(0, |word| u64::from(word.leading_zeros()));
                 let count = PAGE_BITS - (beyond + last).min(PAGE_BITS);
                 validate::check(&Record::LogAdd { volume, first, count }, &self.metadata, layout)?;
                 self.metadata.log_page(volume, index, &words);

@@ -116,11 +116,24 @@ impl Disk {
         Ok(Payload::new())
     }
 
-    /// The request fails. A flush that fails loses what it should have made durable, as operating systems do.
+    /// The request fails. Of a write any part may have been done; a flush loses what it should have made
+    /// durable, as operating systems do.
     pub(crate) fn fail(&mut self, number: u64, op: &DiskOp) {
-        if matches!(op, DiskOp::Flush) {
-            self.flushes.remove(&number);
-            self.unflushed.clear();
+        match op {
+            DiskOp::Flush => {
+                self.flushes.remove(&number);
+                self.unflushed.clear();
+            }
+            DiskOp::Write { .. } => {
+                for (at, versions) in &mut self.unflushed {
+                    versions
+                        .retain(|version| version.write != number || !(at / 3 + number).is_multiple_of(3));
+                    let rest = versions.iter_mut().filter(|version| version.write == number);
+                    rest.for_each(|version| version.completed = true);
+                }
+                self.unflushed.retain(|_, versions| !versions.is_empty());
+            }
+            DiskOp::Read { .. } => {}
         }
     }
 

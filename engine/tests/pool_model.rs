@@ -1,0 +1,341 @@
+//! The pool against a plain model, and at size.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+mod pool_support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pool_support::{Disk, formatted, open, settle};
+use proptest::prelude::*;
+use twinsan::ids::{DiskId, Uuid, VolumeId};
+use twinsan::pool::{ExtentMap, Lsn, Pool, PoolOptions, Record, Slot, check};
+
+/// What a store can ask of a pool.
+#[derive(Clone, Debug)]
+enum Ask {
+    Create(u32),
+    Delete(u32),
+    Reserve(u32, u32),
+    Release(u32, u32),
+    Allocate(u32, u32),
+    Unallocate(usize),
+    Map(usize),
+    Unmap(u32, u32),
+    Hold(usize),
+    Unhold(usize),
+    Log(u32, u64, u64, bool),
+    /// This many requests of the pool are carried out.
+    Work(u8),
+    Checkpoint,
+    /// All requests are carried out, and the pool is opened again.
+    Reopen,
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let (volume, extent, pick) = (0u32..3, 0u32..12, 0usize..100);
+    prop_oneof![
+        1 => volume.clone().prop_map(Ask::Create),
+        1 => volume.clone().prop_map(Ask::Delete),
+        6 => (volume.clone(), extent.clone()).prop_map(|(v, e)| Ask::Reserve(v, e)),
+        2 => (volume.clone(), extent.clone()).prop_map(|(v, e)| Ask::Release(v, e)),
+        6 => (volume.clone(), extent.clone()).prop_map(|(v, e)| Ask::Allocate(v, e)),
+        1 => pick.clone().prop_map(Ask::Unallocate),
+        5 => pick.clone().prop_map(Ask::Map),
+        4 => (volume.clone(), extent).prop_map(|(v, e)| Ask::Unmap(v, e)),
+        2 => pick.clone().prop_map(Ask::Hold),
+        2 => pick.prop_map(Ask::Unhold),
+        2 => (volume, 0u64..500, 1u64..200, any::<bool>()).prop_map(|(v, f, n, add)| Ask::Log(v, f, n, add)),
+        6 => (1u8..9).prop_map(Ask::Work),
+        1 => Just(Ask::Checkpoint),
+        1 => Just(Ask::Reopen),
+    ]
+}
+
+/// A pool as anyone would describe it.
+#[derive(Default)]
+struct Model {
+    slots: u64,
+    volumes: BTreeMap<u32, (BTreeMap<u32, Slot>, BTreeSet<u64>)>,
+    reserved: BTreeSet<(u32, u32)>,
+    pending: Vec<((u32, u32), Slot)>,
+    /// Unmapped, by the record of this number.
+    retiring: Vec<(Lsn, Slot)>,
+    held: Vec<Slot>,
+}
+
+impl Model {
+    fn mapped(&self, volume: u32, extent: u32) -> bool {
+        self.volumes.get(&volume).is_some_and(|(map, _)| map.contains_key(&extent))
+    }
+
+    fn settle(&mut self, durable: Lsn) {
+        let held = &self.held;
+        self.retiring.retain(|(lsn, slot)| *lsn > durable || held.contains(slot));
+    }
+
+    fn used(&self) -> Vec<Slot> {
+        let mapped = self.volumes.values().flat_map(|(map, _)| map.values());
+        let retiring = self.retiring.iter().map(|(_, slot)| slot);
+        mapped.chain(self.pending.iter().map(|(_, slot)| slot)).chain(retiring).copied().collect()
+    }
+
+    fn free(&self) -> u64 {
+        self.slots - self.used().len() as u64 - self.reserved.len() as u64
+    }
+
+    fn unmapped(&mut self, lsn: Lsn, slot: Option<Slot>) {
+        self.retiring.extend(slot.map(|slot| (lsn, slot)));
+    }
+}
+
+struct Both {
+    disks: Vec<Disk>,
+    pool: Pool,
+    model: Model,
+}
+
+impl Both {
+    fn new() -> Both {
+        let options = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
+        let mut disks = formatted(&options, &[1 << 20, 1 << 20]);
+        let (pool, _) = open(&mut disks).unwrap();
+        let model = Model { slots: pool.free_extents(), ..Model::default() };
+        Both { disks, pool, model }
+    }
+
+    fn step(&mut self, ask: &Ask) {
+        let (pool, model) = (&mut self.pool, &mut self.model);
+        match *ask {
+            Ask::Create(v) => {
+                let (uuid, sectors) = (Uuid(1), 1 << 16);
+                pool.append(&[Record::VolumeCreate { volume: VolumeId(v), uuid, sectors, mirrored: false }]);
+                model.volumes.entry(v).or_default();
+            }
+            Ask::Delete(v) => {
+                let lsn = pool.append(&[Record::VolumeDelete { volume: VolumeId(v) }]);
+                model.reserved.retain(|(volume, _)| *volume != v);
+                let (gone, _) = model.volumes.remove(&v).unwrap_or_default();
+                gone.into_values().for_each(|slot| model.unmapped(lsn, Some(slot)));
+            }
+            Ask::Reserve(v, e) => {
+                let has = model.mapped(v, e)
+                    || model.reserved.contains(&(v, e))
+                    || model.pending.iter().any(|(at, _)| *at == (v, e));
+                let gets = !has && model.free() > 0;
+                assert_eq!(pool.reserve(VolumeId(v), e), has || gets);
+                if gets {
+                    model.reserved.insert((v, e));
+                }
+            }
+            Ask::Release(v, e) => {
+                pool.release(VolumeId(v), e);
+                model.reserved.remove(&(v, e));
+            }
+            Ask::Allocate(v, e) if model.reserved.remove(&(v, e)) => {
+                let slot = pool.allocate(VolumeId(v), e);
+                assert!(!model.used().contains(&slot), "{slot:?} is in use");
+                model.pending.push(((v, e), slot));
+            }
+            Ask::Unallocate(n) if !model.pending.is_empty() => {
+                let (_, slot) = model.pending.remove(n % model.pending.len());
+                pool.unallocate(slot);
+                model.unmapped(Lsn(0), Some(slot));
+            }
+            Ask::Map(n) if !model.pending.is_empty() => {
+                let ((v, extent), slot) = model.pending.remove(n % model.pending.len());
+                let lsn = pool.append(&[Record::Map { volume: VolumeId(v), extent, slot }]);
+                match model.volumes.get_mut(&v) {
+                    Some((map, _)) => {
+                        let old = map.insert(extent, slot);
+                        model.unmapped(lsn, old);
+                    }
+                    None => model.unmapped(lsn, Some(slot)),
+                }
+            }
+            Ask::Unmap(v, extent) => {
+                let lsn = pool.append(&[Record::Unmap { volume: VolumeId(v), extent }]);
+                let old = model.volumes.get_mut(&v).and_then(|(map, _)| map.remove(&extent));
+                model.unmapped(lsn, old);
+            }
+            Ask::Hold(n) => {
+                let used = model.used();
+                if let Some(slot) = used.get(n % used.len().max(1)) {
+                    pool.hold(*slot);
+                    model.held.push(*slot);
+                }
+            }
+            Ask::Unhold(n) if !model.held.is_empty() => {
+                let slot = model.held.remove(n % model.held.len());
+                pool.unhold(slot);
+            }
+            Ask::Log(v, first, count, add) => {
+                let volume = VolumeId(v);
+                let run = [
+                    Record::LogRemove { volume, first, count: count.min(512 - first) },
+                    Record::LogAdd { volume, first, count: count.min(512 - first) },
+                ];
+                pool.append(&run[usize::from(add)..][..1]);
+                if let Some((_, log)) = model.volumes.get_mut(&v) {
+                    let range = first..first + count.min(512 - first);
+                    if add { log.extend(range) } else { log.retain(|region| !range.contains(region)) }
+                }
+            }
+            Ask::Work(requests) => {
+                for _ in 0..requests {
+                    let Some(io) = pool.poll_io() else { break };
+                    let result = self.disks[usize::from(io.disk.0)].submit(&io.op);
+                    pool.io_done(io.token, result);
+                }
+            }
+            Ask::Checkpoint => pool.checkpoint(),
+            Ask::Reopen => self.reopen(),
+            _ => {}
+        }
+        let durable = self.pool.durable();
+        self.model.settle(durable);
+        self.compare();
+    }
+
+    fn reopen(&mut self) {
+        settle(&mut self.pool, &mut self.disks);
+        assert!(self.pool.is_idle());
+        let (again, _) = open(&mut self.disks).unwrap();
+        assert_eq!(again.metadata(), self.pool.metadata());
+        self.pool = again;
+        self.model.reserved.clear();
+        self.model.pending.clear();
+        self.model.retiring.clear();
+        self.model.held.clear();
+    }
+
+    fn compare(&self) {
+        let (pool, model) = (&self.pool, &self.model);
+        let volumes: Vec<u32> = pool.metadata().volumes().map(|(id, _)| id.0).collect();
+        assert_eq!(volumes, model.volumes.keys().copied().collect::<Vec<_>>());
+        for (id, (map, log)) in &model.volumes {
+            let volume = pool.metadata().volume(VolumeId(*id)).unwrap();
+            assert!(volume.map.iter().eq(map.iter().map(|(extent, slot)| (*extent, *slot))));
+            assert!(volume.log.iter().eq(log.iter().copied()));
+        }
+        assert_eq!(pool.free_extents(), model.free());
+        assert_eq!(pool.bytes_used(), model.used().len() as u64 * (64 << 10));
+        let report = check(pool);
+        assert!(report.is_clean(), "{report:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_pool_behaves_like_its_model(asks in proptest::collection::vec(ask(), 1..150)) {
+        let mut both = Both::new();
+        asks.iter().for_each(|ask| both.step(ask));
+        both.reopen();
+        both.compare();
+    }
+
+    #[test]
+    fn an_extent_map_behaves_like_a_map(
+        asks in proptest::collection::vec((0u32..3000, any::<u32>(), 0u8..5), 1..800),
+        from in 0u32..3000,
+    ) {
+        let (mut map, mut model) = (ExtentMap::new(), BTreeMap::new());
+        for (extent, index, kind) in asks {
+            let slot = Slot { disk: DiskId(index as u16 % 64), index };
+            if kind < 3 {
+                prop_assert_eq!(map.insert(extent, slot), model.insert(extent, slot));
+            } else {
+                prop_assert_eq!(map.remove(extent), model.remove(&extent));
+            }
+            prop_assert_eq!(map.get(extent), model.get(&extent).copied());
+            prop_assert_eq!(map.contains(extent + 1), model.contains_key(&(extent + 1)));
+            prop_assert_eq!(map.len(), model.len() as u64);
+        }
+        prop_assert!(map.iter().eq(model.iter().map(|(extent, slot)| (*extent, *slot))));
+        prop_assert!(map.iter_from(from).eq(model.range(from..).map(|(extent, slot)| (*extent, *slot))));
+    }
+}
+
+/// A map filled in any order stays within 16 bytes per extent.
+#[test]
+fn an_extent_map_is_small() {
+    let slot = |index| Slot { disk: DiskId(3), index };
+    let (mut ordered, mut shuffled, mut quarter) = (ExtentMap::new(), ExtentMap::new(), ExtentMap::new());
+    let mut x = 1u32;
+    for n in 0..200_000 {
+        ordered.insert(n, slot(n));
+        x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        quarter.insert(x >> 12 & 0xF_FFFF, slot(n));
+        shuffled.insert(n.wrapping_mul(77_773) % 200_003, slot(n));
+    }
+    for map in [&ordered, &shuffled, &quarter] {
+        let per_extent = map.bytes() as f64 / map.len() as f64;
+        println!("{} extents: {per_extent:.1} bytes each", map.len());
+        assert!(per_extent <= 16.0, "{per_extent}");
+    }
+}
+
+/// A million extents: mapped through the log, with checkpoints on the way, and found again.
+#[test]
+fn a_million_extents() {
+    let count = 1_000_000u32;
+    let options = PoolOptions { extent_bytes: 64 << 10, log_bytes: 0 };
+    let mut disks = formatted(&options, &[40 << 30, 30 << 30]);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    let volume = VolumeId(1);
+    pool.append(&[Record::VolumeCreate {
+        volume,
+        uuid: Uuid(1),
+        sectors: 128 << 30 >> 9 << 3,
+        mirrored: true,
+    }]);
+    for chunk in 0..count / 1000 {
+        let records: Vec<Record> = (chunk * 1000..(chunk + 1) * 1000)
+            .map(|extent| {
+                assert!(pool.reserve(volume, extent));
+                Record::Map { volume, extent, slot: pool.allocate(volume, extent) }
+            })
+            .collect();
+        pool.append(&records);
+        if chunk % 10 == 0 {
+            settle(&mut pool, &mut disks);
+        }
+    }
+    pool.checkpoint();
+    settle(&mut pool, &mut disks);
+    let (again, report) = open(&mut disks).unwrap();
+    assert_eq!(report.records, 0);
+    assert_eq!(again.metadata(), pool.metadata());
+    assert_eq!(again.metadata().mapped(), u64::from(count));
+    assert!(check(&again).is_clean());
+}
+
+/// A change log too ragged for its room is kept coarser, never smaller.
+#[test]
+fn a_ragged_change_log_is_kept_coarser() {
+    let mut disks = formatted(&PoolOptions { extent_bytes: 64 << 10, log_bytes: 64 << 10 }, &[4 << 20]);
+    let volume = VolumeId(1);
+    let sectors = 16 << 31;
+    for (pages, exact) in [(100, true), (2000, false)] {
+        let (mut pool, _) = open(&mut disks).unwrap();
+        pool.append(&[Record::VolumeCreate { volume, uuid: Uuid(1), sectors, mirrored: true }]);
+        let ragged = |page: u64| {
+            (0..100).map(move |n| Record::LogAdd { volume, first: page * 8192 + n * 5, count: 2 })
+        };
+        for page in 0..pages {
+            pool.append(&ragged(page).collect::<Vec<_>>());
+            settle(&mut pool, &mut disks);
+        }
+        pool.checkpoint();
+        settle(&mut pool, &mut disks);
+        assert_eq!(pool.failed(), None);
+        let (again, _) = open(&mut disks).unwrap();
+        let (before, after) =
+            (pool.metadata().volume(volume).unwrap(), again.metadata().volume(volume).unwrap());
+        assert!(before.log.iter().all(|region| after.log.contains(region)), "never less");
+        assert_eq!(before.log == after.log, exact);
+        assert!(after.log.len() <= before.log.len() * 50, "not everything");
+    }
+}
