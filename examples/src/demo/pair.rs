@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -67,6 +68,8 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
+            // A Ctrl-C is for the demo, which then stops one node after the other.
+            .process_group(0)
             .spawn()?;
         self.child = Some(child);
         Ok(())
@@ -196,6 +199,11 @@ impl Pair {
             clean &= node.stop()?;
         }
         Ok(clean)
+    }
+
+    /// What to remove if the process is to end at once; nothing, if it is kept.
+    pub(crate) fn leftovers(&self) -> Option<PathBuf> {
+        (!self.keep).then(|| self.directory.clone())
     }
 
     /// Keeps the directory when this ends.

@@ -2,12 +2,14 @@
 //! one comes back and is resynchronised from the log under load, and in the end everything is compared.
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::load::{Load, Shared};
 use super::pair::{Node, Pair, wait_until};
 use crate::Failure;
 use crate::check;
+use crate::signals;
 use crate::sizes::show;
 
 /// The load's volume.
@@ -33,12 +35,29 @@ struct Outcome {
 /// Plays it; true if nothing was lost and both halves are the same.
 pub(crate) fn tell(pair: &mut Pair) -> Result<bool, Failure> {
     let begun = Instant::now();
+    give_up_when_asked(pair)?;
     let outcome = play(pair, begun);
     if !matches!(outcome, Ok(true)) {
         pair.keep();
         println!("the nodes' files and logs are kept in {}", pair.directory().display());
     }
     outcome
+}
+
+/// A signal ends the story at once: the nodes end with this process, and their files go with them.
+fn give_up_when_asked(pair: &Pair) -> Result<(), Failure> {
+    let (asked, give_up) = channel();
+    signals::watch(asked, || ())?;
+    let leftovers = pair.leftovers();
+    std::thread::Builder::new().name("give-up".into()).spawn(move || {
+        if give_up.recv().is_ok() {
+            if let Some(directory) = leftovers {
+                drop(std::fs::remove_dir_all(directory));
+            }
+            std::process::exit(130);
+        }
+    })?;
+    Ok(())
 }
 
 fn play(pair: &mut Pair, begun: Instant) -> Result<bool, Failure> {

@@ -5,7 +5,7 @@
 
 A host with two paths (libiscsi) writes, reads, flushes and discards overlapping places of a mirrored volume, 24 requests
 at a time. One node after the other is killed with SIGKILL at a random moment, in some cycles once more while it is being
-resynchronised, or its source is. A cycle counts if the dead node's cache was dirty and something had to be copied. After
+resynchronised, or its source is; now and then one is stopped cleanly. A cycle counts if the dead node's cache was dirty and something had to be copied. After
 each failover, and in the end through both nodes, every block is read and checked; then both halves are compared offline.
 The exit status is 0 if nothing was lost.
 """
@@ -33,6 +33,8 @@ class Story:
         self.counted = 0
         self.kills = 0
         self.in_resync = 0
+        self.stops = 0
+        self.clean_stops = 0
         self.copied = 0
 
     def cycle(self, victim):
@@ -63,6 +65,23 @@ class Story:
               f"{copied >> 10} KiB copied, whole after {time.monotonic() - killed:.1f} s"
               f"{'' if counts else ' (does not count)'}", flush=True)
         return counts
+
+    def planned(self, victim):
+        """A clean stop under load, and back; the other goes on without a word from the register."""
+        client, node = self.client, self.pair.nodes[victim]
+        client.run(random.uniform(0.1, 0.5))
+        client.take_longest()
+        node.ask_to_stop()
+        client.run_until(60, node.ended)
+        clean = node.process.returncode == 0
+        client.run_until(60, lambda: self.serves(1 - victim, "alone"))
+        client.run(random.uniform(0.1, 0.5))
+        pause = client.take_longest()
+        self.clean_stops += clean
+        self.stops += 1
+        node.start()
+        client.run_until(90, self.pair.is_paired)
+        print(f"planned stop of {node.name}: {'clean' if clean else 'NOT CLEAN'}, pause {pause * 1000:.0f} ms", flush=True)
 
     def disturb(self, target, source):
         """Kills the target, or the source, in the middle of the resync; what was copied until then."""
@@ -117,6 +136,8 @@ def play(pair, cycles):
     while story.counted < cycles and tried < cycles * 2:
         story.cycle(tried % 2)
         tried += 1
+        if tried % 4 == 3:
+            story.planned(random.randrange(2))
         if client.wrong:
             break
     client.drain()
@@ -136,9 +157,11 @@ def play(pair, cycles):
     for block, shows in client.wrong[:20]:
         print(f"block {block} reads as write {shows}, which is lost or stale")
     print(f"{story.counted} cycles, {writes} acknowledged writes, {len(client.wrong)} lost")
+    print(f"{story.clean_stops} of {story.stops} planned stops under load were clean")
     if not clean:
-        print("a node did not stop cleanly")
-    return story.counted >= cycles and not client.wrong and clean and code == 0
+        print("a node did not stop cleanly in the end")
+    stopped = clean and story.clean_stops == story.stops
+    return story.counted >= cycles and not client.wrong and stopped and code == 0
 
 
 def main():

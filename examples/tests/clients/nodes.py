@@ -58,9 +58,12 @@ class Node:
             self.process.wait()
             self.process = None
 
+    def ask_to_stop(self):
+        self.process.send_signal(signal.SIGTERM)
+
     def stop(self):
         """Clean stop; was it one?"""
-        self.process.send_signal(signal.SIGTERM)
+        self.ask_to_stop()
         code = self.process.wait(timeout=40)
         self.process = None
         return code == 0

@@ -1,0 +1,121 @@
+//! The daemon's commands as a person uses them: what is wrong is said, by name and with what to do.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const DAEMON: &str = env!("CARGO_BIN_EXE_twinsand");
+const EXAMPLE: &str = include_str!("../node.toml");
+
+/// A directory that goes when the test has passed.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let path = std::env::temp_dir().join(format!("twinsan-cli-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a temporary directory");
+        Place(path)
+    }
+
+    /// The configuration of a node that needs no partner: linear volumes, and nobody to ask.
+    fn lone_node(&self) -> PathBuf {
+        let text = EXAMPLE
+            .replace("mirrored = true", "mirrored = false")
+            .replace("\"127.0.0.1:3260\"", "\"127.0.0.1:0\"")
+            .replace("link = \"127.0.0.1:7260\"", "link = \"127.0.0.1:0\"")
+            .replace("size = \"64GiB\" },", "size = \"1GiB\" },");
+        let path = self.0.join("node.toml");
+        std::fs::write(&path, text).expect("written");
+        path
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            drop(std::fs::remove_dir_all(&self.0));
+        }
+    }
+}
+
+/// A node that ends with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn daemon(arguments: &[&str], config: &Path) -> Output {
+    Command::new(DAEMON).args(arguments).arg("--config").arg(config).output().expect("the daemon runs")
+}
+
+fn error(output: &Output) -> String {
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn wait_until<T>(mut reached: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = reached() {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within a minute");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused_by_key() {
+    let place = Place::new("refused");
+    let path = place.0.join("node.toml");
+    assert!(error(&daemon(&["run"], &path)).contains("name an existing file"));
+    for (from, to, expected) in [
+        ("extent =", "extend =", "unknown field `extend`"),
+        ("link = \"127.0.0.1:7260\"", "link = \"192.0.2.7:7260\"", "only loopback addresses"),
+        ("size = \"64GiB\" },", "},", "give it a `size`"),
+    ] {
+        std::fs::write(&path, EXAMPLE.replace(from, to)).unwrap();
+        let said = error(&daemon(&["run"], &path));
+        assert!(said.contains(expected), "{to}: {said}");
+    }
+}
+
+#[test]
+fn a_node_tells_how_it_is_and_its_pool_can_be_checked_when_it_is_stopped() {
+    let place = Place::new("lone");
+    let config = place.lone_node();
+    assert!(error(&daemon(&["status"], &config)).contains("is it running?"));
+    let child = Command::new(DAEMON)
+        .args(["run", "--config"])
+        .arg(&config)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the daemon runs");
+    let mut node = Running(child);
+    let status = wait_until(|| {
+        let said = daemon(&["status", "--json"], &config);
+        said.status.success().then(|| String::from_utf8_lossy(&said.stdout).into_owned())
+    });
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["node"], "a");
+    assert_eq!(status["volumes"][0]["name"], "vmfs-v1");
+    let table = daemon(&["status"], &config);
+    assert!(String::from_utf8_lossy(&table.stdout).contains("vmfs-v2"));
+
+    assert!(error(&daemon(&["check"], &config)).contains("is in use"), "a running node's disks are locked");
+    assert!(error(&daemon(&["run"], &config)).contains("is in use"), "two nodes cannot share a disk");
+
+    let asked = Command::new("kill").args(["-TERM", &node.0.id().to_string()]).status().unwrap();
+    assert!(asked.success());
+    let ended = wait_until(|| node.0.try_wait().unwrap());
+    assert!(ended.success(), "{ended}");
+    let checked = daemon(&["check"], &config);
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("0 problems"), "{checked:?}");
+    assert!(checked.status.success());
+    let directory = Command::new(DAEMON).arg("check").arg(place.0.join("san1")).output().unwrap();
+    assert!(directory.status.success(), "{directory:?}");
+}
