@@ -250,10 +250,11 @@ fn nodes_are_killed_under_a_client_with_two_paths() {
     if !have(&python, &["-c", "import ctypes; ctypes.CDLL('libiscsi.so.7')"]) {
         return;
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/kill_loop.py");
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    run(Command::new(&python).arg("-B").arg(scripts.join("ledger.py")));
     let cycles = std::env::var("TWINSAN_KILL_CYCLES").unwrap_or_else(|_| "3".into());
     let mut command = Command::new(python);
-    command.arg("-B").arg(script).args(["--binary", DAEMON, "--cycles", &cycles]);
+    command.arg("-B").arg(scripts.join("kill_loop.py")).args(["--binary", DAEMON, "--cycles", &cycles]);
     if let Ok(seed) = std::env::var("TWINSAN_KILL_SEED") {
         command.args(["--seed", &seed]);
     }

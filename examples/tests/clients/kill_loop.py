@@ -5,9 +5,9 @@
 
 A host with two paths (libiscsi) writes, reads, flushes and discards overlapping places of a mirrored volume, 24 requests
 at a time. One node after the other is killed with SIGKILL at a random moment, in some cycles once more while it is being
-resynchronised, or its source is; now and then one is stopped cleanly. A cycle counts if the dead node's cache was dirty and something had to be copied. After
-each failover, and in the end through both nodes, every block is read and checked; then both halves are compared offline.
-The exit status is 0 if nothing was lost.
+resynchronised, or its source is; now and then one is stopped cleanly, or made to sleep past its lease. A cycle counts if
+the dead node's cache was dirty and something had to be copied. After each failover, and in the end through both nodes,
+every block is read and checked; then both halves are compared offline. The exit status is 0 if nothing was lost.
 """
 
 import argparse
@@ -34,6 +34,7 @@ class Story:
         self.kills = 0
         self.in_resync = 0
         self.stops = 0
+        self.freezes = 0
         self.clean_stops = 0
         self.copied = 0
 
@@ -43,7 +44,7 @@ class Story:
         survivor = 1 - victim
         client.run(random.uniform(0.1, 1.2))
         dirty = self.dirty(victim)
-        self.check_longest()
+        client.take_longest()
         killed = time.monotonic()
         self.kill(victim)
         client.run_until(60, lambda: self.serves(survivor, "alone"))
@@ -83,6 +84,19 @@ class Story:
         client.run_until(90, self.pair.is_paired)
         print(f"planned stop of {node.name}: {'clean' if clean else 'NOT CLEAN'}, pause {pause * 1000:.0f} ms", flush=True)
 
+    def frozen(self, victim):
+        """A node that sleeps past its lease and wakes up must not answer, nor act, as if nothing had happened."""
+        client, node = self.client, self.pair.nodes[victim]
+        client.run(random.uniform(0.1, 0.5))
+        node.freeze()
+        client.run_until(60, lambda: self.serves(1 - victim, "alone"))
+        client.run(random.uniform(0.1, 1.0))
+        node.thaw()
+        client.run_until(90, self.pair.is_paired)
+        client.take_longest()
+        self.freezes += 1
+        print(f"{node.name} slept past its lease and is back", flush=True)
+
     def disturb(self, target, source):
         """Kills the target, or the source, in the middle of the resync; what was copied until then."""
         client, nodes = self.client, self.pair.nodes
@@ -104,9 +118,6 @@ class Story:
     def kill(self, victim):
         self.pair.nodes[victim].kill()
         self.kills += 1
-
-    def check_longest(self):
-        self.client.take_longest()
 
     def dirty(self, node):
         """Dirty bytes there, when there are some; at most two seconds are waited for that."""
@@ -138,6 +149,8 @@ def play(pair, cycles):
         tried += 1
         if tried % 4 == 3:
             story.planned(random.randrange(2))
+        if tried % 5 == 4:
+            story.frozen(random.randrange(2))
         if client.wrong:
             break
     client.drain()
@@ -157,7 +170,7 @@ def play(pair, cycles):
     for block, shows in client.wrong[:20]:
         print(f"block {block} reads as write {shows}, which is lost or stale")
     print(f"{story.counted} cycles, {writes} acknowledged writes, {len(client.wrong)} lost")
-    print(f"{story.clean_stops} of {story.stops} planned stops under load were clean")
+    print(f"{story.clean_stops} of {story.stops} planned stops under load were clean; {story.freezes} times a node slept past its lease")
     if not clean:
         print("a node did not stop cleanly in the end")
     stopped = clean and story.clean_stops == story.stops

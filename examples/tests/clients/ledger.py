@@ -88,3 +88,32 @@ class Ledger:
                 self._drop(block, now, lambda other: other is not fitting[0] and other.settled is not None
                            and other.settled < since)
         return wrong
+
+
+def _finds_what_must_not_be():
+    """The checker's own exam: what is lawful passes, a lost write and a stale read are found."""
+    def read(ledger, identity, since=None):
+        return ledger.read(ledger.begin_read() if since is None else since, 0, content(identity, 0))
+
+    ledger = Ledger(1)
+    early = ledger.begin_read()
+    first = ledger.begin_write(0, 1)
+    assert not read(ledger, 0), "not acknowledged: the old content"
+    assert not read(ledger, first), "or the new one"
+    assert read(ledger, 0), "stale: the new one was read"
+    ledger.acknowledged(first, 0, 1)
+    assert not read(ledger, 0, early), "a read that began before"
+    second = ledger.begin_write(0, 1)
+    ledger.acknowledged(second, 0, 1)
+    assert read(ledger, first), "lost: acknowledged and overwritten by its predecessor"
+    assert not read(ledger, second)
+    pair = [ledger.begin_write(0, 1), ledger.begin_write(0, 1, zeros=True)]
+    for identity in pair:
+        ledger.acknowledged(identity, 0, 1)
+    assert not read(ledger, 0), "overlapping: either may be last"
+    assert read(ledger, pair[0]), "and then it is known which"
+    assert ledger.read(ledger.begin_read(), 0, bytes([7]) * BLOCK), "nobody's bytes"
+
+
+if __name__ == "__main__":
+    _finds_what_must_not_be()

@@ -61,6 +61,12 @@ class Node:
     def ask_to_stop(self):
         self.process.send_signal(signal.SIGTERM)
 
+    def freeze(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self):
         """Clean stop; was it one?"""
         self.ask_to_stop()
