@@ -256,7 +256,7 @@ impl BitSet {
 
     /// Gives an empty page these bits.
     fn put_page(&mut self, index: u64, bits: Box<BitPage>) {
-        match bits.count_ones() as u64 {
+        match bits.data.iter().map(|word| u64::from(word.count_ones())).sum() {
             0 => {}
             PAGE_BITS => self.put_full(index, 1),
             ones => {

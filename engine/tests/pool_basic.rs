@@ -4,8 +4,10 @@ mod pool_support;
 
 use pool_support::{formatted, ids, open, settle};
 use twinsan::ids::{DiskId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
-use twinsan::io::Geometry;
-use twinsan::pool::{NodeRecord, OpenError, PoolError, PoolOptions, Record, Slot, check, format};
+use twinsan::io::{DiskError, DiskOp, Geometry};
+use twinsan::pool::{
+    Identity, NodeRecord, OpenError, Opening, PoolError, PoolOptions, Record, Slot, check, format,
+};
 
 const SMALL: PoolOptions = PoolOptions { extent_bytes: 64 << 10, log_bytes: 64 << 10 };
 const V: VolumeId = VolumeId(7);
@@ -198,6 +200,47 @@ fn what_does_not_belong_together_is_refused_by_name() {
     settle(&mut pool, &mut used);
     used[0] = disks[0].clone();
     assert!(matches!(open(&mut used).map(|_| ()), Err(OpenError::Older { disk: DiskId(0), .. })));
+}
+
+#[test]
+fn a_pool_of_another_node_is_refused() {
+    let mut disks = formatted(&SMALL, &[4 << 20]);
+    let mut open_as = |partnership, node| {
+        let mut opening = Opening::new(&[disks[0].geometry]).expect(Uuid(partnership), node);
+        while let Some(io) = opening.poll_io() {
+            let result = disks[0].submit(&io.op);
+            opening.io_done(io.token, result);
+        }
+        opening.done().unwrap().map(|(pool, _)| pool.identity())
+    };
+    let (node, partnership) = (NodeName::A, Uuid(0x2222));
+    assert_eq!(open_as(0x2222, NodeName::A), Ok(Identity { pool: Uuid(0x1111), partnership, node }));
+    assert_eq!(open_as(0x2222, NodeName::B), Err(OpenError::WrongNode { node, partnership }));
+    assert_eq!(open_as(0x9999, NodeName::A), Err(OpenError::WrongNode { node, partnership }));
+}
+
+/// The first, second, third, … request of opening fails: it does not open, and nothing has been written.
+#[test]
+fn an_opening_that_fails_changes_nothing() {
+    let disks = formatted(&SMALL, &[4 << 20, 2 << 20]);
+    for n in 1.. {
+        let mut opening = Opening::new(&disks.iter().map(|disk| disk.geometry).collect::<Vec<_>>());
+        let (mut disks, mut requests) = (disks.clone(), 0);
+        while let Some(io) = opening.poll_io() {
+            requests += 1;
+            assert!(!matches!(io.op, DiskOp::Write { .. }));
+            let result = disks[usize::from(io.disk.0)].submit(&io.op);
+            opening.io_done(io.token, if requests == n { Err(DiskError::Failed) } else { result });
+        }
+        match opening.done().unwrap() {
+            Err(OpenError::Io { error: DiskError::Failed, .. }) => assert!(requests >= n),
+            Err(error) => panic!("{error}"),
+            Ok(_) => {
+                assert!(n > 8 && requests < n, "request {n} failed unnoticed");
+                return;
+            }
+        }
+    }
 }
 
 #[test]

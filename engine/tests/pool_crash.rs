@@ -194,11 +194,15 @@ fn planted_bugs_are_found() {
         let planted = Planted::only(bug);
         let beginnings = [Beginning::Fresh, Beginning::Lapped];
         let found = beginnings.iter().find_map(|which| {
-            let cut = cut_everywhere(*which, planted, &mut total).err();
-            cut.or_else(|| fail_everywhere(*which, planted, &mut total).err())
+            if bug == Bug::FailedFlushTrusted {
+                return fail_everywhere(*which, planted, &mut total).err();
+            }
+            cut_everywhere(*which, planted, &mut total).err()
         });
         match found {
-            Some(what) => println!("{bug:?} found after {} states: {:.200}", total.states, what),
+            Some(what) => {
+                println!("{bug:?} found after {} states: {what:.200}", total.states + total.failures)
+            }
             None => panic!("{bug:?} was not found in {} states", total.states),
         }
     }

@@ -95,9 +95,10 @@ impl Witness for PowerCuts {
                 hash ^ sector_hash(loose.disk, loose.at, old) ^ sector_hash(loose.disk, loose.at, &new)
             });
             if self.seen.insert((hash, expected.fingerprint())) {
-                self.crash(&left(disks, &loose, choice), expected, at == 0 || at == last).map_err(
-                    |what| format!("{what} (versions {:?}, torn {:?})", choice.versions, choice.torn),
-                )?;
+                let deep = at == last || at == 0 && disks.len() == 1;
+                self.crash(&left(disks, &loose, choice), expected, deep).map_err(|what| {
+                    format!("{what} (versions {:?}, torn {:?})", choice.versions, choice.torn)
+                })?;
             }
         }
         Ok(())
