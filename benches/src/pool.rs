@@ -42,7 +42,7 @@ impl BigPool {
         let create = |volume| Record::VolumeCreate { volume, uuid: Uuid(9), sectors, mirrored: true };
         pool.append(&volumes.map(create).collect::<Vec<_>>());
         for first in (0..extents).step_by(BATCH as usize) {
-            if first >= extents - in_log && first < extents - in_log + BATCH {
+            if in_log > 0 && (extents - in_log..extents - in_log + BATCH).contains(&first) {
                 pool.checkpoint();
                 self.settle(pool);
             }
@@ -57,6 +57,10 @@ impl BigPool {
                 })
                 .collect();
             pool.append(&records);
+            self.settle(pool);
+        }
+        if in_log == 0 {
+            pool.checkpoint();
             self.settle(pool);
         }
     }
