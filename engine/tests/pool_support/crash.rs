@@ -8,7 +8,8 @@ use twinsan::io::DiskOp;
 use twinsan::planted::Planted;
 use twinsan::pool::Pool;
 
-use super::session::{Expected, Witness};
+use super::model::Expected;
+use super::session::Witness;
 use super::{Disk, SECTOR, Sector, open_with};
 
 /// Up to this many unflushed sectors all subsets are tried.

@@ -1,17 +1,15 @@
-//! A small store over a pool, and what it may expect to find after a crash.
-//!
-//! The store does what a real one does: a new extent's data are written and flushed before the extent is
-//! mapped. The expectation is kept by other means than the pool's own: a plain model of what each call to
-//! `append` says, and for each extent the values that each of its two marked sectors may have.
+//! A small store over a pool. It does what a real one does: a new extent's data are written and flushed before
+//! the extent is mapped.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use twinsan::block::{PagePool, Payload};
 use twinsan::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
 use twinsan::io::{DiskError, DiskOp, DiskResult, Geometry};
 use twinsan::planted::{Bug, Planted};
-use twinsan::pool::{NodeRecord, Opening, Pool, PoolIo, Record, Slot, check};
+use twinsan::pool::{NodeRecord, Opening, Pool, PoolIo, Record, Slot};
 
+use super::model::{Call, Expected, Plain, marks};
 use super::{Disk, block_of, disk};
 
 /// Volumes of the prologue.
@@ -69,151 +67,6 @@ impl Op {
         Op::Restart,
         Op::RestartLate,
     ];
-}
-
-/// A volume as the model sees it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct PlainVolume {
-    generation: Generation,
-    ancestors: Vec<Generation>,
-    hot: BTreeSet<u32>,
-    log: BTreeSet<u64>,
-    /// Extent → slot, and which writes it holds.
-    map: BTreeMap<u32, (Slot, u64)>,
-}
-
-/// The metadata as the model sees them.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Plain {
-    node: NodeRecord,
-    volumes: BTreeMap<VolumeId, PlainVolume>,
-}
-
-impl Plain {
-    fn apply(&mut self, record: &Record, content: u64) {
-        let mut none = PlainVolume::default();
-        match record {
-            Record::Node(node) => self.node = *node,
-            Record::VolumeCreate { volume, .. } => drop(self.volumes.entry(*volume).or_default()),
-            Record::VolumeDelete { volume } => drop(self.volumes.remove(volume)),
-            Record::Half { volume, generation, ancestors } => {
-                let volume = self.volumes.get_mut(volume).unwrap_or(&mut none);
-                (volume.generation, volume.ancestors) = (*generation, ancestors.clone());
-            }
-            Record::Map { volume, extent, slot } => {
-                self.volumes.get_mut(volume).unwrap_or(&mut none).map.insert(*extent, (*slot, content));
-            }
-            Record::Unmap { volume, extent } => {
-                self.volumes.get_mut(volume).unwrap_or(&mut none).map.remove(extent);
-            }
-            Record::HotAdd { volume, area } => {
-                self.volumes.get_mut(volume).unwrap_or(&mut none).hot.insert(*area);
-            }
-            Record::HotRemove { volume, area } => {
-                self.volumes.get_mut(volume).unwrap_or(&mut none).hot.remove(area);
-            }
-            Record::HotClear { volume } => self.volumes.get_mut(volume).unwrap_or(&mut none).hot.clear(),
-            Record::LogAdd { volume, first, count } => {
-                self.volumes.get_mut(volume).unwrap_or(&mut none).log.extend(*first..first + count);
-            }
-            Record::LogRemove { volume, first, count } => {
-                let gone = *first..first + count;
-                self.volumes.get_mut(volume).unwrap_or(&mut none).log.retain(|region| !gone.contains(region));
-            }
-            Record::LogClear { volume } => self.volumes.get_mut(volume).unwrap_or(&mut none).log.clear(),
-        }
-    }
-}
-
-/// One call to `append`: the number of its last record, and the state after it.
-#[derive(Clone, Debug)]
-struct Call {
-    lsn: u64,
-    after: Plain,
-}
-
-/// What an extent may hold: the values written to it since the last one that is surely there.
-type Contents = BTreeMap<u64, Vec<u64>>;
-
-/// What must be found after a crash.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Expected {
-    calls: Vec<Call>,
-    /// A crash must not lose anything up to here.
-    durable: u64,
-    contents: Contents,
-}
-
-impl Expected {
-    /// Is what was found on the disks allowed?
-    pub(crate) fn check(&self, pool: &Pool, disks: &[Disk]) -> Result<(), String> {
-        let found = pool.durable().0;
-        if found < self.durable {
-            return Err(format!("record {} was durable, the pool is back at {found}", self.durable));
-        }
-        let Some(call) = self.calls.iter().find(|call| call.lsn == found) else {
-            return Err(format!("the pool is at record {found}, in the middle of a call"));
-        };
-        let plain = plain_of(pool, &call.after)?;
-        if plain != call.after {
-            return Err(format!("at record {found}: found {plain:?}, expected {:?}", call.after));
-        }
-        for volume in call.after.volumes.values() {
-            for (slot, content) in volume.map.values() {
-                self.check_content(pool, disks, *slot, &self.contents[content])?;
-            }
-        }
-        let report = check(pool);
-        if !report.is_clean() || report.between != 0 {
-            return Err(format!("the check found {report:?}"));
-        }
-        Ok(())
-    }
-
-    /// Tells one expectation of a session from another.
-    pub(crate) fn fingerprint(&self) -> u64 {
-        let contents = self.contents.values().map(|may| may.len() as u64).sum::<u64>();
-        self.durable << 40 ^ (self.calls.len() as u64) << 20 ^ contents
-    }
-
-    fn check_content(&self, pool: &Pool, disks: &[Disk], slot: Slot, may: &[u64]) -> Result<(), String> {
-        let offset = pool.slot_offset(slot);
-        for (mark, at) in marks().into_iter().enumerate() {
-            let block = disks[usize::from(slot.disk.0)].block(offset + at / 4096 * 4096);
-            for word in block[at as usize % 4096..][..512].chunks(8) {
-                let value = u64::from_le_bytes(word.try_into().expect("8 bytes"));
-                if !may.contains(&value) {
-                    return Err(format!("{slot:?} mark {mark} holds {value}, of {may:?}"));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The two sectors of an extent that tests mark: the first and the last.
-fn marks() -> [u64; 2] {
-    [0, (64 << 10) - 512]
-}
-
-/// The pool's metadata in the model's terms. Which writes an extent holds the pool does not know: that is taken from `like`.
-fn plain_of(pool: &Pool, like: &Plain) -> Result<Plain, String> {
-    let mut plain = Plain { node: pool.metadata().node, volumes: BTreeMap::new() };
-    for (id, volume) in pool.metadata().volumes() {
-        let old = like.volumes.get(&id).ok_or_else(|| format!("there is a volume {id}"))?;
-        let content = |extent: u32| old.map.get(&extent).map_or(0, |(_, content)| *content);
-        let map = volume.map.iter().map(|(extent, slot)| (extent, (slot, content(extent)))).collect();
-        let (generation, ancestors) = (volume.generation, volume.ancestors.clone());
-        let plain_volume = PlainVolume {
-            generation,
-            ancestors,
-            hot: volume.hot.clone(),
-            log: volume.log.iter().collect(),
-            map,
-        };
-        plain.volumes.insert(id, plain_volume);
-    }
-    Ok(plain)
 }
 
 /// How requests in flight complete.
