@@ -74,7 +74,7 @@ pub fn plan(seed: u64, scale: Scale) -> Plan {
         let end = episode(&mut plan, &mut rng, trouble, at, unit);
         // Mostly one after the other with time to heal; now and then the next comes into the midst.
         at = match rng.below(10) {
-            0..3 => at + rng.below(end - at + 1),
+            0..3 if trouble != Trouble::DiskFails => at + rng.below(end - at + 1),
             3..6 => end + rng.below(unit),
             _ => end + rng.between(unit, unit * 6),
         };
@@ -115,7 +115,8 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
             mirrored: index < 2 || rng.chance(0.5),
         })
         .collect();
-    let cache_blocks = rng.pick(&[96, 192, 512, 2048]);
+    // Small, but several of the largest requests fit.
+    let cache_blocks = rng.pick(&[192, 256, 512, 2048]).max(extent_bytes as usize / 4096 * 4);
     // A total of about `ops` requests over the time that the faults take.
     let think_us = (lease_ms * 1000 * 40 / scale.ops.max(1) * 6).max(200);
     Setup {

@@ -61,6 +61,14 @@ pub struct Op {
     pub attempts: Vec<(Moment, NodeName)>,
 }
 
+impl Op {
+    /// When the attempt began that was answered; if none was, the first.
+    pub fn answered_from(&self) -> Moment {
+        let attempt = if self.end.is_some() { self.attempts.last() } else { self.attempts.first() };
+        attempt.map_or(self.start, |attempt| attempt.0)
+    }
+}
+
 /// A failure after which what was not yet stable may be gone.
 #[derive(Clone, Debug)]
 pub struct Loss {

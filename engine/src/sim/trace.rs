@@ -3,7 +3,10 @@
 //! The hash covers every event and action with its time, so that two runs with the same hash took the same
 //! way. The timeline holds what a person needs to follow the story.
 
+use std::collections::VecDeque;
+
 use super::rng::mix;
+use crate::arbiter::{Ask, Register};
 use crate::block::{Block, Payload};
 use crate::guest::{Command, Sectors};
 use crate::ids::NodeName;
@@ -32,6 +35,8 @@ pub struct Trace {
     hash: u64,
     detail: Detail,
     lines: Vec<String>,
+    /// The last few texts: what is said again and again is left out of a story.
+    recent: VecDeque<String>,
     scratch: Vec<u8>,
 }
 
@@ -51,6 +56,11 @@ impl Trace {
         &self.lines
     }
 
+    /// The timeline.
+    pub fn into_lines(self) -> Vec<String> {
+        self.lines
+    }
+
     /// Adds a number to the hash.
     pub fn number(&mut self, number: u64) {
         self.hash = mix(self.hash ^ number);
@@ -58,10 +68,18 @@ impl Trace {
 
     /// Adds a line, if the timeline tells that much.
     pub fn line(&mut self, detail: Detail, now: Instant, who: &str, text: impl FnOnce() -> String) {
-        if detail <= self.detail {
-            let micros = now.as_nanos() / 1000;
-            let line = format!("{:>6}.{:06} {who:<4} {}", micros / 1_000_000, micros % 1_000_000, text());
-            self.lines.push(line);
+        if detail > self.detail {
+            return;
+        }
+        let text = format!("{who:<4} {}", text());
+        if self.detail < Detail::All && self.recent.contains(&text) {
+            return;
+        }
+        let micros = now.as_nanos() / 1000;
+        self.lines.push(format!("{:>6}.{:06} {text}", micros / 1_000_000, micros % 1_000_000));
+        self.recent.push_back(text);
+        if self.recent.len() > 12 {
+            self.recent.pop_front();
         }
     }
 
@@ -218,9 +236,23 @@ fn detail_of(message: &Message) -> Detail {
 
 fn describe_message(message: &Message) -> String {
     match &message.body {
+        Body::Control(Control::Hello(hello)) => format!(
+            "hello: {:?}, epoch {}, {:?}{}{}, pair epoch {}, boot {:04x}",
+            hello.phase,
+            hello.epoch,
+            hello.members,
+            if hello.up_to_date { "" } else { ", behind" },
+            if hello.ready { ", ready" } else { "" },
+            hello.pair_epoch,
+            hello.boot.0 & 0xffff
+        ),
         Body::Control(control) => format!("{control:?}"),
         body => format!("{body:?} + {} blocks", message.data.len()),
     }
+}
+
+fn describe_register(register: Option<Register>) -> String {
+    register.map_or("nothing".into(), |r| format!("({}, {:?}, by {})", r.epoch, r.members, r.by))
 }
 
 fn describe_command(command: &Command) -> String {
@@ -241,6 +273,14 @@ fn describe_event(event: &Event) -> String {
         }
         Event::Message { link, message } => format!("[{link}] {}", describe_message(message)),
         Event::Disk { id, result: Ok(data) } => format!("disk io {} done, {} blocks", id.0, data.len()),
+        Event::Arbiter { result: Ok(answer), .. } => {
+            format!(
+                "arbiter: {}, {}",
+                if answer.swapped { "swapped" } else { "holds" },
+                describe_register(answer.register)
+            )
+        }
+        Event::Arbiter { result: Err(_), .. } => "arbiter: no answer".into(),
         other => format!("{other:?}"),
     }
 }
@@ -261,6 +301,14 @@ fn describe_action(action: &Action) -> String {
         Action::Send { link, message } => format!("[{link}] send {}", describe_message(message)),
         Action::Complete { id, result: Ok(data) } => format!("request {id} done, {} blocks", data.len()),
         Action::Complete { id, result: Err(error) } => format!("request {id} failed: {error:?}"),
+        Action::Arbiter { ask: Ask::Read, .. } => "asks the arbiter".into(),
+        Action::Arbiter { ask: Ask::Swap { expect, new }, .. } => {
+            format!(
+                "asks the arbiter to swap {} to {}",
+                describe_register(*expect),
+                describe_register(Some(*new))
+            )
+        }
         Action::Notice(notice) => format!("*** {notice:?}"),
         other => format!("{other:?}"),
     }

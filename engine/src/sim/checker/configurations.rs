@@ -86,11 +86,12 @@ pub fn check(entries: &[Entry], barriers: &[Barrier]) -> Verdict {
     Verdict::Possible
 }
 
-/// Leaves out writes without an answer whose value nobody read: they need not have happened.
+/// Leaves out failed attempts and writes without an answer whose value nobody read: they need not have happened.
 fn without_traceless(entries: &[Entry]) -> Vec<Entry> {
     let read: BTreeSet<Value> =
         entries.iter().filter(|entry| !entry.write).map(|entry| entry.value).collect();
-    entries.iter().filter(|entry| entry.end != NEVER || read.contains(&entry.value)).copied().collect()
+    let matters = |entry: &&Entry| !(entry.optional || entry.end == NEVER) || read.contains(&entry.value);
+    entries.iter().filter(matters).copied().collect()
 }
 
 impl Search<'_> {
@@ -162,6 +163,9 @@ impl Search<'_> {
                 found.insert(configuration);
             } else {
                 self.explore(&configuration, slot, 0, &mut found);
+                if entry.optional {
+                    found.insert(configuration);
+                }
             }
             if self.exceeded {
                 return;

@@ -7,8 +7,9 @@
 //! - [`configurations`]: exact for all, for sectors that were cleared (zero is not unique) or that may have
 //!   lost what was not stable when both nodes failed.
 //!
-//! A write without an answer may take effect at any later time, or never. A write that was tried on two paths
-//! is one write: it takes effect before the answer to the last attempt, and never again after.
+//! A write without an answer may take effect at any later time, or never. Of a write that was tried several
+//! times, the attempt that was answered takes effect between its own beginning and the answer; each earlier
+//! attempt may have taken effect as well, or not, but never after that answer.
 
 use std::collections::BTreeMap;
 
@@ -36,6 +37,8 @@ pub struct Entry {
     pub end: Moment,
     /// Its answer promises stability.
     pub stable: bool,
+    /// An attempt that failed, of a write that another attempt ended: it may have taken effect by `end`.
+    pub optional: bool,
 }
 
 /// Events that concern all sectors of a volume.
@@ -99,8 +102,8 @@ pub fn check(history: &History) -> Result<Checked, Box<Violation>> {
         for sector in block * SECTORS_PER_BLOCK..block * SECTORS_PER_BLOCK + sectors {
             let entries = entries(history, &ops, sector);
             checked.operations += entries.len() as u64;
-            check_sector(&entries, &barriers, &mut checked).map_err(|problem| {
-                let text = format!("{problem}\n{}", describe(&entries, &barriers));
+            check_sector(&entries, &barriers, &mut checked).map_err(|(problem, moment)| {
+                let text = format!("{problem}\n{}", describe(&entries, &barriers, moment));
                 Box::new(Violation { volume, sector, text })
             })?;
         }
@@ -108,12 +111,21 @@ pub fn check(history: &History) -> Result<Checked, Box<Violation>> {
     Ok(checked)
 }
 
-/// Checks one sector.
-pub fn check_sector(entries: &[Entry], barriers: &[Barrier], checked: &mut Checked) -> Result<(), String> {
+/// Checks one sector. The error says what is wrong, and when.
+pub fn check_sector(
+    entries: &[Entry],
+    barriers: &[Barrier],
+    checked: &mut Checked,
+) -> Result<(), (String, Moment)> {
     let loses = barriers.iter().any(|barrier| matches!(barrier, Barrier::Lost { .. }));
     if !loses && entries.iter().all(|entry| !entry.write || entry.value != ZERO) {
-        checked.by_zones += 1;
-        return zones::check(entries);
+        // Mostly no failed attempt has had any effect. If that does not explain it, the other way decides.
+        let certain: Vec<Entry> = entries.iter().filter(|entry| !entry.optional).copied().collect();
+        let found = zones::check(&certain);
+        if found.is_ok() || certain.len() == entries.len() {
+            checked.by_zones += 1;
+            return found;
+        }
     }
     checked.by_configurations += 1;
     match configurations::check(entries, barriers) {
@@ -123,7 +135,7 @@ pub fn check_sector(entries: &[Entry], barriers: &[Barrier], checked: &mut Check
             Ok(())
         }
         configurations::Verdict::Impossible(moment) => {
-            Err(format!("no order of the operations explains the answer given at moment {moment}"))
+            Err((format!("no order of the operations explains the answer given at moment {moment}"), moment))
         }
     }
 }
@@ -154,13 +166,22 @@ fn is_uniform(history: &History, op: usize) -> bool {
 
 fn entries(history: &History, ops: &[usize], sector: u64) -> Vec<Entry> {
     let ops = ops.iter().map(|index| &history.ops[*index]);
-    ops.filter(|op| op.at.start <= sector && sector < op.at.end())
-        .map(|op| {
-            let write = op.kind != Kind::Read;
-            let value = if write { op.value } else { op.values[(sector - op.at.start) as usize] };
-            Entry { write, value, start: op.start, end: op.end.unwrap_or(NEVER), stable: op.stable }
-        })
-        .collect()
+    let mut entries = Vec::new();
+    for op in ops.filter(|op| op.at.start <= sector && sector < op.at.end()) {
+        let end = op.end.unwrap_or(NEVER);
+        let write = op.kind != Kind::Read;
+        let value = if write { op.value } else { op.values[(sector - op.at.start) as usize] };
+        let certain =
+            Entry { write, value, start: op.answered_from(), end, stable: op.stable, optional: false };
+        entries.push(certain);
+        let certain = op.end.map_or(0, |_| op.attempts.len().saturating_sub(1));
+        for (index, (start, _)) in op.attempts.iter().enumerate().filter(|_| write) {
+            if index != certain {
+                entries.push(Entry { write, value, start: *start, end, stable: false, optional: true });
+            }
+        }
+    }
+    entries
 }
 
 fn barriers(history: &History, volume: VolumeId, block: u64) -> Vec<Barrier> {
@@ -173,27 +194,36 @@ fn barriers(history: &History, volume: VolumeId, block: u64) -> Vec<Barrier> {
         return barriers; // flushes matter only to losses
     }
     let flushes = history.ops.iter().filter(|op| op.kind == Kind::Flush && op.volume == volume);
-    barriers.extend(flushes.filter_map(|op| op.end.map(|end| Barrier::Flushed { start: op.start, end })));
+    barriers.extend(
+        flushes.filter_map(|op| op.end.map(|end| Barrier::Flushed { start: op.answered_from(), end })),
+    );
     barriers.sort_by_key(|barrier| barrier.moment());
     barriers
 }
 
-/// The operations on one sector in order, for people.
-fn describe(entries: &[Entry], barriers: &[Barrier]) -> String {
+/// The operations on one sector in order, for people: those before the moment at which something is wrong, and
+/// a few after.
+fn describe(entries: &[Entry], barriers: &[Barrier], moment: Moment) -> String {
     let mut lines: Vec<(Moment, String)> = entries
         .iter()
         .map(|entry| {
             let what = if entry.write { "write" } else { "read " };
             let end = if entry.end == NEVER { "never".to_string() } else { entry.end.to_string() };
             let stable = if entry.stable { "  stable" } else { "" };
+            let stable = if entry.optional { "  perhaps" } else { stable };
             (entry.start, format!("  {:>8} .. {end:>8}  {what} {}{stable}", entry.start, entry.value))
         })
         .collect();
     lines.extend(barriers.iter().map(|barrier| (barrier.moment(), format!("  {barrier:?}"))));
     lines.sort();
-    let skipped = lines.len().saturating_sub(60);
-    let text: Vec<String> = lines.into_iter().skip(skipped).map(|line| line.1).collect();
-    format!("operations on the sector (the last 60; {skipped} before):\n{}", text.join("\n"))
+    let end = (lines.partition_point(|line| line.0 <= moment) + 5).min(lines.len());
+    let begin = end.saturating_sub(45);
+    let text: Vec<&str> = lines[begin..end].iter().map(|line| line.1.as_str()).collect();
+    format!(
+        "operations on the sector, {begin} before and {} after these:\n{}",
+        lines.len() - end,
+        text.join("\n")
+    )
 }
 
 #[cfg(test)]

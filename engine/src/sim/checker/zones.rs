@@ -18,7 +18,7 @@ struct Zone {
 }
 
 /// Checks one sector whose writes all have different values, none of them zero. Initially it reads zero.
-pub fn check(entries: &[Entry]) -> Result<(), String> {
+pub fn check(entries: &[Entry]) -> Result<(), (String, Moment)> {
     let mut sorted: Vec<&Entry> = entries.iter().collect();
     sorted.sort_by_key(|entry| (entry.value, !entry.write, entry.start));
     let (mut forward, mut backward) = (Vec::new(), Vec::new());
@@ -43,24 +43,27 @@ pub fn check(entries: &[Entry]) -> Result<(), String> {
     Ok(())
 }
 
-fn conflict(around: &Zone, zone: &Zone) -> String {
-    format!(
+fn conflict(around: &Zone, zone: &Zone) -> (String, Moment) {
+    let text = format!(
         "value {} was there from moment {} to {}, and value {} within that time",
         around.value, around.first_end, around.last_start, zone.value
-    )
+    );
+    (text, around.last_start)
 }
 
-fn zone(cluster: &[&Entry]) -> Result<Zone, String> {
+fn zone(cluster: &[&Entry]) -> Result<Zone, (String, Moment)> {
     let value = cluster[0].value;
     let written = if value == ZERO {
         0
     } else if cluster[0].write {
         cluster[0].start
     } else {
-        return Err(format!("value {value} was read but never written, or its write was refused"));
+        let text = format!("value {value} was read but never written, or its write was refused");
+        return Err((text, cluster[0].end));
     };
     if let Some(read) = cluster.iter().find(|entry| !entry.write && entry.end < written) {
-        return Err(format!("value {value} was read by moment {}, before its write began", read.end));
+        let text = format!("value {value} was read by moment {}, before its write began", read.end);
+        return Err((text, written));
     }
     let ends = cluster.iter().map(|entry| entry.end).min().unwrap_or(0);
     let last_start = cluster.iter().map(|entry| entry.start).max().unwrap_or(0);

@@ -5,7 +5,7 @@ use super::Cluster;
 use super::invariants::say;
 use crate::block::SECTORS_PER_BLOCK;
 use crate::guest::Sectors;
-use crate::ids::{NodeName, VolumeId};
+use crate::ids::{Members, NodeName, VolumeId};
 use crate::mirror::message::PeerPhase;
 use crate::sim::disk::Crash;
 use crate::sim::history::Kind;
@@ -74,6 +74,12 @@ impl Cluster {
 
     fn stuck(&mut self, what: &str) {
         if self.violation.is_some() {
+            return;
+        }
+        let last = self.arbiter.register().map(|register| register.members);
+        if self.slots.iter().any(|slot| slot.disk_failed && last == Some(Members::only(slot.name))) {
+            // Two failures at once: the only current half is on the failed disks. No mirror survives that.
+            self.counters.service_lost += 1;
             return;
         }
         let mut text = format!("after healing, {what}");

@@ -74,10 +74,12 @@ impl Cluster {
             .collect()
     }
 
-    /// Are both nodes one sound pair, with nothing failed?
+    /// Both nodes are one sound pair, or not. A pair that ends in any other way than by a clean stop has failed.
     pub(super) fn update_degraded(&mut self, paired: bool) {
-        if paired && self.network.is_whole() {
-            self.degraded = false;
+        if !paired {
+            self.degraded |= !self.handed_over && !self.slots.iter().any(|slot| slot.stopping);
+        } else if self.network.is_whole() {
+            (self.degraded, self.handed_over) = (false, false);
         }
     }
 }

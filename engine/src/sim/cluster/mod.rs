@@ -116,6 +116,8 @@ pub struct Cluster {
     watch: Watch,
     /// Another failure is outstanding: a crash may now lose what is not stable.
     degraded: bool,
+    /// The pair ended by a clean stop, with everything stable: no failure.
+    handed_over: bool,
     healing: bool,
     /// A resync found no space at its target: the mirror may stay degraded, guests may not.
     partner_full: bool,
@@ -170,6 +172,7 @@ impl Cluster {
             counters: Counters::default(),
             trace: Trace::new(detail),
             degraded: true,
+            handed_over: false,
             healing: false,
             partner_full: false,
             violation: None,
@@ -282,7 +285,9 @@ impl Cluster {
             }
             Due::Ask { node, life, id, ask, answer_at, lost } => {
                 let answer = self.arbiter.apply(node, ask);
-                self.story("arb", || format!("{node} asks {ask:?}: {answer:?}"));
+                if answer.swapped {
+                    self.story("arb", || format!("now holds {:?}", answer.register));
+                }
                 if let Some(text) = self.arbiter.violation().map(str::to_string) {
                     self.fail(5, text);
                 }
@@ -399,7 +404,7 @@ impl Cluster {
             Notice::Opened => (slot.opened, slot.phase) = (true, PeerPhase::Starting),
             Notice::Paired(_) => {
                 slot.phase = PeerPhase::Paired;
-                slot.resyncing = false;
+                (slot.resyncing, slot.fresh) = (false, false);
             }
             Notice::Alone(_) => {
                 slot.phase = PeerPhase::Alone;
@@ -423,6 +428,7 @@ impl Cluster {
             }
             Notice::Stopped => {
                 slot.phase = PeerPhase::Stopped;
+                self.handed_over |= !self.degraded;
                 self.counters.clean_stops += 1;
                 let after = self.fault_rng.micros(0, 20_000);
                 self.schedule(self.now + after, Due::Exit { node: name, life });

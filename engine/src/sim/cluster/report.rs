@@ -87,6 +87,8 @@ counters! {
     disks_replaced,
     /// Seeds whose mirror could not become whole for lack of space.
     partners_full,
+    /// Runs that ended with the only current half on failed disks.
+    service_lost,
     /// Times a node went on alone.
     takeovers,
     /// Resyncs begun.
@@ -108,6 +110,8 @@ pub struct Report {
     pub counters: Counters,
     /// Hash of everything that happened.
     pub trace_hash: u64,
+    /// The readable timeline, if one was kept.
+    pub timeline: Vec<String>,
     /// What was wrong.
     pub failure: Option<Failure>,
 }
@@ -119,8 +123,6 @@ pub struct Failure {
     pub violation: Violation,
     /// The plan.
     pub plan: Plan,
-    /// The readable timeline, if one was kept.
-    pub timeline: Vec<String>,
 }
 
 impl fmt::Display for Failure {
@@ -158,10 +160,9 @@ pub fn run_plan(plan: Plan, planted: Planted, detail: Detail) -> Report {
     if cluster.violation.is_none() {
         cluster.violation = inside;
     }
-    let failure = cluster.violation.take().map(|violation| Failure {
-        violation,
-        plan: plan.clone(),
-        timeline: cluster.trace.lines().to_vec(),
-    });
-    Report { seed: plan.setup.seed, counters: cluster.counters, trace_hash: cluster.trace.hash(), failure }
+    let seed = plan.setup.seed;
+    let failure = cluster.violation.take().map(|violation| Failure { violation, plan });
+    let (counters, trace_hash, timeline) =
+        (cluster.counters, cluster.trace.hash(), cluster.trace.into_lines());
+    Report { seed, counters, trace_hash, timeline, failure }
 }

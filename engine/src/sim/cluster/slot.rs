@@ -72,6 +72,8 @@ pub(super) struct Slot {
     /// How often its pool was formatted.
     pub(super) pools: u64,
     pub(super) resyncing: bool,
+    /// Its disks have not been part of a pair yet: they differ as a whole.
+    pub(super) fresh: bool,
 }
 
 impl Slot {
@@ -91,6 +93,7 @@ impl Slot {
             disk_failed: false,
             pools: 0,
             resyncing: false,
+            fresh: true,
         }
     }
 
@@ -101,6 +104,7 @@ impl Slot {
     /// New, empty disks with a fresh pool.
     pub(super) fn format(&mut self, setup: &Setup) {
         self.pools += 1;
+        self.fresh = true;
         let geometry = Geometry { bytes: setup.disk_bytes, sector_bytes: setup.sector_bytes };
         let geometries = vec![geometry; usize::from(setup.disks)];
         let speed = DiskSpeed { transfer_us: setup.transfer_us, flush_us: setup.flush_us };

@@ -162,7 +162,7 @@ impl Cluster {
     fn fail_disks(&mut self, who: NodeName, flushes: bool) {
         let linear = who == NodeName::A && !self.volumes(false).is_empty();
         let someone_failing = self.slots.iter().any(|slot| slot.disks.iter().any(|disk| disk.is_failing()));
-        if self.degraded || linear || someone_failing || !slot::asks_arbiter(&self.setup) {
+        if !self.is_whole() || linear || someone_failing || !slot::asks_arbiter(&self.setup) {
             return;
         }
         for disk in &mut self.slots[who.index()].disks {
