@@ -72,6 +72,7 @@ pub struct Cache {
     blocks: usize,
     unstable: usize,
     version: u64,
+    settled: u64,
 }
 
 impl Cache {
@@ -91,6 +92,7 @@ impl Cache {
             blocks: 0,
             unstable: 0,
             version: 0,
+            settled: 0,
         }
     }
 
@@ -102,6 +104,11 @@ impl Cache {
     /// Blocks held that are not stable.
     pub fn unstable_blocks(&self) -> usize {
         self.unstable
+    }
+
+    /// How often a block became stable: a sign that something moved.
+    pub fn settled(&self) -> u64 {
+        self.settled
     }
 
     /// Most blocks that may be dirty.
@@ -248,6 +255,7 @@ impl Cache {
         let place = self.place(volume, block).expect("an issued block stays in the cache");
         let entry = &mut self.entries[place as usize];
         assert!(entry.issued != 0, "stable follows issue");
+        self.settled += 1;
         let since = entry.since;
         entry.issued = 0;
         entry.since = entry.again;

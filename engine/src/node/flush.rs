@@ -14,8 +14,13 @@ impl Node {
         let id = self.next_id();
         let version = self.store().version();
         self.store_mut().urge();
+        let after_order = match for_whom {
+            Flusher::Partner(_) => self.volumes.get(&volume).map(|state| state.last_order),
+            Flusher::Guest(_) => None,
+        };
         let local = matches!(for_whom, Flusher::Partner(_)) || !self.volumes[&volume].mirrored;
-        self.flushes.insert(id, Flush { for_whom, volume, version, partner_done: local, asked: false });
+        self.flushes
+            .insert(id, Flush { for_whom, volume, version, after_order, partner_done: local, asked: false });
         self.ask_flush(id);
     }
 
@@ -56,6 +61,20 @@ impl Node {
         }
     }
 
+    /// The partner may have acknowledged writes whose confirmation is still on its way here: they come first.
+    fn flush_begins(&mut self, id: u64) -> bool {
+        let version = self.store().version();
+        let Some(flush) = self.flushes.get_mut(&id) else { return false };
+        let Some(order) = flush.after_order else { return true };
+        let sent = self.volumes.get(&flush.volume).and_then(|state| state.sent.first_key_value());
+        if sent.is_some_and(|(&first, _)| first <= order) {
+            return false;
+        }
+        (flush.after_order, flush.version) = (None, version);
+        self.store_mut().urge();
+        true
+    }
+
     pub(super) fn wake_flushes(&mut self) -> bool {
         if self.flushes.is_empty() {
             return false;
@@ -64,6 +83,9 @@ impl Node {
         let ids: Vec<u64> = self.flushes.keys().copied().collect();
         let before = ids.len();
         for id in ids {
+            if !self.flush_begins(id) {
+                continue;
+            }
             let Some(flush) = self.flushes.get(&id) else { continue };
             let here = self.store().stable_through(flush.volume) >= flush.version;
             let (for_whom, partner_done) = (flush.for_whom, flush.partner_done || alone);

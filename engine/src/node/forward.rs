@@ -37,6 +37,7 @@ impl Node {
                 data,
                 deadline,
                 sent: false,
+                ever_sent: false,
                 ordered: false,
                 cancelled: false,
             },
@@ -50,7 +51,7 @@ impl Node {
         let Some((clock, heard)) = self.owner_clock.filter(|_| linked) else { return };
         let now = self.now;
         let Some(forwarded) = self.forwarded.get_mut(&id) else { return };
-        forwarded.sent = true;
+        (forwarded.sent, forwarded.ever_sent) = (true, true);
         let deadline = Deadline {
             owner_clock: clock,
             spent_nanos: now.since(heard).as_nanos() as u64,
@@ -163,13 +164,16 @@ impl Node {
     /// Asks the owner to forget a forwarded write; answered when the owner has settled it.
     pub(super) fn cancel_forwarded(&mut self, id: u64) {
         let Some(forwarded) = self.forwarded.get_mut(&id) else { return };
-        if !forwarded.sent {
+        if !forwarded.ever_sent {
             let request = forwarded.request;
             self.forwarded.remove(&id);
             self.refuse(request, self.given_up(request));
             return;
         }
         forwarded.cancelled = true;
+        if !forwarded.sent {
+            return; // settled when the link is back, or with the pair
+        }
         if let Phase::Paired(pair) = &self.phase {
             let epoch = pair.epoch;
             self.say(Control::Cancel { epoch, id });

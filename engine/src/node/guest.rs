@@ -61,6 +61,7 @@ impl Node {
             false if matches!(self.phase, super::phase::Phase::Stopped | super::phase::Phase::Failed) => {
                 Service::Refuse
             }
+            false if self.stopping => Service::Hold,
             false => Service::Alone,
         }
     }
@@ -116,8 +117,11 @@ impl Node {
             self.refuse(id, GuestError::Aborted);
             return;
         }
-        let write =
-            self.writes.iter().find(|(_, write)| write.origin == Origin::Guest(id)).map(|(&id, _)| id);
+        let write = self
+            .writes
+            .iter()
+            .find(|(_, write)| write.origin == Origin::Guest(id) && !write.answered)
+            .map(|(&id, _)| id);
         if let Some(write) = write {
             self.abort_write(write, id);
             return;
@@ -146,6 +150,17 @@ impl Node {
     /// writes that the partner may already show.
     pub(super) fn refuse_all(&mut self, error: GuestError) {
         let mirrored: Vec<VolumeId> = self.mirrored();
+        self.refuse_volumes(&mirrored, error);
+    }
+
+    /// This life serves no more, linear volumes neither.
+    pub(super) fn refuse_everything(&mut self, error: GuestError) {
+        self.drop_partners_business();
+        let all: Vec<VolumeId> = self.volumes.keys().copied().collect();
+        self.refuse_volumes(&all, error);
+    }
+
+    fn refuse_volumes(&mut self, mirrored: &[VolumeId], error: GuestError) {
         let parked = core::mem::take(&mut self.parked);
         for (id, volume, command) in parked {
             if mirrored.contains(&volume) {
@@ -160,12 +175,12 @@ impl Node {
         for held in core::mem::take(&mut self.held) {
             self.refuse(held.request, error);
         }
-        self.refuse_flushes(&mirrored, error);
-        self.refuse_reads(&mirrored, error);
+        self.refuse_flushes(mirrored, error);
+        self.refuse_reads(mirrored, error);
         for (_, forwarded) in core::mem::take(&mut self.forwarded) {
             self.refuse(forwarded.request, error);
         }
-        self.refuse_writes(&mirrored, error);
+        self.refuse_writes(mirrored, error);
     }
 
     /// Writes, reads and questions of the partner end with the pair. So do writes that it ordered and that are
@@ -187,7 +202,7 @@ impl Node {
             self.drop_write(id);
         }
         self.flushes.retain(|_, flush| matches!(flush.for_whom, Flusher::Guest(_)));
-        self.reading.retain(|_, reading| !matches!(reading, Reading::Partner { .. }));
+        self.restart_remote_reads();
         for forwarded in self.forwarded.values_mut() {
             (forwarded.sent, forwarded.ordered) = (false, false);
         }
@@ -195,8 +210,8 @@ impl Node {
 
     /// A node that becomes a target has nothing of the old life in hand.
     pub(super) fn forget_mirrored(&mut self) {
-        self.refuse_all(GuestError::Unavailable);
         self.drop_partners_business();
+        self.refuse_all(GuestError::Unavailable);
         for volume in self.volumes.values_mut().filter(|volume| volume.mirrored) {
             volume.end_pair();
             volume.hot.clear();

@@ -153,7 +153,8 @@ impl Node {
         if !matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch) {
             return;
         }
-        let Some(state) = self.volumes.get(&volume) else { return };
+        let me = self.me();
+        let Some(state) = self.volumes.get(&volume).filter(|state| state.owner != me) else { return };
         let idle: Vec<u32> = areas
             .into_iter()
             .filter(|area| state.hot.get(area).is_some_and(|hot| hot.in_flight == 0))

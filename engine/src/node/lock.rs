@@ -72,6 +72,9 @@ impl RangeLock {
 
     fn grant(&mut self) -> Vec<Granted> {
         let mut granted = Vec::new();
+        if self.waiting.is_empty() {
+            return granted;
+        }
         let mut at = 0;
         while at < self.waiting.len() {
             let waiter = &self.waiting[at];

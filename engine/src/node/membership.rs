@@ -66,6 +66,7 @@ impl Node {
         let gave_up =
             !self.has_arbiter() && self.record().members == Members::BOTH && !self.goes_on_unasked();
         match &alone.rejoin {
+            Rejoin::Swapping { .. } if self.is_swap_overdue() => Service::Refuse,
             Rejoin::Swapping { .. } => Service::Hold,
             Rejoin::Confirming { .. } | Rejoin::Proposing { .. } | Rejoin::Undoing { .. } if gave_up => {
                 Service::Hold
@@ -162,7 +163,7 @@ impl Node {
     pub(super) fn probe_answered(&mut self, epoch: Epoch, sent: Instant, clock: Instant) {
         let (now, lease) = (self.now, self.config.mirror.lease);
         let Phase::Paired(pair) = &mut self.phase else { return };
-        if pair.epoch != epoch {
+        if pair.epoch != epoch || sent > now {
             return;
         }
         let before = now < pair.lease_until;
@@ -387,8 +388,8 @@ impl Node {
 
     /// The other side goes on, or nobody: everything held is answered, nothing of it is executed later.
     pub(super) fn lose(&mut self) {
-        self.refuse_all(GuestError::Unavailable);
         self.drop_partners_business();
+        self.refuse_all(GuestError::Unavailable);
         for volume in self.volumes.values_mut().filter(|volume| volume.mirrored) {
             volume.end_pair();
             volume.hot.clear();

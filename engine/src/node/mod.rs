@@ -112,7 +112,7 @@ pub struct Node {
     stable_sent_at: Instant,
     cool_at: Instant,
     /// Reads that were asked of the partner.
-    remote: BTreeSet<u64>,
+    remote: BTreeMap<u64, (VolumeId, core::ops::Range<u64>)>,
     stopping: bool,
     resync: resync::Progress,
 }
@@ -156,7 +156,7 @@ impl Node {
             blocks_in_flight: 0,
             stable_sent_at: Instant::ZERO,
             cool_at: Instant::ZERO,
-            remote: BTreeSet::new(),
+            remote: BTreeMap::new(),
             stopping: false,
             resync: resync::Progress::default(),
             config,
@@ -227,7 +227,13 @@ impl Node {
                 moved = true;
             }
             moved |= self.wake();
-            if !moved {
+            if moved {
+                continue;
+            }
+            // What this round appended or wrote goes out now, not with the next event; zeros may be stable at once.
+            let settled = self.store().cache().settled();
+            self.store_mut().pump(now);
+            if self.store().cache().settled() == settled {
                 break;
             }
         }

@@ -62,6 +62,8 @@ pub(super) struct Forwarded {
     pub(super) deadline: Instant,
     /// Sent on the link that is up now.
     pub(super) sent: bool,
+    /// Sent at any time: the owner may have given it its place.
+    pub(super) ever_sent: bool,
     /// The owner has given it its place.
     pub(super) ordered: bool,
     pub(super) cancelled: bool,
@@ -104,6 +106,8 @@ pub(super) struct Flush {
     pub(super) for_whom: Flusher,
     pub(super) volume: VolumeId,
     pub(super) version: u64,
+    /// The partner asks: its writes up to this order must be in the cache here first, then `version` is taken.
+    pub(super) after_order: Option<u64>,
     pub(super) partner_done: bool,
     pub(super) asked: bool,
 }

@@ -100,7 +100,7 @@ impl Node {
 
     /// A disk of the pool failed for good: this life serves no more. The partner goes on.
     pub(super) fn disk_failed(&mut self) {
-        self.refuse_all(GuestError::Unavailable);
+        self.refuse_everything(GuestError::Unavailable);
         self.set_phase(Phase::Failed);
         self.notice(Notice::DiskFailed);
         self.send_hello();

@@ -68,7 +68,7 @@ impl Node {
         if let Some(state) = self.volumes.get_mut(&volume) {
             state.refused.insert(order);
             state.seen_order = state.seen_order.max(order);
-            if state.refused.len() > 4096 {
+            if state.refused.len() > 64 * 1024 {
                 state.refused.pop_first();
             }
         }

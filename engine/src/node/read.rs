@@ -132,7 +132,8 @@ impl Node {
         let blocks = at.blocks();
         self.reading.insert(number, Reading::Guest { request: id, volume, at, term });
         let count = (blocks.end - blocks.start) as u32;
-        self.remote.insert(number);
+        self.store_mut().pin(volume, blocks.clone());
+        self.remote.insert(number, (volume, blocks.clone()));
         self.say(Control::ReadAsk { epoch, id: number, volume, first: blocks.start, blocks: count });
     }
 
@@ -181,7 +182,7 @@ impl Node {
         data: Payload,
     ) {
         let in_epoch = matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch);
-        if !in_epoch || !self.remote.remove(&number) {
+        if !in_epoch || !self.forget_remote(number) {
             return;
         }
         let Some(Reading::Guest { request, volume, at, term }) = self.reading.remove(&number) else { return };
@@ -201,9 +202,17 @@ impl Node {
         self.answer_read(request, volume, at, term, data, 0);
     }
 
+    /// The blocks were pinned while the partner was asked: what is written meanwhile is newer than its answer.
+    fn forget_remote(&mut self, number: u64) -> bool {
+        let Some((volume, blocks)) = self.remote.remove(&number) else { return false };
+        self.store_mut().unpin(volume, blocks);
+        true
+    }
+
     /// The link was lost: what was asked of the partner is read again from the start.
     pub(super) fn restart_remote_reads(&mut self) {
-        for number in core::mem::take(&mut self.remote) {
+        for (number, (volume, blocks)) in core::mem::take(&mut self.remote) {
+            self.store_mut().unpin(volume, blocks);
             if let Some(Reading::Guest { request, volume, at, .. }) = self.reading.remove(&number) {
                 self.parked.push_back((request, volume, Command::Read { at }));
             }
@@ -229,7 +238,9 @@ impl Node {
                 self.refuse(request, error);
             }
         }
-        self.remote.clear();
+        for (_, (volume, blocks)) in core::mem::take(&mut self.remote) {
+            self.store_mut().unpin(volume, blocks);
+        }
     }
 
     /// Answers what has become stable.

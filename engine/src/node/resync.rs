@@ -239,7 +239,18 @@ impl Node {
         data: &Payload,
         zero: bool,
     ) {
+        let limit = self.config.mirror.resync_blocks_in_flight * 2;
         let Some((_, resync)) = self.resync_mut() else { return };
+        if resync.blocks_in_flight > limit {
+            // The target is slow: guests do not wait for it, the pass comes by again.
+            for region in regions(blocks) {
+                if !resync.reading.contains(&(volume, region)) {
+                    resync.sent.remove(&(volume, region));
+                    resync.to_copy.entry(volume).or_default().insert(region);
+                }
+            }
+            return;
+        }
         let runs = covered_runs(resync, volume, blocks.clone());
         for run in runs {
             let part: Payload = if zero {

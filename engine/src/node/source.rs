@@ -9,11 +9,12 @@
 use std::collections::BTreeMap;
 
 use super::Node;
-use super::event::Notice;
+use super::event::{Action, Notice};
 use super::membership::half_record;
 use super::phase::{Alone, Phase, Rejoin};
 use super::volume::{REGION_BLOCKS, regions};
 use crate::arbiter::{Answer, Ask, Register};
+use crate::guest::GuestError;
 use crate::ids::{Epoch, Generation, Members, VolumeId};
 use crate::mirror::message::{Control, HalfSummary, Hello, PeerPhase};
 use crate::mirror::rejoin::{Amount, Authority, Plan, Role, decide_all, lineage};
@@ -163,7 +164,7 @@ impl Node {
     fn clipped(&self, record: Record) -> Option<Record> {
         let Record::LogAdd { volume, first, count } = record else { return Some(record) };
         let sectors = self.volumes.get(&volume)?.sectors;
-        let end = regions(0..sectors.div_ceil(8)).end.min(first + count);
+        let end = regions(0..sectors.div_ceil(8)).end.min(first.checked_add(count)?);
         (first < end).then(|| Record::LogAdd { volume, first, count: end - first })
     }
 
@@ -224,8 +225,16 @@ impl Node {
             Rejoin::Gathering { .. } | Rejoin::Telling
                 if self.now >= alone.rejoin_since + self.config.mirror.lease =>
             {
-                self.set_rejoin(Rejoin::None);
-                self.consider_peer();
+                self.start_link_over();
+            }
+            // The partner's disk or the partner itself hangs: guests go on without it.
+            Rejoin::Preparing { .. } | Rejoin::Proposing { .. }
+                if self.now >= alone.rejoin_since + self.config.mirror.lease =>
+            {
+                self.start_link_over();
+            }
+            Rejoin::Swapping { .. } if self.is_swap_overdue() && !self.parked.is_empty() => {
+                self.refuse_all(GuestError::Unavailable);
             }
             Rejoin::Stalled(until) if self.now >= *until => {
                 self.set_rejoin(Rejoin::None);
@@ -264,13 +273,34 @@ impl Node {
     pub(super) fn alone_deadline(&self, alone: &Alone) -> Option<Instant> {
         let asks = alone.bring_up || matches!(alone.rejoin, Rejoin::Swapping { .. });
         let retry = match &alone.rejoin {
-            Rejoin::Gathering { .. } | Rejoin::Telling => Some(alone.rejoin_since + self.config.mirror.lease),
+            Rejoin::Gathering { .. }
+            | Rejoin::Telling
+            | Rejoin::Preparing { .. }
+            | Rejoin::Proposing { .. } => Some(alone.rejoin_since + self.config.mirror.lease),
             Rejoin::Copying(resync) if resync.is_copied() => Some(resync.drain_at),
             Rejoin::Copying(resync) => resync.retry_at(),
             Rejoin::Draining(_, until) | Rejoin::Stalled(until) => Some(*until),
             _ => None,
         };
         [(asks && self.question.is_none()).then_some(alone.ask_at), retry].into_iter().flatten().min()
+    }
+
+    /// What the partner still says on this link may belong to an attempt that was given up: a new link drops it.
+    fn start_link_over(&mut self) {
+        let now = self.now;
+        if let Some(alone) = self.alone() {
+            alone.rejoin_since = now;
+        }
+        if let Some(link) = self.link {
+            self.actions.push_back(Action::Disconnect { link });
+            self.link_down(link);
+        }
+    }
+
+    /// The register has not answered for so long that guests are told.
+    pub(super) fn is_swap_overdue(&self) -> bool {
+        matches!(&self.phase, Phase::Alone(alone) if matches!(alone.rejoin, Rejoin::Swapping { .. })
+            && self.now >= alone.rejoin_since + self.config.mirror.verdict_bound)
     }
 
     /// Guests' new writes wait from here on.

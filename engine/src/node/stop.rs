@@ -99,6 +99,7 @@ impl Node {
         match &self.phase {
             Phase::Paired(pair) if pair.stop.holds() => self.pair_stop_step(),
             _ if !self.stopping => {}
+            Phase::Alone(_) if self.is_swap_overdue() => self.stopped(),
             Phase::Alone(alone) => {
                 let free = matches!(
                     alone.rejoin,
@@ -113,6 +114,7 @@ impl Node {
             {
                 self.stopped();
             }
+            Phase::Deciding(deciding) if deciding.refusing => self.stopped(),
             Phase::Failed => self.stopped(),
             _ => {}
         }
@@ -153,7 +155,7 @@ impl Node {
     }
 
     pub(super) fn stopped(&mut self) {
-        self.refuse_all(GuestError::Unavailable);
+        self.refuse_everything(GuestError::Unavailable);
         self.set_phase(Phase::Stopped);
         self.notice(Notice::Stopped);
     }

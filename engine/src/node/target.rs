@@ -10,7 +10,8 @@ use super::event::Action;
 use super::phase::{Joined, Phase, Target};
 use super::source::whole_record;
 use super::volume::regions;
-use crate::block::Payload;
+use crate::block::{Payload, SECTORS_PER_BLOCK};
+use crate::guest::ZERO_SECTORS_MAX;
 use crate::ids::{Epoch, Generation, Members, VolumeId};
 use crate::mirror::message::{Body, Control, HalfSummary, Hello, Message, PROTOCOL_VERSION};
 use crate::pool::{NodeRecord, Record};
@@ -97,6 +98,12 @@ impl Node {
         if self.peer.is_none() && !matches!(body, Body::Control(Control::Hello(_))) {
             return;
         }
+        if !self.is_sane(&body) {
+            if let Some(link) = self.link {
+                self.actions.push_back(Action::Disconnect { link });
+            }
+            return;
+        }
         match body {
             Body::Write { epoch, volume, order, first, blocks, zero, carried, origin } => {
                 let range = first..first + u64::from(blocks);
@@ -111,6 +118,31 @@ impl Node {
             }
             Body::CopyStable { epoch, tag } => self.copy_stable(epoch, tag),
             Body::Control(control) => self.control(control, data),
+        }
+    }
+
+    /// Is what a message of the partner names within a mirrored volume, and of a size that a guest may ask for?
+    fn is_sane(&self, body: &Body) -> bool {
+        let blocks_max = ZERO_SECTORS_MAX / SECTORS_PER_BLOCK + 1;
+        let fits = |volume: &VolumeId, first: u64, blocks: u32| {
+            let end = first.checked_add(u64::from(blocks));
+            blocks > 0
+                && u64::from(blocks) <= blocks_max
+                && self.volumes.get(volume).is_some_and(|state| {
+                    state.mirrored && end.is_some_and(|end| end <= state.sectors.div_ceil(SECTORS_PER_BLOCK))
+                })
+        };
+        let (me, paired) = (self.me(), matches!(self.phase, Phase::Paired(_)));
+        let mine = |volume: &VolumeId| self.volumes.get(volume).is_some_and(|state| state.owner == me);
+        match body {
+            Body::Write { volume, first, blocks, .. } => {
+                fits(volume, *first, *blocks) && !(paired && mine(volume))
+            }
+            Body::Copy { volume, first, blocks, .. } => fits(volume, *first, *blocks),
+            Body::Forward { volume, at, .. } => {
+                self.volumes.contains_key(volume) && at.count > 0 && at.count <= ZERO_SECTORS_MAX
+            }
+            _ => true,
         }
     }
 

@@ -242,6 +242,9 @@ impl Node {
         self.tell_hot(epoch);
         self.resend_forwarded();
         self.resend_flushes();
+        if self.lease_runs() {
+            self.service_resumed();
+        }
     }
 
     /// The partner has the write in its cache, or has no space for it.
@@ -461,11 +464,12 @@ impl Node {
                 }
                 continue;
             }
-            self.unsend(id);
-            if let Some(write) = self.writes.get_mut(&id) {
-                write.deadline = crate::time::Instant::NEVER;
+            // Their regions were logged with the record; visible before any read is answered.
+            let (write, version) = self.apply_reserved(id);
+            if let (Origin::Guest(request), false) = (write.origin, write.answered) {
+                let (volume, blocks) = (write.volume, write.blocks());
+                self.settling.push(Settling { request, volume, blocks, version, result: Payload::new() });
             }
-            self.stalled.insert(id);
         }
     }
 

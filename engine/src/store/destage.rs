@@ -40,6 +40,8 @@ struct Job {
     /// The new place, until it is mapped.
     slot: Option<Slot>,
     stage: Stage,
+    /// Blocks of the extent became dirty meanwhile, the first of them then.
+    more: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -137,7 +139,6 @@ impl Store {
     }
 
     pub(super) fn start_destage(&mut self, now: Instant) {
-        let mut busy: Vec<(VolumeId, u64, Instant)> = Vec::new();
         while self.destager.writes < self.destager.depth {
             let Some((volume, block, since)) = self.cache.oldest_dirty() else { break };
             if !self.is_due(now, volume, since) {
@@ -145,17 +146,13 @@ impl Store {
             }
             self.cache.pop_dirty();
             let extent = (block / self.pool.extent_blocks()) as u32;
-            if self.destager.is_busy(volume, extent) {
-                busy.push((volume, block, since));
-                if busy.len() >= 4096 {
-                    break;
+            match self.destager.jobs.get_mut(&(volume, extent)) {
+                // The next job of this extent takes it, with all others.
+                Some(job) => {
+                    job.more.get_or_insert(since);
                 }
-                continue;
+                None => self.start_job(now, volume, extent),
             }
-            self.start_job(now, volume, extent);
-        }
-        for (volume, block, since) in busy.into_iter().rev() {
-            self.cache.push_dirty_front(volume, block, since);
         }
     }
 
@@ -170,14 +167,18 @@ impl Store {
                 if all_zero && blocks.len() as u64 == size && !self.destager.is_promised(volume, extent) =>
             {
                 let lsn = self.pool.append(&[Record::Unmap { volume, extent }]);
-                self.add_job(volume, extent, Job { blocks, disk, slot: None, stage: Stage::Logging(lsn) });
+                self.add_job(
+                    volume,
+                    extent,
+                    Job { blocks, disk, slot: None, stage: Stage::Logging(lsn), more: None },
+                );
             }
             Some((disk, offset)) => {
                 let runs = runs(&blocks, contents, first, offset);
                 self.write_runs(
                     volume,
                     extent,
-                    Job { blocks, disk, slot: None, stage: Stage::Written },
+                    Job { blocks, disk, slot: None, stage: Stage::Written, more: None },
                     runs,
                 );
             }
@@ -206,7 +207,7 @@ impl Store {
             data[(block % size) as usize] = content;
         }
         let offset = self.pool.slot_offset(slot);
-        let job = Job { blocks, disk: slot.disk, slot: Some(slot), stage: Stage::Written };
+        let job = Job { blocks, disk: slot.disk, slot: Some(slot), stage: Stage::Written, more: None };
         self.write_runs(volume, extent, job, vec![(offset, data)]);
     }
 
@@ -326,6 +327,13 @@ impl Store {
         let job = self.destager.jobs.remove(&key).expect("a job ends once");
         for block in job.blocks {
             self.cache.stable(now, key.0, block);
+        }
+        if let Some(since) = job.more {
+            let size = self.pool.extent_blocks();
+            let first = u64::from(key.1) * size;
+            if let Some(&block) = self.cache.dirty_in(key.0, first..first + size).first() {
+                self.cache.push_dirty_front(key.0, block, since);
+            }
         }
     }
 

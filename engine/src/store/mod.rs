@@ -187,6 +187,16 @@ impl Store {
         }
     }
 
+    /// What is written to these blocks stays in the cache until [`unpin`](Self::unpin).
+    pub fn pin(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>) {
+        blocks.for_each(|block| self.cache.pin(volume, block));
+    }
+
+    /// Ends one [`pin`](Self::pin).
+    pub fn unpin(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>) {
+        blocks.for_each(|block| self.cache.unpin(volume, block));
+    }
+
     /// The version of the last write.
     pub fn version(&self) -> u64 {
         self.cache.version()
@@ -217,12 +227,12 @@ impl Store {
         if self.failed() {
             return;
         }
+        self.finish_mapped(now);
         self.start_destage(now);
         self.start_flushes(now);
         while let Some(io) = self.pool.poll_io() {
             self.submit(io.disk, io.op, Purpose::Pool { token: io.token });
         }
-        self.finish_mapped(now);
     }
 
     /// When to call [`pump`](Self::pump) even if nothing happens.
