@@ -61,7 +61,8 @@ impl Node {
             false if matches!(self.phase, super::phase::Phase::Stopped | super::phase::Phase::Failed) => {
                 Service::Refuse
             }
-            false if self.stopping => Service::Hold,
+            // What a linear volume took after the last flush of a clean stop would be lost.
+            false if self.stopping => Service::Refuse,
             false => Service::Alone,
         }
     }

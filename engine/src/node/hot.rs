@@ -223,7 +223,11 @@ impl Node {
 
     /// When the partner has something to tell, or an area may have become idle.
     pub(super) fn hot_deadline(&self) -> Option<Instant> {
-        let Phase::Paired(_) = &self.phase else { return None };
+        // What cannot be told needs no waking.
+        let Phase::Paired(pair) = &self.phase else { return None };
+        if self.link.is_none() || pair.link_lost.is_some() {
+            return None;
+        }
         let (me, mirror): (NodeName, _) = (self.me(), &self.config.mirror);
         let mut next: Option<Instant> = None;
         for volume in self.volumes.values().filter(|volume| volume.mirrored) {

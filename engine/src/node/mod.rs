@@ -122,7 +122,9 @@ impl Node {
     /// when it is ready for guests.
     pub fn new(config: NodeConfig, disks: &[Geometry]) -> Node {
         Node {
-            opening: Some(Opening::new(disks)),
+            opening: Some(
+                Opening::new(disks).expect(config.partnership, config.name).planted(config.planted),
+            ),
             store: None,
             volumes: BTreeMap::new(),
             pages: PagePool::new(),

@@ -90,9 +90,12 @@ impl Node {
         idle && self.is_all_stable()
     }
 
+    /// Everything written is stable here, linear volumes too, of which nothing new is begun once a stop is asked
+    /// for.
     pub(super) fn is_all_stable(&self) -> bool {
         let version = self.store().version();
-        self.volumes.keys().all(|&id| self.store().stable_through(id) >= version)
+        let idle = self.writes.values().all(|write| self.volumes[&write.volume].mirrored);
+        idle && self.volumes.keys().all(|&id| self.store().stable_through(id) >= version)
     }
 
     pub(super) fn stop_step(&mut self) {
@@ -148,7 +151,12 @@ impl Node {
             }
         } else if pair.stop.leaving.is_some_and(|until| now >= until) {
             // The partner does not answer: stop as after a crash, nothing acknowledged is lost.
-            self.stopped();
+            pair.stop.leaving = Some(now + self.config.mirror.heartbeat);
+            if self.is_all_stable() {
+                self.stopped();
+            } else {
+                self.store_mut().urge();
+            }
         } else if !quiet {
             self.store_mut().urge();
         }

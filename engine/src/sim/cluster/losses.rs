@@ -23,16 +23,30 @@ impl Cluster {
             let kept = self.stable_blocks(node, &linear);
             self.history.lose(linear, kept);
         }
+        self.mirrored_may_lose(node);
+        self.degraded = true;
+    }
+
+    /// A node ends after a clean stop. From a pair it has handed over everything, stable; from anything else it
+    /// is one more node that is gone.
+    pub(super) fn exit_may_lose(&mut self, node: NodeName) {
+        if !self.handed_over {
+            self.mirrored_may_lose(node);
+            self.degraded = true;
+        }
+    }
+
+    fn mirrored_may_lose(&mut self, node: NodeName) {
         let (mine, other) = (self.has_authority(node), self.has_authority(node.partner()));
         if self.degraded && (mine || !other) {
             let mirrored = self.volumes(true);
-            let alone = self.slots[node.index()].phase == PeerPhase::Alone;
+            let slot = &self.slots[node.index()];
+            let alone = slot.phase == PeerPhase::Alone || slot.stopped_alone;
             let kept = if alone { self.stable_blocks(node, &mirrored) } else { BTreeSet::new() };
             self.counters.losses += 1;
             self.story(&node.to_string(), || "dies while another failure is outstanding".into());
             self.history.lose(mirrored, kept);
         }
-        self.degraded = true;
     }
 
     /// Goes on alone, or is sure to: what it has in memory is safe from the other's death.

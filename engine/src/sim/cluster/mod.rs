@@ -53,6 +53,9 @@ pub struct Violation {
     pub text: String,
 }
 
+/// A node that is woken so often in a row, with nothing else happening, spins.
+const TICKS_MAX: u32 = 5_000;
+
 /// Something that will happen.
 #[derive(Debug)]
 enum Due {
@@ -302,6 +305,7 @@ impl Cluster {
             Due::Host(step) => self.host_step(step),
             Due::Exit { node, life } => {
                 if self.slots[node.index()].life == life {
+                    self.exit_may_lose(node);
                     self.end_life(node, Crash::Kill);
                 }
             }
@@ -340,6 +344,8 @@ impl Cluster {
         }
         self.trace.event(self.now, name, &event);
         self.counters.events += 1;
+        slot.ticks = if matches!(event, Event::Tick) { slot.ticks + 1 } else { 0 };
+        let spins = slot.ticks > TICKS_MAX;
         node.handle(slot.clock.at(self.now), event);
         let mut actions = Vec::new();
         while let Some(action) = node.poll() {
@@ -351,6 +357,9 @@ impl Cluster {
             self.carry_out(name, life, action);
         }
         self.set_tick(name);
+        if spins {
+            self.fail(15, format!("node {name} wants to be woken again and again, and does nothing"));
+        }
     }
 
     fn set_tick(&mut self, name: NodeName) {
@@ -427,6 +436,7 @@ impl Cluster {
                 (slot.disk_failed, slot.phase) = (true, PeerPhase::Stopped);
             }
             Notice::Stopped => {
+                slot.stopped_alone = slot.phase == PeerPhase::Alone;
                 slot.phase = PeerPhase::Stopped;
                 self.handed_over |= !self.degraded;
                 self.counters.clean_stops += 1;
@@ -479,7 +489,7 @@ impl Cluster {
         }
         slot.life = 0;
         slot.phase = PeerPhase::Stopped;
-        (slot.opened, slot.stopping, slot.paused) = (false, false, false);
+        (slot.opened, slot.stopping, slot.paused, slot.stopped_alone) = (false, false, false, false);
         slot.inbox.clear();
         slot.tick_at = None;
         for disk in &mut slot.disks {

@@ -72,6 +72,10 @@ pub(super) struct Slot {
     /// How often its pool was formatted.
     pub(super) pools: u64,
     pub(super) resyncing: bool,
+    /// Its clean stop began while it served alone.
+    pub(super) stopped_alone: bool,
+    /// Times in a row that it was woken by its own deadline.
+    pub(super) ticks: u32,
     /// Its disks have not been part of a pair yet: they differ as a whole.
     pub(super) fresh: bool,
 }
@@ -93,6 +97,8 @@ impl Slot {
             disk_failed: false,
             pools: 0,
             resyncing: false,
+            stopped_alone: false,
+            ticks: 0,
             fresh: true,
         }
     }

@@ -91,7 +91,10 @@ impl Cluster {
         if slot.disk_failed {
             return; // replaced when the partner serves
         }
-        if slot.stopping || slot.alive() && slot.phase == PeerPhase::Stopped {
+        if slot.alive() && slot.phase == PeerPhase::Stopped {
+            self.exit_may_lose(who);
+            self.end_life(who, Crash::Kill);
+        } else if slot.stopping {
             self.crash(who, Crash::Kill);
         }
         self.start(who);
