@@ -233,7 +233,7 @@ impl Node {
             if let Some(Reading::Guest { request, volume, .. }) = self.reading.remove(&id) {
                 if let Some(state) = self.volumes.get_mut(&volume) {
                     let granted = state.lock.forget(id);
-                    self.granted.extend(granted);
+                    self.grant(granted);
                 }
                 self.refuse(request, error);
             }

@@ -6,6 +6,7 @@
 //! what a write waits for may have come: the phase may have changed meanwhile.
 
 use super::Node;
+use super::lock::Granted;
 use super::membership::Service;
 use super::op::{Flusher, Held, Origin, Reading, Settling, Write, merge};
 use super::phase::Phase;
@@ -404,7 +405,17 @@ impl Node {
             true => state.lock.release(write.blocks().start, id),
             false => state.lock.forget(id),
         };
+        self.grant(granted);
+    }
+
+    /// Lock waiters whose turn has come hold the lock from now on, also if they are given up before they move.
+    pub(super) fn grant(&mut self, granted: Vec<Granted>) {
         for next in granted {
+            if !next.shared
+                && let Some(write) = self.writes.get_mut(&next.id)
+            {
+                write.locked = true;
+            }
             self.granted.push_back(next);
         }
     }
@@ -479,8 +490,7 @@ impl Node {
             moved = true;
             if next.shared {
                 self.read_granted(next.id);
-            } else if let Some(write) = self.writes.get_mut(&next.id) {
-                write.locked = true;
+            } else {
                 self.advance(next.id);
             }
         }
