@@ -1,3 +1,5 @@
+//! Configurations that are taken, and those that are refused with a text that helps.
+
 use super::*;
 
 const GOOD: &str = include_str!("../../node.toml");
