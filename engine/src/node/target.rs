@@ -231,7 +231,9 @@ impl Node {
 
     pub(super) fn copy_received(&mut self, epoch: Epoch, copy: Copy) {
         let Phase::Target(target) = &mut self.phase else { return };
-        if target.epoch == epoch && target.ready_told && !target.full {
+        // A source that asked twice may begin on the first answer: a copy that it will count as sent must not be
+        // dropped, only wait until the record that this node is behind is durable.
+        if target.epoch == epoch && !target.full {
             target.waiting.push_back(copy);
         }
     }
@@ -246,6 +248,8 @@ impl Node {
                 self.hello_due = true;
                 self.say(Control::TargetReady { epoch });
             }
+        } else {
+            return;
         }
         if let Some((proposed, lsn)) = joining {
             if self.is_durable(lsn) {

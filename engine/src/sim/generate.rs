@@ -118,6 +118,7 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
     // Small, but several of the largest requests fit.
     let cache_blocks = rng.pick(&[192, 256, 512, 2048]).max(extent_bytes as usize / 4096 * 4);
     // A total of about `ops` requests over the time that the faults take.
+    let (hosts, outstanding) = (rng.between(1, 4), rng.between(1, 6));
     let think_us = (lease_ms * 1000 * 40 / scale.ops.max(1) * 6).max(200);
     Setup {
         seed,
@@ -144,10 +145,11 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
         arbiter_loss: rng.pick(&[0.0, 0.0, 0.1, 0.4]),
         transfer_us: rng.pick(&[20, 80, 300]),
         flush_us: rng.pick(&[50, 300, 2000]),
-        hosts: rng.between(1, 4) as u32,
-        outstanding: rng.between(1, 6) as u32,
+        hosts: hosts as u32,
+        outstanding: outstanding as u32,
         think_us,
-        hot_blocks: rng.pick(&[8, 48, 200]),
+        // Many requests for one block at a time tell no more than a few, and cost the checker much.
+        hot_blocks: rng.pick(&[4, 48, 200]).max(hosts * outstanding * 2),
         read_percent: rng.pick(&[25, 45, 60]),
         zero_percent: rng.pick(&[0, 3, 8]),
         flush_percent: rng.pick(&[0, 2, 5]),

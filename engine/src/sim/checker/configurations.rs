@@ -18,6 +18,9 @@ use crate::sim::pattern::{Value, ZERO};
 const CONFIGURATIONS_MAX: usize = 4_000;
 /// Most concurrent writes that are tried in every order.
 const WRITES_MAX: usize = 10;
+/// With more than this, a failed attempt that is overwritten at once counts as not having happened, though a
+/// loss might bring it back.
+const EXACT_MAX: usize = 5;
 /// Stands for the initial zero in the list of writes.
 const INITIAL: u32 = u32::MAX;
 
@@ -208,11 +211,27 @@ impl Search<'_> {
                 found.insert(self.applied(from, *slot));
             }
             // Without losses the order of overwritten writes does not matter: take them by rising slot.
-            if *slot != goal && (self.ordered || *slot >= lowest) {
+            let in_turn = self.ordered || *slot >= lowest;
+            if *slot != goal
+                && in_turn
+                && (self.may_matter(from, *slot) || self.ordered && open.len() <= EXACT_MAX)
+            {
                 let next = self.applied(from, *slot);
                 self.explore(&next, goal, slot + 1, found);
             }
         }
+    }
+
+    /// Can it matter that this write takes effect only to be overwritten at once? Always, if it must take effect
+    /// some time; else only to a read in progress that returns its value.
+    fn may_matter(&self, configuration: &Configuration, slot: usize) -> bool {
+        let entry = self.entries[self.slots[slot].expect("in progress")];
+        let wanted = |(slot, index): (usize, &Option<usize>)| {
+            let open = configuration.done >> slot & 1 == 0;
+            open && index
+                .is_some_and(|index| !self.entries[index].write && self.entries[index].value == entry.value)
+        };
+        !(entry.optional || entry.end == NEVER) || self.slots.iter().enumerate().any(wanted)
     }
 
     /// The answer to operation `index` promises that what it wrote or read is stable.
