@@ -100,6 +100,28 @@ fn the_same_seed_takes_the_same_way() {
     }
 }
 
+/// Plans that broke a promise once. Each is named for what it showed.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "reads the plans from the disk")]
+fn no_plan_breaks_a_promise_again() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans");
+    let mut paths: Vec<_> = std::fs::read_dir(folder)
+        .expect("the plans are part of the repository")
+        .map(|entry| entry.expect("a folder can be listed").path())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    for path in paths {
+        let name = path.display();
+        let text = std::fs::read_to_string(&path).expect("a plan can be read");
+        let plan = Plan::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let report = run_plan(plan, Planted::NONE, Detail::None);
+        if let Some(failure) = report.failure {
+            panic!("{name}: {failure}");
+        }
+    }
+}
+
 /// Not a test of its own: tells the story of one seed or plan.
 #[test]
 fn replay() {

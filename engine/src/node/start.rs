@@ -209,18 +209,18 @@ impl Node {
         if record.members != Members::BOTH || !record.up_to_date {
             return;
         }
-        if peer.epoch == Epoch(0) && record.epoch != Epoch(0) {
-            // It may have served alone before it lost its disks: nobody but a person knows.
-            self.notice(Notice::NeedsDecision(
-                "the partner holds no data and may have had newer data than this node; say which node goes on".into(),
-            ));
-            return;
-        }
         let partner_follows = peer.members == Members::only(self.me())
             && matches!(peer.phase, PeerPhase::Starting | PeerPhase::Lost | PeerPhase::Target);
         if partner_follows {
             let epoch = Epoch(self.next_epoch(None).0.max(peer.epoch.0 + 1));
             self.take_over_now(epoch, None, false);
+            return;
+        }
+        if peer.epoch == Epoch(0) && record.epoch != Epoch(0) {
+            // It may have served alone before it lost its disks: nobody but a person knows.
+            self.notice(Notice::NeedsDecision(
+                "the partner holds no data and may have had newer data than this node; say which node goes on".into(),
+            ));
             return;
         }
         if peer.members != Members::BOTH || !peer.up_to_date || peer.epoch != record.epoch {
