@@ -10,7 +10,7 @@ use super::phase::Phase;
 use crate::ids::{Epoch, NodeName, VolumeId};
 use crate::mirror::message::Control;
 use crate::planted::Bug;
-use crate::pool::Record;
+use crate::pool::{Lsn, Record};
 use crate::time::{Duration, Instant};
 
 /// How often the partner tells how far it is stable.
@@ -52,10 +52,12 @@ impl Node {
         true
     }
 
-    pub(super) fn is_hot_durable(&self, volume: VolumeId, blocks: core::ops::Range<u64>) -> bool {
+    /// The record that must be durable before a write to these hot blocks; `None` if all are.
+    pub(super) fn hot_pending(&self, volume: VolumeId, blocks: core::ops::Range<u64>) -> Option<Lsn> {
         let durable = self.store().durable();
         let state = &self.volumes[&volume];
-        self.areas(blocks).all(|area| state.hot.get(&area).is_some_and(|hot| hot.lsn <= durable))
+        let lsn = self.areas(blocks).filter_map(|area| state.hot.get(&area).map(|hot| hot.lsn)).max();
+        lsn.filter(|&lsn| lsn > durable)
     }
 
     /// A write that was counted is over.
@@ -142,6 +144,7 @@ impl Node {
     fn forget_hot(&mut self, volume: VolumeId, areas: &[u32]) {
         let records: Vec<Record> = areas.iter().map(|&area| Record::HotRemove { volume, area }).collect();
         self.append(&records);
+        self.waiting.cooled += 1;
         let Some(state) = self.volumes.get_mut(&volume) else { return };
         for area in areas {
             state.hot.remove(area);

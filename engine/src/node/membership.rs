@@ -49,6 +49,11 @@ impl Node {
         }
     }
 
+    /// Is the link of this pair down?
+    pub(super) fn is_link_lost(&self) -> bool {
+        matches!(&self.phase, Phase::Paired(pair) if pair.link_lost.is_some())
+    }
+
     pub(super) fn service(&self) -> Service {
         match &self.phase {
             Phase::Paired(pair) if self.lease_runs() && !pair.stop.holds() => Service::Pair,

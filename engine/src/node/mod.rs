@@ -9,6 +9,7 @@
 //! | `stop` | the clean stop |
 //! | `guest` | what becomes of a guest's request |
 //! | `write` | a write at the node that orders it |
+//! | `waiting` | who goes first when the log, room or the right to serve is there |
 //! | `partner` | a write that the owner ordered; a write forwarded to the owner |
 //! | `read`, `flush`, `paths` | what they say |
 //! | `hot` | which areas may differ right now |
@@ -49,6 +50,7 @@ mod start;
 mod stop;
 mod target;
 mod volume;
+mod waiting;
 mod write;
 
 use arbitration::Question;
@@ -57,6 +59,7 @@ use event::{Action, Event, Notice};
 use op::{Flush, Forwarded, Held, Incoming, Reading, Settling, Write};
 use phase::Phase;
 use volume::Volume;
+use waiting::Waiting;
 
 /// One of the two storage controllers. Give it every [`Event`] with the time it is handled, then take all
 /// [`Action`]s from [`poll`](Node::poll), and come back not later than [`deadline`](Node::deadline).
@@ -98,8 +101,7 @@ pub struct Node {
     writes: BTreeMap<u64, Write>,
     /// Lock waiters whose turn has come.
     granted: VecDeque<lock::Granted>,
-    /// Writes that wait for something other than a lock or the partner.
-    stalled: BTreeSet<u64>,
+    waiting: Waiting,
     reading: BTreeMap<u64, Reading>,
     forwarded: BTreeMap<u64, Forwarded>,
     incoming: BTreeMap<(VolumeId, u64), Incoming>,
@@ -146,7 +148,7 @@ impl Node {
             last_id: 0,
             writes: BTreeMap::new(),
             granted: VecDeque::new(),
-            stalled: BTreeSet::new(),
+            waiting: Waiting::default(),
             reading: BTreeMap::new(),
             forwarded: BTreeMap::new(),
             incoming: BTreeMap::new(),
@@ -247,8 +249,7 @@ impl Node {
     /// Tries again whatever waits for durability, stability, room or the right to serve.
     fn wake(&mut self) -> bool {
         let mut moved = self.phase_step();
-        moved |= self.wake_writes();
-        moved |= self.wake_incoming();
+        moved |= self.wake_waiting();
         moved |= self.wake_settled();
         moved |= self.wake_flushes();
         moved |= self.resync_step();

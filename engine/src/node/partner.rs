@@ -6,6 +6,7 @@ use core::ops::Range;
 use super::Node;
 use super::op::{Held, Incoming};
 use super::phase::Phase;
+use super::waiting::{Cause, Waiter};
 use crate::block::Payload;
 use crate::ids::{Epoch, VolumeId};
 use crate::mirror::message::{Body, Message};
@@ -60,17 +61,14 @@ impl Node {
         if self.incoming.contains_key(&(volume, order)) {
             return;
         }
-        let stored = !self.volumes[&volume].refused.contains(&order);
+        let stored = !self.volumes[&volume].was_refused(order);
         self.confirm_write(epoch, volume, order, stored);
     }
 
     fn say_refused(&mut self, epoch: Epoch, volume: VolumeId, order: u64) {
+        let most = self.config.mirror.write_blocks_in_flight;
         if let Some(state) = self.volumes.get_mut(&volume) {
-            state.refused.insert(order);
-            state.seen_order = state.seen_order.max(order);
-            if state.refused.len() > 64 * 1024 {
-                state.refused.pop_first();
-            }
+            state.refuse(order, most);
         }
         self.confirm_write(epoch, volume, order, false);
     }
@@ -79,22 +77,12 @@ impl Node {
         self.send(Message { body: Body::WriteDone { epoch, volume, order, stored }, data: Payload::new() });
     }
 
-    pub(super) fn wake_incoming(&mut self) -> bool {
-        if self.incoming.is_empty() {
-            return false;
-        }
-        let before = self.incoming.len();
-        let waiting: Vec<(VolumeId, u64)> = self.incoming.keys().copied().collect();
-        for (volume, order) in waiting {
-            self.try_incoming(volume, order);
-        }
-        self.incoming.len() < before
-    }
-
-    fn try_incoming(&mut self, volume: VolumeId, order: u64) {
-        let Phase::Paired(pair) = &self.phase else { return };
+    /// Takes a write as far as it can go now. True if it is over.
+    pub(super) fn try_incoming(&mut self, volume: VolumeId, order: u64) -> bool {
+        let Phase::Paired(pair) = &self.phase else { return true };
         let epoch = pair.epoch;
-        let Some(incoming) = self.incoming.get(&(volume, order)) else { return };
+        let waiter = Waiter::Incoming(volume, order);
+        let Some(incoming) = self.incoming.get(&(volume, order)) else { return true };
         let (range, zero, reserved, heated) =
             (incoming.range(), incoming.zero, incoming.reserved, incoming.heated);
         if !reserved {
@@ -105,20 +93,27 @@ impl Node {
                     forwarded.ordered = false;
                 }
                 self.say_refused(epoch, volume, order);
-                return;
+                return true;
             }
             self.store_mut().promise(volume, range.clone());
             self.incoming.get_mut(&(volume, order)).expect("found above").reserved = true;
         }
         if !heated {
             if !self.heat(volume, range.clone()) {
-                return;
+                self.waiting.add(waiter, Cause::Service);
+                return false;
             }
             self.incoming.get_mut(&(volume, order)).expect("found above").heated = true;
         }
-        if self.is_hot_durable(volume, range.clone()) && self.store().room(range.end - range.start) {
-            self.apply_incoming(epoch, volume, order);
+        if let Some(lsn) = self.hot_pending(volume, range.clone()) {
+            self.waiting.add(waiter, Cause::Log(lsn));
+            return false;
         }
+        if !self.take_room(waiter, range.end - range.start) {
+            return false;
+        }
+        self.apply_incoming(epoch, volume, order);
+        true
     }
 
     fn forget_applied(&mut self, volume: VolumeId, order: u64) {

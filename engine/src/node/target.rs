@@ -10,6 +10,7 @@ use super::event::Action;
 use super::phase::{Joined, Phase, Target};
 use super::source::whole_record;
 use super::volume::regions;
+use super::waiting::Waiter;
 use crate::block::{Payload, SECTORS_PER_BLOCK};
 use crate::guest::ZERO_SECTORS_MAX;
 use crate::ids::{Epoch, Generation, Members, VolumeId};
@@ -266,24 +267,31 @@ impl Node {
         self.confirm_copies(epoch);
     }
 
-    fn apply_copies(&mut self) {
+    /// Is this a target to which copies have come that are not in its cache?
+    pub(super) fn has_copies(&self) -> bool {
+        matches!(&self.phase, Phase::Target(target)
+            if !target.waiting.is_empty() && target.joining.is_none() && self.is_durable(target.lsn))
+    }
+
+    /// Puts copies into the cache, as far as there is room. True if none waits any more.
+    pub(super) fn apply_copies(&mut self) -> bool {
         loop {
-            let Phase::Target(target) = &mut self.phase else { return };
-            let Some(copy) = target.waiting.pop_front() else { return };
+            let Phase::Target(target) = &mut self.phase else { return true };
+            let Some(copy) = target.waiting.pop_front() else { return true };
             let applied = self.apply_copy(&copy);
-            let Phase::Target(target) = &mut self.phase else { return };
+            let Phase::Target(target) = &mut self.phase else { return true };
             match applied {
                 Applied::At(version) => target.received.push_back((copy.tag, version)),
                 Applied::NoRoom => {
                     target.waiting.push_front(copy);
-                    return;
+                    return false;
                 }
                 Applied::NoSpace => {
                     let epoch = target.epoch;
                     target.full = true;
                     target.waiting.clear();
                     self.say(Control::NoSpace { epoch });
-                    return;
+                    return true;
                 }
             }
         }
@@ -296,11 +304,11 @@ impl Node {
         if !known || (!copy.zero && copy.data.len() as u64 != u64::from(copy.blocks)) {
             return Applied::At(self.store().version());
         }
-        let now = self.now;
-        let store = self.store_mut();
-        if !store.room(u64::from(copy.blocks)) {
+        if !self.take_room(Waiter::Copies, u64::from(copy.blocks)) {
             return Applied::NoRoom;
         }
+        let now = self.now;
+        let store = self.store_mut();
         if !copy.zero && !store.reserve(copy.volume, range.clone()) {
             return Applied::NoSpace;
         }

@@ -1,6 +1,6 @@
 //! What a node knows of one volume while it runs.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::lock::RangeLock;
 use super::op::HotArea;
@@ -26,8 +26,8 @@ pub(super) struct Volume {
     pub(super) partner_stable: u64,
     /// The last write seen from the owner (partner).
     pub(super) seen_order: u64,
-    /// Writes refused for lack of space, to answer resends (partner).
-    pub(super) refused: BTreeSet<u64>,
+    /// Writes refused for lack of space, in order of refusal, to answer resends (partner).
+    refused: VecDeque<u64>,
     /// Writes in order of arrival with the version they got, until they are stable (partner).
     pub(super) applied: VecDeque<(u64, Option<u64>)>,
     /// The last `Stable` told to the owner (partner).
@@ -51,7 +51,7 @@ impl Volume {
             sent: BTreeMap::new(),
             partner_stable: 0,
             seen_order: 0,
-            refused: BTreeSet::new(),
+            refused: VecDeque::new(),
             applied: VecDeque::new(),
             stable_told: 0,
             stable_known: 0,
@@ -59,6 +59,20 @@ impl Volume {
             marking: BTreeMap::new(),
             marked: BTreeMap::new(),
         }
+    }
+
+    /// Partner: remembers a refusal. The owner sends again only what was in flight when the link was lost, at most
+    /// `in_flight_max` writes: those refused last.
+    pub(super) fn refuse(&mut self, order: u64, in_flight_max: u64) {
+        self.seen_order = self.seen_order.max(order);
+        self.refused.push_back(order);
+        while self.refused.len() as u64 > in_flight_max {
+            self.refused.pop_front();
+        }
+    }
+
+    pub(super) fn was_refused(&self, order: u64) -> bool {
+        self.refused.contains(&order)
     }
 
     /// A new pair begins: the order starts over, nothing is hot.

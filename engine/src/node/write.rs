@@ -11,12 +11,13 @@ use super::membership::Service;
 use super::op::{Flusher, Held, Origin, Reading, Settling, Write, merge};
 use super::phase::Phase;
 use super::volume::regions;
+use super::waiting::{Cause, Waiter};
 use crate::block::Payload;
 use crate::guest::GuestError;
 use crate::ids::{Epoch, RequestId, VolumeId};
 use crate::mirror::message::{Body, Control, Message};
 use crate::planted::Bug;
-use crate::pool::Record;
+use crate::pool::{Lsn, Record};
 use crate::store::{Read, ReadToken};
 
 /// What a step of a write came to.
@@ -25,7 +26,7 @@ enum Step {
     /// Done; take the next.
     Next,
     /// Something must happen first; it is asked for.
-    Wait,
+    Wait(Cause),
     /// Waits for a lock, a read, or the partner, which will call.
     Called,
     /// The write is over.
@@ -44,18 +45,16 @@ impl Node {
         }
     }
 
-    /// Takes a write as far as it can go now.
-    fn advance(&mut self, id: u64) {
-        self.stalled.remove(&id);
+    /// Takes a write as far as it can go now. True if it does not wait here any more.
+    pub(super) fn advance(&mut self, id: u64) -> bool {
         loop {
-            let step = self.write_step(id);
-            match step {
+            match self.write_step(id) {
                 Step::Next => {}
-                Step::Wait => {
-                    self.stalled.insert(id);
-                    return;
+                Step::Wait(cause) => {
+                    self.waiting.add(Waiter::Write(id), cause);
+                    return false;
                 }
-                Step::Called | Step::Over => return,
+                Step::Called | Step::Over => return true,
             }
         }
     }
@@ -69,11 +68,12 @@ impl Node {
             return self.expire(id);
         }
         let mirrored = self.volumes[&write.volume].mirrored;
-        let service = self.service_of(mirrored);
+        // A linear volume's write that was begun ends, also when a stop is asked for.
+        let service = if mirrored { self.service() } else { Service::Alone };
         let may_begin = matches!(service, Service::Pair | Service::Alone)
             || (write.marked && service == Service::AloneReads);
         if !may_begin {
-            return Step::Wait;
+            return Step::Wait(Cause::Service);
         }
         if !write.merged {
             return self.make_whole(id);
@@ -144,7 +144,7 @@ impl Node {
     }
 
     fn apply_linear(&mut self, id: u64) -> Step {
-        let Some((write, version)) = self.apply(id) else { return Step::Wait };
+        let Some((write, version)) = self.apply(id) else { return Step::Wait(Cause::Room) };
         if let Origin::Guest(request) = write.origin {
             let (volume, blocks, fua) = (write.volume, write.blocks(), write.fua);
             self.acknowledge(Held { request, volume, blocks, version, fua });
@@ -153,28 +153,25 @@ impl Node {
     }
 
     fn send_to_partner(&mut self, id: u64) -> Step {
-        let Phase::Paired(pair) = &self.phase else { return Step::Wait };
+        let Phase::Paired(pair) = &self.phase else { return Step::Wait(Cause::Service) };
         let epoch = pair.epoch;
-        if self.link.is_none() || pair.link_lost.is_some() {
-            return Step::Wait;
+        if self.link.is_none() || self.is_link_lost() {
+            return Step::Wait(Cause::Service);
         }
         let write = &self.writes[&id];
         let (volume, blocks, heated) = (write.volume, write.blocks(), write.heated);
         let count = blocks.end - blocks.start;
         if !heated {
             if !self.heat(volume, blocks.clone()) {
-                return Step::Wait;
+                return Step::Wait(Cause::Service);
             }
             self.writes.get_mut(&id).expect("still here").heated = true;
         }
-        if !self.is_hot_durable(volume, blocks) {
-            return Step::Wait;
+        if let Some(lsn) = self.hot_pending(volume, blocks) {
+            return Step::Wait(Cause::Log(lsn));
         }
-        let limit = self.config.mirror.write_blocks_in_flight;
-        if (self.blocks_in_flight > 0 && self.blocks_in_flight + count > limit)
-            || !self.store().room(self.blocks_in_flight + count)
-        {
-            return Step::Wait;
+        if !self.take_window(Waiter::Write(id), count) {
+            return Step::Wait(Cause::Room);
         }
         let state = self.volumes.get_mut(&volume).expect("a write is for a volume");
         state.last_order += 1;
@@ -295,10 +292,10 @@ impl Node {
             self.mark(volume, blocks.clone());
             self.writes.get_mut(&id).expect("still here").marked = true;
         }
-        if !self.is_mark_durable(volume, blocks) {
-            return Step::Wait;
+        if let Some(lsn) = self.mark_pending(volume, blocks) {
+            return Step::Wait(Cause::Log(lsn));
         }
-        let Some((write, version)) = self.apply(id) else { return Step::Wait };
+        let Some((write, version)) = self.apply(id) else { return Step::Wait(Cause::Room) };
         self.send_fresh(volume, write.blocks(), &write.data, write.zero);
         if let (Origin::Guest(request), false) = (write.origin, write.answered) {
             let blocks = write.blocks();
@@ -337,19 +334,23 @@ impl Node {
         }
     }
 
-    fn is_mark_durable(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>) -> bool {
+    /// The record that must be durable before a write to these marked blocks; `None` if all are.
+    fn mark_pending(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>) -> Option<Lsn> {
         let durable = self.store().durable();
         let state = self.volumes.get_mut(&volume).expect("a write is for a volume");
         if state.marking.is_empty() {
-            return true;
+            return None;
         }
-        regions(blocks).all(|region| match state.marking.get(&region) {
-            Some(&lsn) if lsn > durable => false,
-            _ => {
-                state.marking.remove(&region);
-                true
+        let mut pending = None;
+        for region in regions(blocks) {
+            match state.marking.get(&region) {
+                Some(&lsn) if lsn > durable => pending = pending.max(Some(lsn)),
+                _ => {
+                    state.marking.remove(&region);
+                }
             }
-        })
+        }
+        pending
     }
 
     /// The write is no longer between its mark and the cache.
@@ -371,10 +372,10 @@ impl Node {
         }
     }
 
-    /// Puts a write into the cache if there is room; it is over then.
+    /// Puts a write into the cache if there is room and it is its turn; it is over then.
     fn apply(&mut self, id: u64) -> Option<(Write, u64)> {
         let range = self.writes[&id].blocks();
-        self.store().room(range.end - range.start).then(|| self.apply_reserved(id))
+        self.take_room(Waiter::Write(id), range.end - range.start).then(|| self.apply_reserved(id))
     }
 
     fn put(&mut self, volume: VolumeId, range: core::ops::Range<u64>, zero: bool, data: &Payload) -> u64 {
@@ -385,7 +386,6 @@ impl Node {
 
     fn apply_reserved(&mut self, id: u64) -> (Write, u64) {
         let write = self.writes.remove(&id).expect("a write is applied once");
-        self.stalled.remove(&id);
         let version = self.put(write.volume, write.blocks(), write.zero, &write.data);
         self.release(id, &write);
         (write, version)
@@ -423,7 +423,6 @@ impl Node {
     /// Ends a write that was not applied.
     pub(super) fn drop_write(&mut self, id: u64) -> Option<Write> {
         let write = self.writes.remove(&id)?;
-        self.stalled.remove(&id);
         if let Some(order) = write.sent
             && let Some(state) = self.volumes.get_mut(&write.volume)
             && state.sent.remove(&order).is_some()
@@ -484,7 +483,8 @@ impl Node {
         }
     }
 
-    pub(super) fn wake_writes(&mut self) -> bool {
+    /// Those whose turn for a lock has come go on.
+    pub(super) fn wake_granted(&mut self) -> bool {
         let mut moved = false;
         while let Some(next) = self.granted.pop_front() {
             moved = true;
@@ -494,17 +494,7 @@ impl Node {
                 self.advance(next.id);
             }
         }
-        if self.stalled.is_empty() {
-            return moved;
-        }
-        let before = self.stalled.len();
-        let waiting: Vec<u64> = self.stalled.iter().copied().collect();
-        for id in waiting {
-            if self.stalled.contains(&id) {
-                self.advance(id);
-            }
-        }
-        moved || self.stalled.len() < before || !self.granted.is_empty()
+        moved
     }
 
     pub(super) fn abort_write(&mut self, id: u64, request: RequestId) {
