@@ -73,6 +73,8 @@ bugs! {
     ExtentLeaked,
     /// A pool is opened without a flush: what was read may still be lost.
     OpenedWithoutFlush,
+    /// A node that has lost its partner stops without writing down that it has everything.
+    StoppedUnmarked,
 }
 
 /// Which bug is planted in a node, if any.

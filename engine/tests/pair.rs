@@ -12,7 +12,7 @@ use twinsan::mirror::message::PeerPhase;
 use twinsan::node::Node;
 use twinsan::node::config::{CacheConfig, MirrorConfig, NodeConfig, VolumeConfig};
 use twinsan::node::event::{Action, Event};
-use twinsan::planted::Planted;
+use twinsan::planted::{Bug, Planted};
 use twinsan::pool::{FormatIds, PoolOptions, format};
 use twinsan::time::{Duration, Instant};
 
@@ -54,10 +54,15 @@ struct Pair {
     answers: BTreeMap<u64, GuestResult>,
     pages: PagePool,
     arbitration: Arbitration,
+    planted: Planted,
 }
 
 impl Pair {
     fn new(arbitration: Arbitration) -> Pair {
+        Pair::with(arbitration, Planted::NONE)
+    }
+
+    fn with(arbitration: Arbitration, planted: Planted) -> Pair {
         let mut disks = [Disk::default(), Disk::default()];
         for (n, disk) in disks.iter_mut().enumerate() {
             let ids = FormatIds {
@@ -83,6 +88,7 @@ impl Pair {
             answers: BTreeMap::new(),
             pages: PagePool::new(),
             arbitration,
+            planted,
         };
         pair.start(0);
         pair.start(1);
@@ -107,7 +113,7 @@ impl Pair {
             }],
             cache: CacheConfig::default(),
             mirror: MirrorConfig::default(),
-            planted: Planted::NONE,
+            planted: self.planted,
         };
         self.nodes[n] = Some(Node::new(config, &[DISK]));
         self.events.push_back((n, Event::Tick));
@@ -325,6 +331,35 @@ fn a_clean_stop_hands_over_without_the_arbiter() {
     pair.heal();
     pair.until_paired();
     assert_eq!(pair.read(0, 1), 2);
+}
+
+/// The preferred node dies with a write in memory that the other one had too; that one is stopped before it returns.
+/// What a host reads when both are back.
+fn read_after_the_survivor_was_stopped(planted: Planted) -> u8 {
+    let mut pair = Pair::with(Arbitration::Preferred, planted);
+    pair.until_paired();
+    pair.write(0, 1, 7).expect("written");
+    pair.kill(0);
+    pair.pass(Duration::from_secs(5));
+    assert_eq!(pair.phases(), [None, Some(PeerPhase::Lost)]);
+    pair.events.push_back((1, Event::Stop));
+    pair.settle();
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.phases(), [None, Some(PeerPhase::Stopped)]);
+    pair.kill(1);
+    pair.start(0);
+    pair.pass(Duration::from_secs(5));
+    pair.start(1);
+    pair.heal();
+    pair.until_paired();
+    assert_eq!(pair.read(0, 1), pair.read(1, 1));
+    pair.read(0, 1)
+}
+
+#[test]
+fn a_survivor_that_may_not_go_on_and_is_stopped_is_known_to_have_everything() {
+    assert_eq!(read_after_the_survivor_was_stopped(Planted::NONE), 7);
+    assert_eq!(read_after_the_survivor_was_stopped(Planted::only(Bug::StoppedUnmarked)), 0);
 }
 
 #[test]

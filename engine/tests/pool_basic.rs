@@ -26,6 +26,7 @@ fn everything_recorded_is_there_after_opening_again() {
         members: Members::only(NodeName::B),
         proposed: Epoch(6),
         up_to_date: false,
+        complete: true,
     };
     assert!(pool.reserve(V, 3));
     let slot = pool.allocate(V, 3);

@@ -78,7 +78,7 @@ fn golden_records(disks: usize) -> [Vec<Record>; 2] {
     let members = Members::only(NodeName::A);
     let (uuid, half) =
         (Uuid(0x0123_4567_89AB_CDEF_0011_2233_4455_6677), 0xFEDC_BA98_7654_3210_FFEE_DDCC_BBAA_9988);
-    let node = NodeRecord { epoch: Epoch(7), members, proposed: Epoch(8), up_to_date: true };
+    let node = NodeRecord { epoch: Epoch(7), members, proposed: Epoch(8), up_to_date: true, complete: false };
     let ancestors = vec![Generation(5), Generation(1 << 100)];
     let before = vec![
         Record::VolumeCreate { volume: v, uuid, sectors: 64 << 11, mirrored: true },

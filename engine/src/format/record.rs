@@ -64,8 +64,10 @@ pub struct NodeBody {
     pub members: u8,
     /// 1: its half is not behind.
     pub up_to_date: u8,
+    /// 1: it stopped cleanly after it had lost its partner, with everything of the pair on stable media.
+    pub complete: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
 }
 
 /// A new volume.

@@ -12,7 +12,7 @@ use crate::ids::{BootId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
 use crate::time::Instant;
 
 /// Version of the protocol. A partner with another one is refused.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// One message.
 #[derive(Clone, Debug)]
@@ -188,6 +188,9 @@ pub struct Hello {
     pub members: Members,
     /// Its durable word that its half is not behind.
     pub up_to_date: bool,
+    /// Its durable word that it stopped cleanly after it had lost its partner, with everything of the pair of its
+    /// epoch on stable media.
+    pub complete: bool,
     /// It has no question open at the arbiter and may become a target.
     pub ready: bool,
     /// The epoch of the pair it is in or was in, with unbroken memory; zero if none in this life.

@@ -314,7 +314,13 @@ impl Node {
             records.extend(self.marks_for_takeover());
             records.extend(self.new_generations(epoch));
             let proposed = record.proposed.max(epoch);
-            records.push(Record::Node(NodeRecord { epoch, members, proposed, up_to_date: true }));
+            records.push(Record::Node(NodeRecord {
+                epoch,
+                members,
+                proposed,
+                up_to_date: true,
+                complete: false,
+            }));
             for id in self.mirrored() {
                 records.push(Record::HotClear { volume: id });
             }
@@ -401,7 +407,7 @@ impl Node {
         }
         self.store_mut().set_eager(false);
         let ask_at = self.now + self.config.mirror.arbiter_retry;
-        self.set_phase(Phase::Lost(Lost { register: None, ask_at, yielding: None }));
+        self.set_phase(Phase::Lost(Lost { register: None, ask_at, yielding: None, completing: None }));
         self.notice(Notice::Lost);
         self.consider_peer();
     }

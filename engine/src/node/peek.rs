@@ -28,6 +28,7 @@ impl Node {
             epoch: self.acting_epoch(),
             members: record.map_or(Members::BOTH, |record| record.members),
             up_to_date: record.is_some_and(|record| record.up_to_date),
+            complete: record.is_some_and(|record| record.complete),
             serving,
             dirty_blocks: store.map_or(0, |store| store.cache().unstable_blocks() as u64),
             cached_blocks: store.map_or(0, |store| store.cache().blocks() as u64),

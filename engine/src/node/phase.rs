@@ -141,6 +141,8 @@ pub(super) struct Lost {
     pub(super) register: Option<Option<Register>>,
     pub(super) ask_at: Instant,
     pub(super) yielding: Option<Lsn>,
+    /// The record that this node stops with everything of the pair is on its way.
+    pub(super) completing: Option<Lsn>,
 }
 
 #[derive(Debug)]

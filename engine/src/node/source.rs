@@ -197,7 +197,7 @@ impl Node {
             return;
         }
         let members = Members::BOTH;
-        let record = NodeRecord { epoch: proposed, members, proposed, up_to_date: true };
+        let record = NodeRecord { epoch: proposed, members, proposed, up_to_date: true, complete: false };
         let mut records: Vec<Record> = self.halves().into_iter().map(whole_record).collect();
         records.push(Record::Node(record));
         let lsn = self.append(&records);
@@ -357,7 +357,13 @@ impl Node {
         // Without an arbiter this node gives up its right before the partner gets one.
         let members = if self.has_arbiter() { Members::only(self.me()) } else { Members::BOTH };
         let epoch = if self.has_arbiter() { epoch } else { proposed };
-        let lsn = self.append(&[Record::Node(NodeRecord { epoch, members, proposed, up_to_date: true })]);
+        let lsn = self.append(&[Record::Node(NodeRecord {
+            epoch,
+            members,
+            proposed,
+            up_to_date: true,
+            complete: false,
+        })]);
         self.set_rejoin(Rejoin::Preparing { proposed, lsn });
     }
 
@@ -406,7 +412,7 @@ impl Node {
             Rejoin::Preparing { .. } | Rejoin::Proposing { .. } | Rejoin::Confirming { .. } => {
                 if self.has_arbiter() {
                     let members = Members::only(self.me());
-                    let record = NodeRecord { epoch, members, proposed, up_to_date: true };
+                    let record = NodeRecord { epoch, members, proposed, up_to_date: true, complete: false };
                     let lsn = self.append(&[Record::Node(record)]);
                     self.set_rejoin(Rejoin::Undoing { lsn });
                 } else {

@@ -232,13 +232,16 @@ impl Node {
             // The partner's memory is unbroken: it has everything that was acknowledged.
             PeerPhase::Lost if restarted => true,
             PeerPhase::Paired | PeerPhase::Deciding => restarted,
+            // Both restarted: the one that stopped with everything goes on, else the preferred one.
+            PeerPhase::Starting if peer.complete != record.complete => restarted && peer.complete,
             PeerPhase::Starting => restarted && !preferred,
             PeerPhase::Lost => !preferred,
             _ => false,
         };
         if yields {
             let members = Members::only(self.me().partner());
-            let lsn = self.append(&[crate::pool::Record::Node(NodeRecord { members, ..record })]);
+            let lsn =
+                self.append(&[crate::pool::Record::Node(NodeRecord { members, complete: false, ..record })]);
             match &mut self.phase {
                 Phase::Starting(starting) => starting.yielding = Some(lsn),
                 Phase::Lost(lost) => lost.yielding = Some(lsn),
@@ -304,7 +307,7 @@ mod tests {
     const A: NodeName = NodeName::A;
 
     fn record(epoch: u64, members: Members) -> NodeRecord {
-        NodeRecord { epoch: Epoch(epoch), members, proposed: Epoch(epoch), up_to_date: true }
+        NodeRecord { epoch: Epoch(epoch), members, proposed: Epoch(epoch), up_to_date: true, complete: false }
     }
 
     fn register(epoch: u64, members: Members, by: NodeName) -> Option<Register> {

@@ -8,6 +8,7 @@ use super::phase::{Phase, Rejoin};
 use crate::guest::GuestError;
 use crate::ids::{Epoch, Members};
 use crate::mirror::message::Control;
+use crate::planted::Bug;
 use crate::pool::{Lsn, NodeRecord, Record};
 use crate::time::Instant;
 
@@ -112,14 +113,44 @@ impl Node {
                     self.stopped();
                 }
             }
-            Phase::Starting(_) | Phase::Lost(_) | Phase::Target(_) | Phase::Joined(_)
-                if self.is_all_stable() =>
-            {
+            Phase::Starting(_) | Phase::Target(_) | Phase::Joined(_) if self.is_all_stable() => {
                 self.stopped();
             }
+            Phase::Lost(_) => self.lost_stop_step(),
             Phase::Deciding(deciding) if deciding.refusing => self.stopped(),
             Phase::Failed => self.stopped(),
             _ => {}
+        }
+    }
+
+    /// Without an arbiter nobody remembers that the partner died first, so this node writes it down: what it has on
+    /// stable media is everything that the pair acknowledged or showed, kept writes too. The partner may have
+    /// crashed with less, and would otherwise be chosen when both come back.
+    fn lost_stop_step(&mut self) {
+        if self.writes.values().any(|write| write.sent.is_some()) {
+            self.keep_sent_writes();
+            self.store_mut().urge();
+        }
+        if !self.is_all_stable() {
+            return;
+        }
+        let record = self.record();
+        let of_the_pair = record.members == Members::BOTH
+            && record.up_to_date
+            && record.epoch == self.pair_epoch
+            && !self.has_arbiter()
+            && !self.has(Bug::StoppedUnmarked);
+        let Phase::Lost(lost) = &self.phase else { return };
+        match lost.completing {
+            _ if !of_the_pair || lost.yielding.is_some() => self.stopped(),
+            None => {
+                let lsn = self.append(&[Record::Node(NodeRecord { complete: true, ..record })]);
+                if let Phase::Lost(lost) = &mut self.phase {
+                    lost.completing = Some(lsn);
+                }
+            }
+            Some(lsn) if self.is_durable(lsn) => self.stopped(),
+            Some(_) => {}
         }
     }
 
@@ -144,7 +175,7 @@ impl Node {
             }
         } else if quiet && pair.stop.partner_ready && lease {
             let members = Members::only(self.me().partner());
-            let record = NodeRecord { members, ..self.record() };
+            let record = NodeRecord { members, complete: false, ..self.record() };
             let lsn = self.append(&[Record::Node(record)]);
             if let Phase::Paired(pair) = &mut self.phase {
                 pair.stop.handing_over = Some(lsn);

@@ -72,6 +72,7 @@ impl Node {
             epoch: record.epoch,
             members: record.members,
             up_to_date: record.up_to_date,
+            complete: record.complete,
             ready,
             pair_epoch: self.pair_epoch,
             halves: self.halves(),
@@ -215,7 +216,7 @@ impl Node {
             .iter()
             .map(|&(volume, generation)| Record::Half { volume, generation, ancestors: Vec::new() })
             .collect();
-        records.push(Record::Node(NodeRecord { members, up_to_date: false, ..record }));
+        records.push(Record::Node(NodeRecord { members, up_to_date: false, complete: false, ..record }));
         let lsn = self.append(&records);
         self.set_phase(Phase::Target(Target {
             epoch,
@@ -350,7 +351,13 @@ impl Node {
             records.push(Record::LogClear { volume });
         }
         let members = Members::BOTH;
-        records.push(Record::Node(NodeRecord { epoch: proposed, members, proposed, up_to_date: true }));
+        records.push(Record::Node(NodeRecord {
+            epoch: proposed,
+            members,
+            proposed,
+            up_to_date: true,
+            complete: false,
+        }));
         let lsn = self.append(&records);
         if let Phase::Target(target) = &mut self.phase {
             target.joining = Some((proposed, lsn));

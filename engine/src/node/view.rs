@@ -18,6 +18,8 @@ pub struct View {
     pub members: Members,
     /// Its word that its half is not behind.
     pub up_to_date: bool,
+    /// Its word that it stopped, after it had lost its partner, with everything of the pair on stable media.
+    pub complete: bool,
     /// May it answer guests of mirrored volumes at this moment?
     pub serving: bool,
     /// Dirty 4 KiB blocks in the cache.

@@ -80,7 +80,8 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
                 proposed: node.proposed.0.into(),
                 members: node.members.bits(),
                 up_to_date: u8::from(node.up_to_date),
-                reserved: [0; 6],
+                complete: u8::from(node.complete),
+                reserved: [0; 5],
             };
             put(out, kind::NODE, VolumeId(0), bytes_of(&body));
         }
@@ -149,6 +150,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Stored<'_>, Malformed> {
                 proposed: Epoch(node.proposed.get()),
                 members: Members::from_bits(node.members).ok_or(Malformed("no such set of nodes"))?,
                 up_to_date: node.up_to_date != 0,
+                complete: node.complete != 0,
             })
         }
         kind::VOLUME_CREATE => {

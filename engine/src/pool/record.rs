@@ -17,12 +17,21 @@ pub struct NodeRecord {
     pub proposed: Epoch,
     /// Its half is not behind.
     pub up_to_date: bool,
+    /// It has lost its partner without going on itself, and then stopped cleanly: it has on stable media everything
+    /// that the pair of its epoch acknowledged or showed.
+    pub complete: bool,
 }
 
 impl Default for NodeRecord {
     /// That of a fresh pool.
     fn default() -> NodeRecord {
-        NodeRecord { epoch: Epoch(0), members: Members::BOTH, proposed: Epoch(0), up_to_date: true }
+        NodeRecord {
+            epoch: Epoch(0),
+            members: Members::BOTH,
+            proposed: Epoch(0),
+            up_to_date: true,
+            complete: false,
+        }
     }
 }
 

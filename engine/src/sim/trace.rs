@@ -237,11 +237,12 @@ fn detail_of(message: &Message) -> Detail {
 fn describe_message(message: &Message) -> String {
     match &message.body {
         Body::Control(Control::Hello(hello)) => format!(
-            "hello: {:?}, epoch {}, {:?}{}{}, pair epoch {}, boot {:04x}",
+            "hello: {:?}, epoch {}, {:?}{}{}{}, pair epoch {}, boot {:04x}",
             hello.phase,
             hello.epoch,
             hello.members,
             if hello.up_to_date { "" } else { ", behind" },
+            if hello.complete { ", complete" } else { "" },
             if hello.ready { ", ready" } else { "" },
             hello.pair_epoch,
             hello.boot.0 & 0xffff

@@ -258,6 +258,7 @@ impl<'a> Session<'a> {
             members,
             proposed,
             up_to_date: value.is_multiple_of(2),
+            complete: value.is_multiple_of(3),
         });
         let ancestors = vec![Generation(1), Generation(u128::from(value) << 64)];
         let half = Record::Half { volume, generation: Generation(u128::from(value)), ancestors };

@@ -107,6 +107,7 @@ fn hello(world: &World, i: usize) -> Hello {
         epoch: Epoch(n.epoch.into()),
         members: Members::from_bits(n.members).expect("one or both"),
         up_to_date: n.good,
+        complete: false,
         ready: !matches!(n.doing, Doing::Asking | Doing::Won) && n.joining != Joining::Swapping,
         pair_epoch: Epoch(n.pair.into()),
         halves: vec![HalfSummary {

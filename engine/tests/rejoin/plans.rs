@@ -27,6 +27,7 @@ fn hello(node: NodeName, phase: PeerPhase, epoch: u64, members: Members, halves:
         epoch: Epoch(epoch),
         members,
         up_to_date: true,
+        complete: false,
         ready: true,
         pair_epoch: Epoch(0),
         halves,

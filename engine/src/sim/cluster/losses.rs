@@ -27,10 +27,12 @@ impl Cluster {
         self.degraded = true;
     }
 
-    /// A node ends after a clean stop. From a pair it has handed over everything, stable; from anything else it
-    /// is one more node that is gone.
+    /// A node ends after a clean stop. From a pair it has handed over everything, stable, and one that has lost its
+    /// partner may have written down that it has everything; from anything else it is one more node that is gone.
     pub(super) fn exit_may_lose(&mut self, node: NodeName) {
-        if !self.handed_over {
+        if self.view(node).is_some_and(|view| view.complete) {
+            self.degraded = true;
+        } else if !self.handed_over {
             self.mirrored_may_lose(node);
             self.degraded = true;
         }

@@ -135,8 +135,8 @@ fn what_makes_no_sense_is_refused() {
     assert!(matches!(refused(&frame(0, kind::FORWARD, 0, &far, &[])), WireError::Malformed(_)));
     let mut other = frame(0, kind::REST, 0, &[], &[]);
     let header: Header = bytemuck::pod_read_unaligned(&other);
-    other.copy_from_slice(bytemuck::bytes_of(&Header { version: 2.into(), ..header }.sealed(SALT)));
-    assert_eq!(refused(&other), WireError::Version(2));
+    other.copy_from_slice(bytemuck::bytes_of(&Header { version: 9.into(), ..header }.sealed(SALT)));
+    assert_eq!(refused(&other), WireError::Version(9));
 }
 
 #[test]
@@ -173,6 +173,7 @@ fn a_list_that_claims_more_than_it_has_is_refused() {
         epoch: Epoch(1),
         members: Members::BOTH,
         up_to_date: true,
+        complete: false,
         ready: true,
         pair_epoch: Epoch(0),
         halves: vec![HalfSummary {

@@ -68,6 +68,7 @@ fn control() -> Vec<(&'static str, Control)> {
         epoch,
         members: Members::only(NodeName::B),
         up_to_date: true,
+        complete: false,
         ready: false,
         pair_epoch: Epoch(299),
         halves: halves(),
