@@ -1,6 +1,6 @@
-//! Deliberate bugs, the simulator's exam. A simulator is only as good as what it catches: each of these is
-//! switched on alone in a test, and must be found by a checker. Without the feature `planted` the question is
-//! a constant `false` and nothing of it is left in the product.
+//! Deliberate bugs, the exam of the simulator and of the named scenarios. A test is only as good as what it catches:
+//! each of these is switched on in a test, and must be found by a checker or make a story fail. Without the feature
+//! `planted` the question is a constant `false` and nothing of it is left in the product.
 
 macro_rules! bugs {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
@@ -77,31 +77,47 @@ bugs! {
     StoppedUnmarked,
 }
 
-/// Which bug is planted in a node, if any.
+/// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Planted {
     #[cfg(feature = "planted")]
-    bug: Option<Bug>,
+    bugs: [Option<Bug>; 2],
 }
 
 impl Planted {
     /// No bug.
     pub const NONE: Planted = Planted {
         #[cfg(feature = "planted")]
-        bug: None,
+        bugs: [None; 2],
     };
 
     /// Just this bug.
     #[cfg(feature = "planted")]
     pub const fn only(bug: Bug) -> Planted {
-        Planted { bug: Some(bug) }
+        Planted { bugs: [Some(bug), None] }
+    }
+
+    /// These bugs.
+    ///
+    /// # Panics
+    /// If there are more than two.
+    #[cfg(feature = "planted")]
+    pub fn these(bugs: &[Bug]) -> Planted {
+        assert!(bugs.len() <= 2, "at most two bugs at a time");
+        Planted { bugs: [bugs.first().copied(), bugs.get(1).copied()] }
+    }
+
+    /// Is any bug planted here?
+    #[cfg(feature = "planted")]
+    pub fn is_any(self) -> bool {
+        self.bugs != [None; 2]
     }
 
     /// Is `bug` planted here?
     #[inline(always)]
     pub fn has(self, bug: Bug) -> bool {
         #[cfg(feature = "planted")]
-        return self.bug == Some(bug);
+        return self.bugs[0] == Some(bug) || self.bugs[1] == Some(bug);
         #[cfg(not(feature = "planted"))]
         {
             let _ = bug;

@@ -1,0 +1,138 @@
+//! A disk that answers at once, unless requests are held in it, and that knows what a power cut would lose.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use twinsan::block::{BLOCK_BYTES, Block, Payload};
+use twinsan::format::superblock::Superblock;
+use twinsan::ids::{NodeName, Uuid};
+use twinsan::io::{DiskOp, DiskRequest, Geometry};
+use twinsan::node::event::Event;
+use twinsan::pool::{FormatIds, PoolOptions, format};
+
+/// Which requests stay in a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DiskHold {
+    /// None.
+    Nothing,
+    /// Writes to the data area: metadata goes on, guests' data does not reach the medium.
+    Data,
+    /// Flushes: what is written can be read, and would be lost.
+    Flushes,
+}
+
+pub(super) struct Disk {
+    durable: BTreeMap<u64, Block>,
+    /// Completed writes that no flush has covered, in order.
+    unflushed: VecDeque<(u64, Block)>,
+    /// How many blocks have ever left `unflushed`.
+    flushed: u64,
+    hold: DiskHold,
+    /// Held requests; with a flush, how much it covers.
+    held: Vec<(DiskRequest, u64)>,
+    data_offset: u64,
+}
+
+impl Disk {
+    pub(super) fn formatted(name: NodeName, geometry: Geometry) -> Disk {
+        let n = name.index() as u128;
+        let ids =
+            FormatIds { pool: Uuid(10 + n), disks: vec![Uuid(20 + n)], node: name, partnership: Uuid(7) };
+        let writes = format(&ids, &PoolOptions::default(), &[geometry]).expect("formats");
+        let mut disk = Disk {
+            durable: BTreeMap::new(),
+            unflushed: VecDeque::new(),
+            flushed: 0,
+            hold: DiskHold::Nothing,
+            held: Vec::new(),
+            data_offset: 0,
+        };
+        for write in writes {
+            disk.carry_out(DiskOp::Write { offset: write.offset, data: write.data }, 0);
+        }
+        let superblock = disk.visible(0);
+        disk.data_offset = bytemuck::from_bytes::<Superblock>(superblock.bytes()).data_offset.get();
+        disk.power_cut(true);
+        disk
+    }
+
+    /// The answer, unless the request is held.
+    pub(super) fn submit(&mut self, request: DiskRequest) -> Option<Event> {
+        let covers = self.flushed + self.unflushed.len() as u64;
+        let held = match (self.hold, &request.op) {
+            (DiskHold::Data, DiskOp::Write { offset, .. }) => *offset >= self.data_offset,
+            (DiskHold::Flushes, DiskOp::Flush) => true,
+            _ => false,
+        };
+        if held {
+            self.held.push((request, covers));
+            return None;
+        }
+        Some(self.answer(request, covers))
+    }
+
+    fn answer(&mut self, request: DiskRequest, covers: u64) -> Event {
+        Event::Disk { id: request.id, result: Ok(self.carry_out(request.op, covers)) }
+    }
+
+    pub(super) fn hold(&mut self, hold: DiskHold) {
+        self.hold = hold;
+    }
+
+    /// Carries out what was held; holds nothing any more.
+    pub(super) fn release(&mut self) -> Vec<Event> {
+        self.hold = DiskHold::Nothing;
+        let held = core::mem::take(&mut self.held);
+        held.into_iter().map(|(request, covers)| self.answer(request, covers)).collect()
+    }
+
+    /// Unflushed writes are lost, or happen to be there.
+    pub(super) fn power_cut(&mut self, keep: bool) {
+        self.held.clear();
+        self.hold = DiskHold::Nothing;
+        if keep {
+            self.flush(u64::MAX);
+        }
+        self.flushed += self.unflushed.len() as u64;
+        self.unflushed.clear();
+    }
+
+    fn flush(&mut self, covers: u64) {
+        while self.flushed < covers
+            && let Some((at, block)) = self.unflushed.pop_front()
+        {
+            self.flushed += 1;
+            self.durable.insert(at, block);
+        }
+    }
+
+    fn carry_out(&mut self, op: DiskOp, covers: u64) -> Payload {
+        let at = |offset: u64| offset / BLOCK_BYTES as u64;
+        match op {
+            DiskOp::Read { offset, blocks } => {
+                (0..u64::from(blocks)).map(|n| self.visible(at(offset) + n)).collect()
+            }
+            DiskOp::Write { offset, data } => {
+                self.unflushed.extend((at(offset)..).zip(data));
+                Payload::new()
+            }
+            DiskOp::Flush => {
+                self.flush(covers);
+                Payload::new()
+            }
+        }
+    }
+
+    /// What a read of this block of the disk returns.
+    pub(super) fn visible(&self, at: u64) -> Block {
+        let unflushed = self.unflushed.iter().rev().find(|(place, _)| *place == at).map(|(_, block)| block);
+        unflushed.or_else(|| self.durable.get(&at)).cloned().unwrap_or_default()
+    }
+
+    /// Is there, in the data area, a block of this byte?
+    pub(super) fn has_block_of(&self, fill: u8) -> bool {
+        let from = self.data_offset / BLOCK_BYTES as u64;
+        let unflushed = self.unflushed.iter().filter(|(at, _)| *at >= from).map(|(_, block)| block);
+        let mut all = unflushed.chain(self.durable.range(from..).map(|(_, block)| block));
+        all.any(|block| block.bytes().iter().all(|byte| *byte == fill))
+    }
+}
