@@ -75,6 +75,32 @@ bugs! {
     OpenedWithoutFlush,
     /// A node that has lost its partner stops without writing down that it has everything.
     StoppedUnmarked,
+    /// A winner goes on at once, though its partner's lease may still run.
+    LeaseNotWaitedOut,
+    /// A node that asks the arbiter goes on answering its partner's probes.
+    ProbeAnsweredWhileDeciding,
+    /// An abort of a forwarded write is answered before the owner has settled it.
+    AbortNotSettled,
+    /// A forwarded write is ordered however late it comes.
+    ForwardDeadlineIgnored,
+    /// A forwarded write that was not ordered outlives the pair.
+    ForwardKeptAfterLoss,
+    /// The partner of a leaver says that all is stable here before it is.
+    HandedOverDirty,
+    /// A restarted node swaps both members for itself.
+    SwapsAfterRestart,
+    /// The register's word is taken for the right to serve, without a swap of this life.
+    RegisterReadIsGrant,
+    /// Without an arbiter the preferred node goes on after a restart too.
+    PreferredGoesOnAfterRestart,
+    /// Without an arbiter the source keeps its right to serve alone when it proposes the join.
+    RightKeptAtJoin,
+    /// The register names both before the target has written that it is whole.
+    RegisterBeforeTarget,
+    /// A region is cleared when the target has it stable, whatever the source has.
+    LogClearedUnstableHere,
+    /// A region is cleared though a newer write to it is on its way to the target.
+    FreshCopyNotAwaited,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -77,6 +77,22 @@ impl Node {
 
     /// The link of a pair is down: unordered forwarded writes of the partner die with it.
     pub(super) fn link_lost_in_pair(&mut self) {
+        self.drop_unordered();
+        for forwarded in self.forwarded.values_mut() {
+            forwarded.sent = false;
+        }
+        for flush in self.flushes.values_mut() {
+            flush.asked = false;
+        }
+        self.flushes.retain(|_, flush| !matches!(flush.for_whom, super::op::Flusher::Partner(_)));
+        self.restart_remote_reads();
+    }
+
+    /// Owner: what the partner forwarded and was not given its place is forgotten.
+    pub(super) fn drop_unordered(&mut self) {
+        if self.has(Bug::ForwardKeptAfterLoss) {
+            return;
+        }
         let unsent: Vec<u64> = self
             .writes
             .iter()
@@ -86,14 +102,6 @@ impl Node {
         for id in unsent {
             self.drop_write(id);
         }
-        for forwarded in self.forwarded.values_mut() {
-            forwarded.sent = false;
-        }
-        for flush in self.flushes.values_mut() {
-            flush.asked = false;
-        }
-        self.flushes.retain(|_, flush| !matches!(flush.for_whom, super::op::Flusher::Partner(_)));
-        self.restart_remote_reads();
     }
 
     /// Owner: a write of the partner's guest wants its place.
@@ -127,6 +135,7 @@ impl Node {
             self.say(Control::ForwardRefused { epoch, id, error: GuestError::Invalid });
             return;
         }
+        let deadline = if self.has(Bug::ForwardDeadlineIgnored) { Instant::NEVER } else { deadline };
         self.begin_write(Write {
             volume,
             origin,
@@ -171,7 +180,13 @@ impl Node {
             return;
         }
         forwarded.cancelled = true;
-        if !forwarded.sent {
+        let sent = forwarded.sent;
+        if self.has(Bug::AbortNotSettled) {
+            let forwarded = self.forwarded.remove(&id).expect("found above");
+            self.refuse(forwarded.request, self.given_up(forwarded.request));
+            return;
+        }
+        if !sent {
             return; // settled when the link is back, or with the pair
         }
         if let Phase::Paired(pair) = &self.phase {

@@ -193,15 +193,7 @@ impl Node {
         for volume in self.volumes.values_mut() {
             volume.applied.retain(|(_, version)| version.is_some());
         }
-        let unsent: Vec<u64> = self
-            .writes
-            .iter()
-            .filter(|(_, write)| matches!(write.origin, Origin::Partner(_)) && write.sent.is_none())
-            .map(|(&id, _)| id)
-            .collect();
-        for id in unsent {
-            self.drop_write(id);
-        }
+        self.drop_unordered();
         self.flushes.retain(|_, flush| matches!(flush.for_whom, Flusher::Guest(_)));
         self.restart_remote_reads();
         for forwarded in self.forwarded.values_mut() {

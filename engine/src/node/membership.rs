@@ -158,7 +158,9 @@ impl Node {
     }
 
     pub(super) fn probed(&mut self, epoch: Epoch, sent: Instant) {
-        if matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch) {
+        let too_late = self.has(Bug::ProbeAnsweredWhileDeciding)
+            && matches!(self.phase, Phase::Deciding(_) | Phase::Waiting(_));
+        if matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch) || too_late {
             self.answered_at = Some(self.now);
             let clock = self.now;
             self.say(Control::ProbeReply { epoch, sent, clock });
@@ -293,7 +295,10 @@ impl Node {
         let span = self.config.mirror.lease + self.config.mirror.lease_margin;
         let promised = self.answered_at.map_or(Instant::ZERO, |at| at + span);
         // What an earlier life promised is not known: a full lease from the start covers it.
-        let until = promised.max(self.opened_at + span);
+        let until = match self.has(Bug::LeaseNotWaitedOut) {
+            false => promised.max(self.opened_at + span),
+            true => self.now,
+        };
         self.set_phase(Phase::Waiting(Waiting { epoch, until, register, bring_up: false }));
     }
 

@@ -218,11 +218,14 @@ impl Node {
         fresh: bool,
     ) {
         let version = self.store().version();
+        let forgets = fresh && self.has(Bug::FreshCopyNotAwaited);
         let Some((epoch, resync)) = self.resync_mut() else { return };
         resync.last_tag += 1;
         let tag = resync.last_tag;
         for region in regions(blocks.clone()) {
-            resync.sent.insert((volume, region), Sent { tag, version });
+            if !(forgets && resync.sent.contains_key(&(volume, region))) {
+                resync.sent.insert((volume, region), Sent { tag, version });
+            }
         }
         let count = blocks.end - blocks.start;
         resync.blocks_in_flight += count;
@@ -294,7 +297,8 @@ impl Node {
             if self.volumes.get(&volume).is_some_and(|volume| volume.marked.contains_key(&region)) {
                 continue; // a write is between its mark and the cache
             }
-            if blocks.is_empty() || self.store().is_stable(volume, blocks, version) {
+            let stable_here = blocks.is_empty() || self.store().is_stable(volume, blocks, version);
+            if stable_here || self.has(Bug::LogClearedUnstableHere) {
                 records.push(Record::LogRemove { volume, first: region, count: 1 });
                 if let Some((_, resync)) = self.resync_mut() {
                     resync.sent.remove(&(volume, region));

@@ -248,6 +248,10 @@ impl Node {
                 let halves = self.halves();
                 self.say(Control::Join { epoch, proposed, halves });
                 self.set_rejoin(Rejoin::Proposing { proposed });
+                if self.has(Bug::RegisterBeforeTarget) {
+                    let new = Register { epoch: proposed, members: Members::BOTH, by: self.me() };
+                    self.ask(Ask::Swap { expect: register, new });
+                }
             }
             Rejoin::Confirming { proposed, lsn } if self.is_durable(*lsn) => {
                 let proposed = *proposed;
@@ -355,8 +359,9 @@ impl Node {
         let (epoch, register) = (alone.epoch, alone.register);
         let proposed = self.next_epoch(register);
         // Without an arbiter this node gives up its right before the partner gets one.
-        let members = if self.has_arbiter() { Members::only(self.me()) } else { Members::BOTH };
-        let epoch = if self.has_arbiter() { epoch } else { proposed };
+        let keeps = self.has_arbiter() || self.has(Bug::RightKeptAtJoin);
+        let members = if keeps { Members::only(self.me()) } else { Members::BOTH };
+        let epoch = if keeps { epoch } else { proposed };
         let lsn = self.append(&[Record::Node(NodeRecord {
             epoch,
             members,
@@ -370,6 +375,7 @@ impl Node {
     pub(super) fn alone_verdict(&mut self, answer: Answer) {
         let retry = self.now + self.config.mirror.arbiter_retry;
         let me = Members::only(self.me());
+        let early = self.has(Bug::RegisterBeforeTarget);
         let Some(alone) = self.alone() else { return };
         alone.ask_at = retry;
         let proposed = match &alone.rejoin {
@@ -378,6 +384,7 @@ impl Node {
         };
         let (epoch, expected) = (alone.epoch, alone.register);
         match (answer.register, proposed) {
+            (Some(register), None) if early && register.members == Members::BOTH => {}
             (Some(register), Some(proposed))
                 if register.members == Members::BOTH && register.epoch == proposed =>
             {

@@ -101,6 +101,13 @@ impl Node {
         {
             return Move::Raise;
         }
+        let both = register.is_some_and(|register| register.members == Members::BOTH);
+        if both && !lost && self.record().epoch > Epoch(0) && self.has(Bug::SwapsAfterRestart) {
+            return Move::Raise;
+        }
+        if found == Move::Raise && self.has(Bug::RegisterReadIsGrant) && self.record().epoch > Epoch(0) {
+            return Move::GoOn;
+        }
         found
     }
 
@@ -123,6 +130,13 @@ impl Node {
         let alone = record.members == Members::only(self.me()) && record.epoch > Epoch(0);
         if alone && record.up_to_date && matches!(self.phase, Phase::Starting(_)) {
             self.wait_out(record.epoch, None);
+        } else if self.has(Bug::PreferredGoesOnAfterRestart)
+            && self.config.preferred == self.me()
+            && record.members == Members::BOTH
+            && record.epoch > Epoch(0)
+            && matches!(self.phase, Phase::Starting(_))
+        {
+            self.wait_out(self.next_epoch(None), None);
         }
     }
 

@@ -156,11 +156,11 @@ impl Node {
 
     fn pair_stop_step(&mut self) {
         let (quiet, lease) = (self.is_quiet(), self.lease_runs());
-        let now = self.now;
+        let (now, dirty) = (self.now, self.has(Bug::HandedOverDirty));
         let Phase::Paired(pair) = &mut self.phase else { return };
         let epoch = pair.epoch;
         if pair.stop.partner_leaves {
-            if quiet && !pair.stop.ready_told {
+            if (quiet || dirty) && !pair.stop.ready_told {
                 pair.stop.ready_told = true;
                 self.say(Control::StopReady { epoch });
             } else if !quiet {

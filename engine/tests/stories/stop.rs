@@ -1,0 +1,205 @@
+//! Clean stops: of one, of both, and when the partner, the resync or the arbiter is in the way.
+
+use crate::pair_support::{A, B, DiskHold, Look, Pair, Setup, said};
+use crate::{BOTH_SERVE, NEW, OLD};
+use twinsan::guest::GuestError;
+use twinsan::ids::{Members, NodeName};
+use twinsan::mirror::message::PeerPhase;
+use twinsan::node::config::MirrorConfig;
+use twinsan::planted::Bug;
+
+/// Node a stops cleanly while node b has a write in its cache and its disk is slow; then b goes on, crashes and
+/// restarts. Did a stop before b's disk had the write, and what does b show?
+fn stop_beside_a_slow_disk(bugs: &[Bug]) -> (bool, u8) {
+    let mut pair = Pair::with(bugs);
+    pair.write(A, 0, NEW).expect("written");
+    pair.hold_disk(B, DiskHold::Data);
+    pair.stop(A);
+    pair.pass_millis(1000);
+    let early = pair.phase(A) == Some(PeerPhase::Stopped);
+    if !early {
+        assert_eq!(pair.has_said(B, said::stop_ready), 0);
+        pair.release_disk(B);
+    }
+    pair.until_phase(A, PeerPhase::Stopped);
+    pair.until_phase(B, PeerPhase::Alone);
+    pair.crash(B);
+    pair.start(B);
+    pair.until_phase(B, PeerPhase::Alone);
+    (early, pair.read(B, 0))
+}
+
+/// Were the right to serve handed over with dirty caches, the only current half would not be stable, and its crash
+/// would lose what both had acknowledged.
+#[test]
+fn a_node_hands_over_when_both_have_flushed() {
+    assert_eq!(stop_beside_a_slow_disk(&[]), (false, NEW));
+    assert_eq!(stop_beside_a_slow_disk(&[Bug::HandedOverDirty]), (true, OLD), "acknowledged, and gone");
+}
+
+/// Node a has handed over and restarts, cut off, before b could bring the register up. What was broken.
+fn a_leaver_returns_before_the_register_is_up(bugs: &[Bug]) -> String {
+    let mut pair = Pair::with(bugs);
+    pair.hold_questions(B);
+    pair.stop(A);
+    pair.until_phase(A, PeerPhase::Stopped);
+    pair.until_phase(B, PeerPhase::Alone);
+    pair.crash(A);
+    assert_eq!(pair.members(), Members::BOTH, "what it will read does not name b");
+    pair.start(A);
+    pair.pass_millis(6000);
+    let broken = pair.broken();
+    if bugs.is_empty() {
+        assert_eq!(pair.look(A, 0), Look::Refuses(GuestError::Unavailable));
+        pair.write(B, 0, NEW).expect("b serves");
+        pair.release_arbiter(B);
+        pair.heal();
+        pair.until_whole();
+    }
+    broken
+}
+
+/// Were a node that has handed over to swap the register for itself, it would serve beside the one it handed over to.
+#[test]
+fn a_node_that_has_handed_over_never_swaps() {
+    assert_eq!(a_leaver_returns_before_the_register_is_up(&[]), "");
+    assert!(a_leaver_returns_before_the_register_is_up(&[Bug::SwapsAfterRestart]).contains(BOTH_SERVE));
+}
+
+/// Both are asked to stop at the same moment: a hands over to b, b follows. Then only b may begin, with all data.
+#[test]
+fn of_two_that_stop_at_once_the_second_to_go_is_the_first_to_return() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    pair.stop_both();
+    pair.until_phase(A, PeerPhase::Stopped);
+    pair.until_phase(B, PeerPhase::Stopped);
+    assert_eq!((pair.has_said(A, said::handed_over), pair.has_said(B, said::handed_over)), (1, 0));
+    pair.crash(A);
+    pair.crash(B);
+    pair.start(A);
+    pair.pass_millis(6000);
+    assert_eq!(pair.look(A, 0), Look::Refuses(GuestError::Unavailable), "it was not the last to serve");
+    pair.start(B);
+    pair.until_phase(B, PeerPhase::Alone);
+    assert_eq!(pair.read(B, 0), NEW);
+    pair.heal();
+    pair.until_whole();
+    assert_eq!(pair.read(A, 0), NEW);
+}
+
+/// The partner does not answer the wish to stop, though it lives: after two leases the leaver stops as if it had
+/// crashed, and the partner goes on as after a crash.
+#[test]
+fn a_partner_that_does_not_answer_does_not_keep_a_node_from_stopping() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    pair.hold(B, said::stop_ask);
+    pair.stop(A);
+    let late = pair.begin_write(A, 1, NEW);
+    pair.pass_millis(3900);
+    assert_eq!(pair.phase(A), Some(PeerPhase::Paired), "two leases are not over");
+    assert!(pair.is_open(late), "held");
+    pair.pass_millis(200);
+    assert_eq!(pair.phase(A), Some(PeerPhase::Stopped));
+    assert_eq!(pair.refusal(late), Some(GuestError::Unavailable));
+    assert!(pair.is_on_disk(A, NEW), "nothing acknowledged is only in memory");
+    pair.until_phase(B, PeerPhase::Alone);
+    assert_eq!([pair.read(B, 0), pair.read(B, 1)], [NEW, OLD]);
+    pair.crash(A);
+    pair.restart(A);
+    pair.until_whole();
+}
+
+/// The only node that serves is asked to stop while it brings its partner up to date. It stops when all that it has
+/// acknowledged is stable; the partner is behind and serves nothing until it is back, and then the rest is copied.
+#[test]
+fn a_source_stops_in_mid_resync() {
+    let few = MirrorConfig { resync_blocks_in_flight: 64, ..MirrorConfig::default() };
+    let mut pair = Pair::set_up(Setup { mirror: few, ..Setup::default() });
+    pair.until_paired();
+    pair.crash(A);
+    pair.until_phase(B, PeerPhase::Alone);
+    for block in 0..40 {
+        pair.write(B, block * 16, NEW).expect("written alone");
+    }
+    pair.hold(A, said::copy);
+    pair.restart(A);
+    pair.until("copies are under way", |pair| pair.under_way(A) > 0);
+    pair.hold_disk(B, DiskHold::Data);
+    let last = pair.begin_write(B, 3, NEW);
+    pair.stop(B);
+    pair.pass_millis(1000);
+    assert_eq!(pair.phase(B), Some(PeerPhase::Alone), "it has a write to make stable");
+    let late = pair.begin_write(B, 4, NEW);
+    pair.release_disk(B);
+    pair.until_phase(B, PeerPhase::Stopped);
+    assert!(pair.is_acknowledged(last));
+    assert_eq!(pair.refusal(late), Some(GuestError::Unavailable));
+    pair.crash(B);
+    pair.pass_millis(6000);
+    assert_eq!(pair.look(A, 0), Look::Refuses(GuestError::Unavailable), "it is behind");
+    pair.restart(B);
+    pair.release(A);
+    pair.until_whole();
+    assert_eq!([pair.read(A, 3), pair.read(A, 4)], [NEW, OLD]);
+}
+
+/// Node a is whole again and node b's swap to both is on its way for ever.
+fn a_swap_that_is_not_answered() -> Pair {
+    let mut pair = Pair::with(&[]);
+    pair.crash(A);
+    pair.until_phase(B, PeerPhase::Alone);
+    pair.write(B, 0, NEW).expect("written alone");
+    pair.hold_questions(B);
+    pair.restart(A);
+    pair.until("b swaps", |pair| pair.questions(B) > 0);
+    assert_eq!(pair.phase(A), Some(PeerPhase::Joined));
+    pair
+}
+
+/// While the swap to both is open guests wait, but not for ever: after the bound they are told to go elsewhere. When
+/// the arbiter answers at last, the pair serves.
+#[test]
+fn guests_are_told_when_the_swap_to_both_is_overdue() {
+    let mut pair = a_swap_that_is_not_answered();
+    let (read, write) = (pair.begin_read(B, 0), pair.begin_write(B, 1, NEW));
+    pair.pass_millis(19_500);
+    assert!(pair.is_open(read) && pair.is_open(write));
+    pair.pass_millis(1000);
+    assert_eq!(pair.seen(read), Look::Refuses(GuestError::Unavailable));
+    assert_eq!(pair.refusal(write), Some(GuestError::Unavailable));
+    for node in NodeName::BOTH {
+        assert_eq!(pair.look(node, 0), Look::Refuses(GuestError::Unavailable));
+    }
+    pair.release_arbiter(B);
+    pair.until_whole();
+    assert_eq!([pair.read(A, 0), pair.read(A, 1)], [NEW, OLD]);
+}
+
+/// A node is asked to stop while its swap to both is open, and stops when that is overdue. Whether the arbiter gets
+/// the swap then, or never, and whoever comes back first: at most one serves, and it has all data.
+#[test]
+fn a_node_stops_while_its_swap_to_both_is_overdue() {
+    for swap_arrives in [true, false] {
+        let mut pair = a_swap_that_is_not_answered();
+        pair.stop(B);
+        pair.pass_millis(19_500);
+        assert_eq!(pair.phase(B), Some(PeerPhase::Alone), "it may be answered yet");
+        pair.until_phase(B, PeerPhase::Stopped);
+        if swap_arrives {
+            pair.arbiter_handles(B);
+        }
+        pair.crash(B);
+        pair.pass_millis(6000);
+        let expected = if swap_arrives { Look::Shows(NEW) } else { Look::Refuses(GuestError::Unavailable) };
+        assert_eq!(pair.look(A, 0), expected);
+        pair.start(B);
+        pair.release_arbiter(B);
+        pair.pass_millis(6000);
+        assert!(!(pair.is_serving(A) && pair.is_serving(B)));
+        pair.heal();
+        pair.until_whole();
+        assert_eq!([pair.read(A, 0), pair.read(B, 0)], [NEW; 2]);
+    }
+}
