@@ -101,6 +101,8 @@ bugs! {
     LogClearedUnstableHere,
     /// A region is cleared though a newer write to it is on its way to the target.
     FreshCopyNotAwaited,
+    /// A write that finds room takes it, whoever waits for room already.
+    SmallWritesPassLarge,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -14,6 +14,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::Node;
 use super::membership::Service;
 use crate::ids::VolumeId;
+use crate::planted::Bug;
 use crate::pool::Lsn;
 
 /// Something that waits.
@@ -144,6 +145,9 @@ impl Node {
     /// nothing from the partner.
     pub(super) fn take_room(&mut self, waiter: Waiter, count: u64) -> bool {
         let fits = self.store().room(count);
+        if fits && self.has(Bug::SmallWritesPassLarge) {
+            return true;
+        }
         self.waiting.room.take(waiter, fits)
     }
 
@@ -152,6 +156,9 @@ impl Node {
         let in_flight = self.blocks_in_flight;
         let limit = self.config.mirror.write_blocks_in_flight;
         let fits = (in_flight == 0 || in_flight + count <= limit) && self.store().room(in_flight + count);
+        if fits && self.has(Bug::SmallWritesPassLarge) {
+            return true;
+        }
         let Waiting { room, window, .. } = &mut self.waiting;
         if room.holds(waiter) {
             return room.take(waiter, fits);
@@ -203,6 +210,7 @@ impl Node {
             if self.is_waiting(first) {
                 self.retry(first);
                 if queue(&mut self.waiting).front() == Some(first) && self.is_waiting(first) {
+                    moved |= self.has(Bug::SmallWritesPassLarge) && self.wake_out_of_turn(queue);
                     break;
                 }
             } else {
@@ -211,6 +219,12 @@ impl Node {
             moved = true;
         }
         moved
+    }
+
+    /// The planted bug: whoever fits goes on.
+    fn wake_out_of_turn(&mut self, queue: fn(&mut Waiting) -> &mut Queue) -> bool {
+        let all: Vec<Waiter> = queue(&mut self.waiting).order.iter().copied().collect();
+        all.into_iter().filter(|&waiter| self.is_waiting(waiter) && self.retry(waiter)).count() > 0
     }
 
     fn is_waiting(&self, waiter: Waiter) -> bool {

@@ -85,6 +85,15 @@ impl Disk {
         held.into_iter().map(|(request, covers)| self.answer(request, covers)).collect()
     }
 
+    /// Carries out the oldest held request.
+    pub(super) fn release_one(&mut self) -> Option<Event> {
+        if self.held.is_empty() {
+            return None;
+        }
+        let (request, covers) = self.held.remove(0);
+        Some(self.answer(request, covers))
+    }
+
     /// Unflushed writes are lost, or happen to be there.
     pub(super) fn power_cut(&mut self, keep: bool) {
         self.held.clear();

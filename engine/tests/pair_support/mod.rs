@@ -91,6 +91,8 @@ pub(crate) struct Pair {
     said: Vec<(NodeName, Said)>,
     touched: BTreeSet<u64>,
     broken: Vec<String>,
+    /// Are the halves compared after every event?
+    compares: bool,
     pages: PagePool,
 }
 
@@ -143,6 +145,7 @@ impl Pair {
             said: Vec::new(),
             touched: BTreeSet::new(),
             broken: Vec::new(),
+            compares: true,
             pages: PagePool::new(),
         };
         pair.start(A);
@@ -333,6 +336,14 @@ impl Pair {
             self.happens(node, event);
         }
         self.settle();
+    }
+
+    /// The oldest request that is held in a node's disk is carried out, if there is one.
+    pub(crate) fn disk_does_one(&mut self, node: NodeName) {
+        if let Some(done) = self.side(node).disk.release_one() {
+            self.happens(node, done);
+            self.settle();
+        }
     }
 
     /// Has anything with this byte all over reached a node's disk, flushed or not?

@@ -14,6 +14,7 @@ mod preferred;
 mod rejoin;
 mod restart;
 mod resync;
+mod room;
 mod stop;
 mod writes;
 
