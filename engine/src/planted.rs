@@ -101,6 +101,8 @@ bugs! {
     LogClearedUnstableHere,
     /// A region is cleared though a newer write to it is on its way to the target.
     FreshCopyNotAwaited,
+    /// A delta resync copies all that is mapped.
+    ResyncCopiesAll,
     /// A write that finds room takes it, whoever waits for room already.
     SmallWritesPassLarge,
 }

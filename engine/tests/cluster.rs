@@ -81,6 +81,8 @@ fn enough_happened(counters: &Counters, seeds: u64) {
             assert!(count >= least, "only {count} {what}, expected at least {least}");
         }
     }
+    let (copied, changed) = (counters.resync_bytes_copied, counters.resync_bytes_changed);
+    assert!(copied > 0 && copied * 10 <= changed * 12, "{copied} bytes copied, {changed} bytes changed");
     let checked = counters.checked;
     let all = checked.by_zones + checked.by_configurations;
     // Sectors with too many writes at once for a verdict; the aim is one in a thousand.

@@ -104,7 +104,7 @@ impl Node {
 
     pub(super) fn begin_resync(&mut self) -> Resync {
         let metadata = self.store().pool().metadata();
-        let to_copy: BTreeMap<VolumeId, BitSet> = self
+        let mut to_copy: BTreeMap<VolumeId, BitSet> = self
             .mirrored()
             .into_iter()
             .filter_map(|id| metadata.volume(id).map(|meta| (id, meta.log.clone())))
@@ -113,6 +113,13 @@ impl Node {
         self.resync = Progress { total, bytes_copied: 0 };
         let source = self.me();
         self.notice(Notice::ResyncBegan { source, regions: total });
+        if self.has(Bug::ResyncCopiesAll) {
+            for (&volume, set) in &mut to_copy {
+                for (first, count) in self.mapped_regions(volume) {
+                    set.insert_run(first, count);
+                }
+            }
+        }
         Resync {
             to_copy,
             reading: BTreeSet::new(),

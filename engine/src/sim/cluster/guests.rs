@@ -92,6 +92,7 @@ impl Cluster {
         };
         if matches!(kind, Kind::Write | Kind::Zero) {
             self.watch.touched(volume, at);
+            self.changes(at);
         }
         self.trace.line(Detail::Guests, self.now, "host", || {
             format!("op {op} as request {attempt}: value {value}")

@@ -27,6 +27,7 @@ use crate::node::event::{Action, Event, Notice};
 use crate::planted::Planted;
 use crate::time::{Duration, Instant};
 
+mod amount;
 mod api;
 mod converge;
 mod guests;
@@ -39,6 +40,7 @@ mod verbs;
 pub use api::{ApiError, State};
 pub use report::{Counters, Failure, Report, run, run_plan};
 
+use amount::Amount;
 use invariants::Watch;
 use slot::Slot;
 
@@ -117,6 +119,7 @@ pub struct Cluster {
     counters: Counters,
     trace: Trace,
     watch: Watch,
+    amount: Amount,
     /// Another failure is outstanding: a crash may now lose what is not stable.
     degraded: bool,
     /// The pair ended by a clean stop, with everything stable: no failure.
@@ -159,6 +162,7 @@ impl Cluster {
             arbiter: SimArbiter::new(root.fork("arbiter"), setup.arbiter_delay_us, setup.arbiter_loss),
             hosts: Hosts::new(&setup, root.fork("hosts")),
             watch: Watch::new(&setup),
+            amount: Amount::default(),
             disk_rng: root.fork("disks"),
             boot_rng: root.fork("boots"),
             fault_rng,
@@ -380,6 +384,7 @@ impl Cluster {
                 self.schedule(now + span, Due::Disk { node: name, life, disk, io });
             }
             Action::Send { link, message } => {
+                self.note_copy(name, &message);
                 self.on_network(|network, now, dues| network.send(now, name, link, message, dues));
             }
             Action::Disconnect { link } => {
@@ -422,11 +427,12 @@ impl Cluster {
             Notice::Lost => slot.phase = PeerPhase::Lost,
             Notice::Unreadable { .. } => {}
             Notice::PartnerFull => self.partner_full = true,
-            Notice::ResyncBegan { source, .. } => {
+            Notice::ResyncBegan { source, regions } => {
                 if source == name {
                     self.counters.resyncs += 1;
                     self.interrupted();
                     self.slots[name.index()].resyncing = true;
+                    self.resync_begins(regions);
                 }
             }
             Notice::DiskFailed => {

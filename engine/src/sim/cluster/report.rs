@@ -95,6 +95,10 @@ counters! {
     resyncs,
     /// Resyncs broken off.
     resyncs_interrupted,
+    /// Bytes of the regions that were marked when a resync began, or that guests wrote to during one.
+    resync_bytes_changed,
+    /// Bytes that resyncs copied, without guests' own new writes.
+    resync_bytes_copied,
     /// Crashes during a resync.
     deaths_in_resync,
     /// Pairs of blocks compared.
