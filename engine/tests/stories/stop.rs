@@ -203,3 +203,98 @@ fn a_node_stops_while_its_swap_to_both_is_overdue() {
         assert_eq!([pair.read(A, 0), pair.read(B, 0)], [NEW; 2]);
     }
 }
+
+/// The leaver has it in writing that the partner goes on, and dies before it can say so. The partner asks the arbiter as
+/// after a crash; the leaver comes back as one that is behind.
+#[test]
+fn a_handover_that_is_not_heard_is_a_crash() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    pair.hold(B, said::handed_over);
+    pair.stop(A);
+    pair.until_phase(A, PeerPhase::Stopped);
+    assert_eq!(pair.phase(B), Some(PeerPhase::Paired), "it has not heard");
+    pair.crash(A);
+    pair.start(A);
+    pair.until_phase(B, PeerPhase::Alone);
+    pair.write(B, 1, NEW).expect("written alone");
+    assert_eq!(pair.look(A, 0), Look::Refuses(GuestError::Unavailable));
+    pair.heal();
+    pair.until_whole();
+    assert_eq!([pair.read(A, 0), pair.read(A, 1)], [NEW; 2]);
+}
+
+/// The partner dies, and with it the word that it goes on, which the leaver has in writing. Both come back, in either
+/// order and cut off from each other at first: one serves, with all data, and at no time two.
+#[test]
+fn the_heir_of_a_handover_dies_before_it_hears_of_it() {
+    for order in [[A, B], [B, A]] {
+        let mut pair = Pair::with(&[]);
+        pair.write(A, 0, NEW).expect("written");
+        pair.hold(B, said::handed_over);
+        pair.stop(A);
+        pair.until_phase(A, PeerPhase::Stopped);
+        for node in [B, A] {
+            pair.crash(node);
+        }
+        for node in order {
+            pair.start(node);
+            pair.pass_millis(5000);
+        }
+        let serving = NodeName::BOTH.map(|node| pair.is_serving(node));
+        assert_eq!(serving.iter().filter(|serves| **serves).count(), 1, "{serving:?}");
+        pair.heal();
+        pair.until_whole();
+        assert_eq!([pair.read(A, 0), pair.read(B, 0)], [NEW; 2]);
+    }
+}
+
+/// A node that has lost its partner and cannot ask who goes on is asked to stop: it stops when guests have been told
+/// that it does not know, and a write that its partner may have shown is never unseen.
+#[test]
+fn a_node_without_a_verdict_stops_at_the_bound() {
+    let mut pair = Pair::with(&[]);
+    pair.hold(A, said::write_done);
+    let write = pair.begin_write(A, 0, NEW);
+    pair.lose_arbiter(A);
+    pair.lose_arbiter(B);
+    pair.cut();
+    pair.until_phase(A, PeerPhase::Deciding);
+    pair.stop(A);
+    pair.pass_millis(19_000);
+    assert_eq!(pair.phase(A), Some(PeerPhase::Deciding));
+    assert!(pair.is_open(write));
+    pair.until_phase(A, PeerPhase::Stopped);
+    assert_eq!(pair.refusal(write), Some(GuestError::Unavailable));
+    pair.release_arbiter(B);
+    pair.until_phase(B, PeerPhase::Alone);
+    assert_eq!(pair.read(B, 0), NEW, "it has it, and may have shown it");
+    pair.crash(A);
+    pair.release_arbiter(A);
+    pair.restart(A);
+    pair.until_whole();
+    assert_eq!(pair.read(A, 0), NEW);
+}
+
+/// A half that is being brought up to date is asked to stop: the source goes on as if nothing were, and the rest is
+/// copied when the half is back.
+#[test]
+fn a_target_stops_in_mid_resync() {
+    let mut pair = Pair::with(&[]);
+    pair.crash(A);
+    pair.until_phase(B, PeerPhase::Alone);
+    for block in 0..40 {
+        pair.write(B, block * 16, NEW).expect("written alone");
+    }
+    pair.hold(B, said::copy_stable);
+    pair.restart(A);
+    pair.until("copies are stable", |pair| pair.under_way(B) > 0);
+    pair.stop(A);
+    pair.until_phase(A, PeerPhase::Stopped);
+    pair.write(B, 1, NEW).expect("written alone");
+    pair.crash(A);
+    pair.release(B);
+    pair.restart(A);
+    pair.until_whole();
+    assert_eq!([pair.read(A, 1), pair.read(A, 16)], [NEW; 2]);
+}
