@@ -104,7 +104,6 @@ fn the_same_seed_takes_the_same_way() {
 
 /// Plans that broke a promise once. Each is named for what it showed.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "reads the plans from the disk")]
 fn no_plan_breaks_a_promise_again() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans");
     let mut paths: Vec<_> = std::fs::read_dir(folder)
