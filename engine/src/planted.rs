@@ -73,6 +73,14 @@ bugs! {
     ExtentLeaked,
     /// A pool is opened without a flush: what was read may still be lost.
     OpenedWithoutFlush,
+    /// A block stops reading as zero before the data written to it is durable.
+    ZeroBitClearedBeforeData,
+    /// A new extent is mapped without a word about the blocks that were not written.
+    UnwrittenBlocksForgotten,
+    /// Which blocks of mapped extents read as zero is left out of the checkpoint.
+    ZerosForgottenInCheckpoint,
+    /// Space that is kept for a volume is given to others.
+    ReservationIgnored,
 }
 
 /// Which bug is planted in a node, if any.

@@ -10,7 +10,7 @@ use twinsan::ids::{BootId, NodeName, RequestId, Uuid, VolumeId};
 use twinsan::io::{DiskOp, Geometry};
 use twinsan::mirror::message::PeerPhase;
 use twinsan::node::Node;
-use twinsan::node::config::{CacheConfig, MirrorConfig, NodeConfig, VolumeConfig};
+use twinsan::node::config::{CacheConfig, MirrorConfig, NodeConfig, SpaceConfig, VolumeConfig};
 use twinsan::node::event::{Action, Event};
 use twinsan::planted::Planted;
 use twinsan::pool::{FormatIds, PoolOptions, format};
@@ -54,6 +54,8 @@ struct Pair {
     answers: BTreeMap<u64, GuestResult>,
     pages: PagePool,
     arbitration: Arbitration,
+    reserved_bytes: u64,
+    detect_zeros: bool,
 }
 
 impl Pair {
@@ -83,6 +85,8 @@ impl Pair {
             answers: BTreeMap::new(),
             pages: PagePool::new(),
             arbitration,
+            reserved_bytes: 0,
+            detect_zeros: false,
         };
         pair.start(0);
         pair.start(1);
@@ -104,9 +108,12 @@ impl Pair {
                 uuid: Uuid(99),
                 sectors: 200_000,
                 mirrored: true,
+                reserved_bytes: self.reserved_bytes,
+                detect_zeros: self.detect_zeros,
             }],
             cache: CacheConfig::default(),
             mirror: MirrorConfig::default(),
+            space: SpaceConfig::default(),
             planted: Planted::NONE,
         };
         self.nodes[n] = Some(Node::new(config, &[DISK]));

@@ -1,12 +1,12 @@
 //! The simulator's exam: each deliberate bug must be found by a checker within 2,000 seeds of the ordinary
 //! generator, while the same seed without the bug passes. A panic of the buggy node does not count as found.
 //!
-//! `TWINSAN_PLANTED_SEEDS` sets the number of seeds; without optimisation only a few are tried, and nothing is
+//! `TWINSAN_PLANTED_BUG` names one bug to look for. `TWINSAN_PLANTED_SEEDS` sets the number of seeds; without optimisation only a few are tried, and nothing is
 //! demanded.
 
 mod support;
 
-use support::{Shared, run_seed, setting, spread};
+use support::{Shared, run_seed, setting, spread, text};
 use twinsan::planted::{Bug, Planted};
 use twinsan::sim::Scale;
 use twinsan::sim::trace::Detail;
@@ -41,8 +41,14 @@ fn every_planted_bug_is_found() {
     let seeds = setting("TWINSAN_PLANTED_SEEDS", if optimised { 2_000 } else { 3 });
     let found: Shared<Vec<Found>> = Shared::default();
     std::panic::set_hook(Box::new(|_| {})); // panics of buggy nodes are expected, and told below
-    spread(0..Bug::ALL.len() as u64, |index| {
-        if let Some(one) = search(Bug::ALL[index as usize], seeds) {
+    let wanted = text("TWINSAN_PLANTED_BUG");
+    let bugs: Vec<Bug> = Bug::ALL
+        .iter()
+        .copied()
+        .filter(|bug| wanted.as_ref().is_none_or(|name| *name == format!("{bug:?}")))
+        .collect();
+    spread(0..bugs.len() as u64, |index| {
+        if let Some(one) = search(bugs[index as usize], seeds) {
             found.with(|found| found.push(one));
         }
     });
@@ -53,9 +59,8 @@ fn every_planted_bug_is_found() {
         for one in found.iter() {
             println!("{:<28} {:>5} {:>9}  {}", format!("{:?}", one.bug), one.seed, one.invariant, one.what);
         }
-        let missing: Vec<&Bug> =
-            Bug::ALL.iter().filter(|bug| found.iter().all(|one| one.bug != **bug)).collect();
-        println!("{} of {} found; not found: {missing:?}", found.len(), Bug::ALL.len());
-        assert!(found.len() >= FOUND_MIN || !optimised);
+        let missing: Vec<&Bug> = bugs.iter().filter(|bug| found.iter().all(|one| one.bug != **bug)).collect();
+        println!("{} of {} found; not found: {missing:?}", found.len(), bugs.len());
+        assert!(found.len() >= FOUND_MIN.min(bugs.len()) || !optimised);
     });
 }

@@ -143,6 +143,7 @@ impl Node {
             sent: None,
             answered: true,
             deadline,
+            waits: None,
         });
     }
 

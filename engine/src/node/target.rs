@@ -297,13 +297,17 @@ impl Node {
             return Applied::At(self.store().version());
         }
         let now = self.now;
-        let store = self.store_mut();
-        if !store.room(u64::from(copy.blocks)) {
+        if !self.store().room(u64::from(copy.blocks)) {
             return Applied::NoRoom;
         }
-        if !copy.zero && !store.reserve(copy.volume, range.clone()) {
-            return Applied::NoSpace;
+        if !copy.zero && !self.store_mut().reserve(copy.volume, range.clone()) {
+            return if self.awaits_space(copy.volume, None).is_some() {
+                Applied::NoRoom
+            } else {
+                Applied::NoSpace
+            };
         }
+        let store = self.store_mut();
         Applied::At(match copy.zero {
             true => store.zero(now, copy.volume, range),
             false => store.write(now, copy.volume, copy.first, &copy.data),
