@@ -9,7 +9,7 @@ use twinsan::ids::{BootId, NodeName, RequestId, Uuid, VolumeId};
 use twinsan::io::{DiskOp, Geometry};
 use twinsan::mirror::message::PeerPhase;
 use twinsan::node::Node;
-use twinsan::node::config::{CacheConfig, MirrorConfig, NodeConfig, VolumeConfig};
+use twinsan::node::config::{CacheConfig, MirrorConfig, NodeConfig, SpaceConfig, VolumeConfig};
 use twinsan::node::event::{Action, Event};
 use twinsan::planted::Planted;
 use twinsan::pool::{FormatIds, PoolOptions, format};
@@ -58,9 +58,12 @@ pub fn config(n: usize, nodes: usize, boot: u64) -> NodeConfig {
             uuid: Uuid(99),
             sectors: SECTORS,
             mirrored: nodes == 2,
+            reserved_bytes: 0,
+            detect_zeros: false,
         }],
         cache: CacheConfig { blocks_max: 192 * 1024, dirty_blocks_max: 128 * 1024, ..CacheConfig::default() },
         mirror: MirrorConfig::default(),
+        space: SpaceConfig::default(),
         planted: Planted::NONE,
     }
 }

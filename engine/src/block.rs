@@ -181,6 +181,16 @@ impl Page {
     }
 }
 
+/// CRC32C of 4 KiB of zeros.
+const ZERO_CRC: u32 = 0x98f9_4189;
+
+impl Page {
+    /// Are all bytes zero? Looks at them only if the checksum says so too.
+    pub fn is_zero(&self) -> bool {
+        self.crc() == ZERO_CRC && *self.bytes() == ZEROS
+    }
+}
+
 impl fmt::Debug for Page {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Page({:08x})", self.crc())
@@ -206,6 +216,14 @@ impl Block {
         }
     }
 
+    /// Pages of nothing but zeros become [`Block::Zero`].
+    pub fn detect_zero(self) -> Block {
+        match self {
+            Block::Data(page) if page.is_zero() => Block::Zero,
+            other => other,
+        }
+    }
+
     /// Are the bytes equal? Pages with different checksums are not compared.
     pub fn same(&self, other: &Block) -> bool {
         match (self, other) {
@@ -224,6 +242,11 @@ pub type Payload = SmallVec<[Block; 1]>;
 /// A payload of `count` zero blocks.
 pub fn zeros(count: usize) -> Payload {
     smallvec::smallvec![Block::Zero; count]
+}
+
+/// Does the payload consist of [`Block::Zero`] alone?
+pub fn is_all_zero(payload: &Payload) -> bool {
+    payload.iter().all(|block| matches!(block, Block::Zero))
 }
 
 /// Copies `bytes` into blocks of `pool`; the last is filled up with zeros.
@@ -269,6 +292,16 @@ mod tests {
     fn a_page_outlives_its_pool() {
         let page = PagePool::new().take_zeroed().freeze();
         assert_eq!(page.bytes(), &ZEROS);
+    }
+
+    #[test]
+    fn pages_of_zeros_are_told_from_others() {
+        let pool = PagePool::new();
+        assert!(pool.take_zeroed().freeze().is_zero());
+        assert!(matches!(Block::Data(pool.take_zeroed().freeze()).detect_zero(), Block::Zero));
+        let mut page = pool.take_zeroed();
+        page.bytes_mut()[4095] = 1;
+        assert!(matches!(Block::Data(page.freeze()).detect_zero(), Block::Data(_)));
     }
 
     #[test]

@@ -70,6 +70,26 @@ pub enum Command {
     Flush,
 }
 
+/// What a 4 KiB block of a volume is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BlockState {
+    /// It has data of its own.
+    Data,
+    /// It reads as zero and has a place: a write to it needs no space.
+    Zero,
+    /// It reads as zero and has no place.
+    Unmapped,
+}
+
+/// Sectors whose blocks are alike.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StatusRun {
+    /// The sectors.
+    pub at: Sectors,
+    /// What their blocks are.
+    pub state: BlockState,
+}
+
 /// The longest [`Command::Zero`]: 64 MiB. The front end advertises it as the UNMAP limit (VPD B0).
 pub const ZERO_SECTORS_MAX: u64 = (64 << 20) / 512;
 /// The longest read or write: 8 MiB, advertised as the maximum transfer length (VPD B0).
@@ -156,6 +176,12 @@ pub trait VirtualVolume: Send + Sync {
     fn partner_path_state(&self) -> PathState;
     /// Starts a request; `sink.complete(token, ..)` is called exactly once.
     fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId;
+    /// What the blocks of `at` are, from its beginning on; the answer may end before `at` does. `None` if that cannot be
+    /// told without reading, or not now.
+    fn block_status(&self, at: Sectors) -> Option<Result<Vec<StatusRun>, GuestError>> {
+        let _ = at;
+        None
+    }
     /// Asks for a request to be given up. `sink.aborted(token)` is called when it can no longer act; the
     /// request's own completion has been called by then.
     fn abort(&self, request: RequestId, sink: &Arc<dyn Sink>, token: u64);

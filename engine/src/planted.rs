@@ -105,6 +105,14 @@ bugs! {
     ResyncCopiesAll,
     /// A write that finds room takes it, whoever waits for room already.
     SmallWritesPassLarge,
+    /// A block stops reading as zero before the data written to it is durable.
+    ZeroBitClearedBeforeData,
+    /// A new extent is mapped without a word about the blocks that were not written.
+    UnwrittenBlocksForgotten,
+    /// Which blocks of mapped extents read as zero is left out of the checkpoint.
+    ZerosForgottenInCheckpoint,
+    /// Space that is kept for a volume is given to others.
+    ReservationIgnored,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -74,6 +74,11 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("crashes while another failure is outstanding", counters.losses, seeds / 10),
         ("clean stops", counters.clean_stops, seeds / 10),
         ("retries", counters.retries, seeds * 10),
+        ("writes without space", counters.out_of_space, seeds),
+        ("thresholds reached", counters.thresholds_reached, seeds / 4),
+        ("thresholds left", counters.thresholds_left, seeds / 10),
+        ("blocks of zeros inside extents", counters.zero_blocks_seen, seeds * 50),
+        ("runs with space kept in a full pool", counters.kept_while_full, seeds / 100),
         ("blocks compared", counters.blocks_compared, seeds * 100),
     ];
     if seeds >= 100 {

@@ -5,6 +5,7 @@ mod pool_support;
 use pool_support::{formatted, ids, open, settle};
 use twinsan::ids::{DiskId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
 use twinsan::io::{DiskError, DiskOp, Geometry};
+use twinsan::planted::{Bug, Planted};
 use twinsan::pool::{
     Identity, NodeRecord, OpenError, Opening, PoolError, PoolOptions, Record, Slot, check, format,
 };
@@ -300,4 +301,101 @@ fn a_slot_that_was_not_allocated_cannot_be_mapped() {
     let mut disks = formatted(&SMALL, &[4 << 20]);
     let (mut pool, _) = open(&mut disks).unwrap();
     pool.append(&[create(V), Record::Map { volume: V, extent: 1, slot: Slot { disk: DiskId(0), index: 3 } }]);
+}
+
+#[test]
+fn space_that_is_kept_for_a_volume_is_not_given_to_others() {
+    let mut disks = formatted(&SMALL, &[2 << 20]);
+    let found = |planted| {
+        let (mut pool, _) = open(&mut disks.clone()).unwrap();
+        pool.set_planted(planted);
+        pool.append(&[create(V), create(VolumeId(8))]);
+        let all = pool.free_extents();
+        pool.keep_for(V, (3 << 16) - 1);
+        assert!(pool.reserve(V, 0));
+        assert_eq!(pool.bytes_kept(), 2 << 16);
+        let others = (0..100).take_while(|extent| pool.reserve(VolumeId(8), *extent)).count() as u64;
+        others != all - 3 || !(1..3).all(|extent| pool.reserve(V, extent)) || pool.reserve(V, 3)
+    };
+    assert!(!found(Planted::NONE));
+    assert!(found(Planted::only(Bug::ReservationIgnored)));
+
+    let (mut pool, _) = open(&mut disks).unwrap();
+    pool.append(&[create(V), create(VolumeId(8))]);
+    (0..pool.free_extents() as u32).for_each(|extent| assert!(pool.reserve(VolumeId(8), extent)));
+    pool.keep_for(V, 1 << 16);
+    assert_eq!(pool.bytes_kept_missing(), 1 << 16, "others were first");
+    pool.release(VolumeId(8), 5);
+    assert!(!pool.reserve(VolumeId(8), 5) && pool.is_owed(V) && pool.reserve(V, 0) && !pool.is_owed(V));
+}
+
+/// However full the pool and however short the log: unmapping and deleting go on, and free the space.
+#[test]
+fn a_full_pool_with_a_full_log_unmaps_and_deletes() {
+    let mut disks = formatted(&PoolOptions { log_bytes: 32 << 10, ..SMALL }, &[40 << 20]);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    let volumes: Vec<VolumeId> = (0..4).map(VolumeId).collect();
+    pool.append(&volumes.iter().map(|volume| create(*volume)).collect::<Vec<_>>());
+    let all = pool.free_extents();
+    for extent in 0..all as u32 {
+        let volume = volumes[extent as usize % 4];
+        assert!(pool.reserve(volume, extent));
+        let slot = pool.allocate(volume, extent);
+        let zeros = (0..8).map(|n| Record::ZeroAdd { volume, extent, first: n * 2, count: 1 });
+        pool.append(&[Record::Map { volume, extent, slot }].into_iter().chain(zeros).collect::<Vec<_>>());
+        // Each extent has as ragged a map as it can: the checkpoint holds all of them.
+        pool.append(&[Record::LogAdd { volume, first: u64::from(extent) * 2, count: 1 }]);
+        if extent % 50 == 0 {
+            settle(&mut pool, &mut disks);
+        }
+    }
+    assert_eq!((pool.free_extents(), pool.metadata().zero_extents()), (0, all));
+    assert!(pool.metadata().zero_extents() <= pool.zero_extents_max());
+    for extent in (0..all as u32).step_by(2) {
+        pool.append(&[Record::Unmap { volume: volumes[extent as usize % 4], extent }]);
+    }
+    pool.append(&[Record::VolumeDelete { volume: volumes[1] }]);
+    pool.append(&[Record::VolumeDelete { volume: volumes[3] }]);
+    settle(&mut pool, &mut disks);
+    assert_eq!((pool.failed(), pool.free_extents()), (None, all));
+    let (again, _) = open(&mut disks).unwrap();
+    assert_eq!(again.metadata(), pool.metadata());
+    assert!(check(&again).is_clean());
+}
+
+/// The room of the checkpoint is enough for the maps of zeros that a pool may have, at every extent size.
+#[test]
+fn all_maps_of_zeros_fit_into_the_checkpoint() {
+    for (extent, bytes) in
+        [(64 << 10, 300u64 << 20), (1 << 20, 3 << 30), (16 << 20, 20 << 30), (128 << 20, 100 << 30)]
+    {
+        let mut disks = formatted(&PoolOptions { extent_bytes: extent, log_bytes: 0 }, &[bytes]);
+        let (mut pool, _) = open(&mut disks).unwrap();
+        let sectors = 1 << 36;
+        pool.append(&[Record::VolumeCreate { volume: V, uuid: Uuid(1), sectors, mirrored: true }]);
+        let last = (extent / 4096) as u32 - 1;
+        let count = pool.free_extents().min(pool.zero_extents_max()) as u32;
+        assert_eq!(u64::from(count), pool.free_extents(), "pools of these sizes remember all zeros");
+        for extent in (0..count).map(|extent| extent * 3) {
+            assert!(pool.reserve(V, extent) && pool.may_remember_zeros(V, extent));
+            let slot = pool.allocate(V, extent);
+            let zero = Record::ZeroAdd { volume: V, extent, first: last, count: 1 };
+            pool.append(&[Record::Map { volume: V, extent, slot }, zero]);
+        }
+        pool.checkpoint();
+        settle(&mut pool, &mut disks);
+        assert_eq!(pool.failed(), None);
+        let (again, report) = open(&mut disks).unwrap();
+        assert_eq!((report.records, again.metadata() == pool.metadata()), (0, true));
+        assert_eq!(again.locate(V, u64::from(last)), None);
+        assert!(again.place(V, u64::from(last)).is_some());
+    }
+}
+
+#[test]
+#[should_panic(expected = "beyond the end of its volume")]
+fn zeros_of_an_extent_that_is_not_mapped_cannot_be_recorded() {
+    let mut disks = formatted(&SMALL, &[4 << 20]);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    pool.append(&[create(V), Record::ZeroAdd { volume: V, extent: 1, first: 0, count: 1 }]);
 }

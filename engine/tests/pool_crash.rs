@@ -188,6 +188,8 @@ fn planted_bugs_are_found() {
         Bug::ExtentAllocatedTwice,
         Bug::ExtentLeaked,
         Bug::OpenedWithoutFlush,
+        Bug::ZeroBitClearedBeforeData,
+        Bug::ZerosForgottenInCheckpoint,
     ];
     for bug in bugs {
         let mut total = Total::default();

@@ -13,9 +13,10 @@ use pool_support::{Disk, disk, formatted, open, settle};
 use proptest::prelude::*;
 use twinsan::format::frame::FrameHeader;
 use twinsan::format::record::{
-    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, kind,
+    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, ZeroBody,
+    ZeroMapBody, kind,
 };
-use twinsan::format::superblock::{DiskEntry, Superblock};
+use twinsan::format::superblock::{DiskEntry, FEATURE_ZEROS, FEATURES_KNOWN, Superblock};
 use twinsan::ids::{DiskId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
 use twinsan::pool::{
     Metadata, NodeRecord, PoolOptions, REGION_SECTORS, Record, SECTORS_MAX, Slot, check, open_arbitrary,
@@ -48,6 +49,9 @@ fn every_offset_is_as_documented() {
     layout!(IndexBody, 8, index: 0, reserved: 4);
     layout!(RunBody, 16, first: 0, count: 8);
     layout!(TableBody, 8, count: 0, reserved: 4);
+    layout!(ZeroBody, 16, extent: 0, first: 4, count: 8, reserved: 12);
+    layout!(ZeroMapBody, 8, extent: 0, words: 4);
+    assert_eq!((FEATURE_ZEROS, FEATURES_KNOWN & FEATURE_ZEROS), (2, 2));
     let kinds = [
         (kind::NODE, 1),
         (kind::VOLUME_CREATE, 2),
@@ -61,6 +65,9 @@ fn every_offset_is_as_documented() {
         (kind::LOG_ADD, 10),
         (kind::LOG_REMOVE, 11),
         (kind::LOG_CLEAR, 12),
+        (kind::ZERO_ADD, 18),
+        (kind::ZERO_REMOVE, 19),
+        (kind::ZERO_MAP, 39),
         (kind::MAP_TABLE, 32),
         (kind::HOT_TABLE, 33),
         (kind::LOG_PAGE, 34),
@@ -69,7 +76,7 @@ fn every_offset_is_as_documented() {
 }
 
 /// The records behind the golden images: in a checkpoint, then in the log after it.
-fn golden_records(disks: usize) -> [Vec<Record>; 2] {
+fn golden_records(disks: usize, zeroed: bool) -> [Vec<Record>; 2] {
     let (v, w) = (VolumeId(1), VolumeId(0xFFFF_FFFE));
     let slot = |n: u32| match disks {
         1 => Slot { disk: DiskId(0), index: n },
@@ -93,6 +100,11 @@ fn golden_records(disks: usize) -> [Vec<Record>; 2] {
         Record::LogAdd { volume: v, first: 2, count: 600 },
         Record::LogAdd { volume: w, first: 4096, count: 4096 * 5 },
     ];
+    let zeros = [
+        Record::ZeroAdd { volume: v, extent: 3, first: 1, count: 15 },
+        Record::ZeroAdd { volume: w, extent: 60_000, first: 5, count: 2 },
+    ];
+    let zeros = zeros.into_iter().filter(|_| zeroed);
     let ragged = (0..40).map(|n| Record::LogAdd { volume: w, first: 90_000 + n * 3, count: 1 });
     let after = vec![
         Record::Node(node),
@@ -103,13 +115,18 @@ fn golden_records(disks: usize) -> [Vec<Record>; 2] {
         Record::LogRemove { volume: v, first: 100, count: 300 },
         Record::LogClear { volume: VolumeId(9) },
     ];
-    [before.into_iter().chain(ragged).collect(), after]
+    let filled = [
+        Record::ZeroRemove { volume: v, extent: 3, first: 8, count: 2 },
+        Record::ZeroAdd { volume: w, extent: 60_000, first: 15, count: 1 },
+    ];
+    let after = after.into_iter().chain(filled.into_iter().filter(|_| zeroed)).collect();
+    [before.into_iter().chain(zeros).chain(ragged).collect(), after]
 }
 
 /// A pool with these records, three lives old, the last of which ended in the middle of a log write.
 fn golden_disks(bytes: &[u64]) -> Vec<Disk> {
     let mut disks = formatted(&PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 }, bytes);
-    for records in golden_records(bytes.len()) {
+    for records in golden_records(bytes.len(), true) {
         let (mut pool, _) = open(&mut disks).unwrap();
         for record in &records {
             if let Record::Map { volume, extent, slot } = record {
@@ -168,22 +185,30 @@ fn from_text(text: &str) -> Vec<Disk> {
     disks
 }
 
-const GOLDEN: [(&str, &[u64]); 2] = [
-    (include_str!("golden/pool-v1-one-disk.txt"), &[2 << 20]),
-    (include_str!("golden/pool-v1-three-disks.txt"), &[2 << 20, 1 << 20, 1 << 20]),
+const ONE: &[u64] = &[2 << 20];
+const THREE: &[u64] = &[2 << 20, 1 << 20, 1 << 20];
+
+/// The image, its disks, and whether blocks of zeros are in it (feature bit 1): only then is it what is written today.
+const GOLDEN: [(&str, &[u64], bool); 4] = [
+    (include_str!("golden/pool-v1-one-disk.txt"), ONE, false),
+    (include_str!("golden/pool-v1-three-disks.txt"), THREE, false),
+    (include_str!("golden/pool-v1-zeros-one-disk.txt"), ONE, true),
+    (include_str!("golden/pool-v1-zeros-three-disks.txt"), THREE, true),
 ];
 
 #[test]
 fn golden_images_open() {
-    for (text, _) in GOLDEN {
+    for (text, _, zeroed) in GOLDEN {
         let mut disks = from_text(text);
         let (pool, report) = open(&mut disks).unwrap();
-        let records = golden_records(disks.len()).concat();
+        let records = golden_records(disks.len(), zeroed).concat();
         let mut expected = Metadata::new();
         records.iter().for_each(|record| drop(expected.apply(record)));
         assert_eq!(*pool.metadata(), expected);
         assert_eq!(pool.durable().0, records.len() as u64);
         assert!(report.torn.is_some());
+        // A pool from before has no room to remember zeros: they are written.
+        assert_eq!((pool.zero_extents_max() > 0, pool.metadata().zero_extents() > 0), (zeroed, zeroed));
         assert!(check(&pool).is_clean());
     }
 }
@@ -191,7 +216,7 @@ fn golden_images_open() {
 /// What is written today is what was written when the images were made; if it must change, the version must.
 #[test]
 fn golden_images_are_still_written_so() {
-    for (text, bytes) in GOLDEN {
+    for (text, bytes, _) in GOLDEN.into_iter().filter(|(_, _, zeroed)| *zeroed) {
         assert!(to_text(&golden_disks(bytes)) == text, "the format has changed: see tests/golden/README.md");
     }
 }
@@ -200,14 +225,14 @@ fn golden_images_are_still_written_so() {
 #[test]
 #[ignore = "makes a new golden image; see tests/golden/README.md"]
 fn print_golden_one_disk() {
-    print!("{}", to_text(&golden_disks(GOLDEN[0].1)));
+    print!("{}", to_text(&golden_disks(ONE)));
 }
 
 /// Prints the other one.
 #[test]
 #[ignore = "makes a new golden image; see tests/golden/README.md"]
 fn print_golden_three_disks() {
-    print!("{}", to_text(&golden_disks(GOLDEN[1].1)));
+    print!("{}", to_text(&golden_disks(THREE)));
 }
 
 proptest! {
@@ -223,12 +248,16 @@ proptest! {
     #[test]
     fn arbitrary_records_open_or_are_refused(
         mode in 2u8..4,
-        records in proptest::collection::vec((1u8..14, 1u8..5, 0u32..3, proptest::collection::vec(any::<u64>(), 5)), 1..30),
+        records in proptest::collection::vec((1u8..17, 1u8..5, 0u32..3, proptest::collection::vec(any::<u64>(), 5)), 1..30),
         small in any::<bool>(),
     ) {
         let mut bytes = Vec::new();
         for (kind, units, volume, words) in records {
-            let kind = if mode == 2 && kind > 12 { 32 + kind % 3 } else { kind };
+            let kind = match kind {
+                13.. if mode == 2 => [32, 33, 34, 39][usize::from(kind) % 4],
+                13.. => 18 + kind % 2,
+                kind => kind,
+            };
             let mut record = vec![kind, 0, units + 1, 0];
             record.extend_from_slice(&volume.to_le_bytes());
             for word in words.iter().take(usize::from(units)) {

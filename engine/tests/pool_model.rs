@@ -25,6 +25,10 @@ enum Ask {
     Hold(usize),
     Unhold(usize),
     Log(u32, u64, u64, bool),
+    /// Blocks of a mapped extent read as zero, or no longer do.
+    Zeros(u32, u32, u32, u32, bool),
+    /// So many extents are kept for a volume.
+    Keep(u32, u64),
     /// This many requests of the pool are carried out.
     Work(u8),
     Checkpoint,
@@ -46,6 +50,9 @@ fn ask() -> impl Strategy<Value = Ask> {
         2 => pick.clone().prop_map(Ask::Hold),
         2 => pick.prop_map(Ask::Unhold),
         2 => (volume, 0u64..500, 1u64..200, any::<bool>()).prop_map(|(v, f, n, add)| Ask::Log(v, f, n, add)),
+        4 => (0u32..3, 0u32..12, 0u32..16, 1u32..16, any::<bool>())
+            .prop_map(|(v, e, f, n, add)| Ask::Zeros(v, e, f, n, add)),
+        1 => (0u32..3, 0u64..6).prop_map(|(v, extents)| Ask::Keep(v, extents)),
         6 => (1u8..9).prop_map(Ask::Work),
         1 => Just(Ask::Checkpoint),
         1 => Just(Ask::Reopen),
@@ -62,9 +69,24 @@ struct Model {
     /// Unmapped, by the record of this number.
     retiring: Vec<(Lsn, Slot)>,
     held: Vec<Slot>,
+    /// Blocks that read as zero: volume, extent, block.
+    zeros: BTreeSet<(u32, u32, u32)>,
+    /// Extents kept for volumes.
+    kept: BTreeMap<u32, u64>,
 }
 
 impl Model {
+    /// Extents that others than this volume cannot take.
+    fn kept(&self, but: u32) -> u64 {
+        let used = |volume: u32| {
+            let mapped = self.volumes.get(&volume).map_or(0, |(map, _)| map.len());
+            let reserved = self.reserved.iter().filter(|(of, _)| *of == volume).count();
+            mapped + reserved + self.pending.iter().filter(|((of, _), _)| *of == volume).count()
+        };
+        let others = self.kept.iter().filter(|(volume, _)| **volume != but);
+        others.map(|(volume, kept)| kept.saturating_sub(used(*volume) as u64)).sum()
+    }
+
     fn mapped(&self, volume: u32, extent: u32) -> bool {
         self.volumes.get(&volume).is_some_and(|(map, _)| map.contains_key(&extent))
     }
@@ -115,6 +137,8 @@ impl Both {
             Ask::Delete(v) => {
                 let lsn = pool.append(&[Record::VolumeDelete { volume: VolumeId(v) }]);
                 model.reserved.retain(|(volume, _)| *volume != v);
+                model.zeros.retain(|(volume, ..)| *volume != v);
+                model.kept.remove(&v);
                 let (gone, _) = model.volumes.remove(&v).unwrap_or_default();
                 gone.into_values().for_each(|slot| model.unmapped(lsn, Some(slot)));
             }
@@ -122,7 +146,7 @@ impl Both {
                 let has = model.mapped(v, e)
                     || model.reserved.contains(&(v, e))
                     || model.pending.iter().any(|(at, _)| *at == (v, e));
-                let gets = !has && model.free() > 0;
+                let gets = !has && model.free() > model.kept(v);
                 assert_eq!(pool.reserve(VolumeId(v), e), has || gets);
                 if gets {
                     model.reserved.insert((v, e));
@@ -157,6 +181,7 @@ impl Both {
                 let lsn = pool.append(&[Record::Unmap { volume: VolumeId(v), extent }]);
                 let old = model.volumes.get_mut(&v).and_then(|(map, _)| map.remove(&extent));
                 model.unmapped(lsn, old);
+                model.zeros.retain(|(volume, of, _)| (*volume, *of) != (v, extent));
             }
             Ask::Hold(n) => {
                 let used = model.used();
@@ -180,6 +205,23 @@ impl Both {
                     let range = first..first + count.min(512 - first);
                     if add { log.extend(range) } else { log.retain(|region| !range.contains(region)) }
                 }
+            }
+            Ask::Zeros(v, extent, first, count, add) if model.mapped(v, extent) => {
+                let (volume, count) = (VolumeId(v), count.min(16 - first));
+                pool.append(&[match add {
+                    true => Record::ZeroAdd { volume, extent, first, count },
+                    false => Record::ZeroRemove { volume, extent, first, count },
+                }]);
+                let blocks = (first..first + count).map(|block| (v, extent, block));
+                if add {
+                    model.zeros.extend(blocks);
+                } else {
+                    model.zeros.retain(|block| !blocks.clone().any(|gone| gone == *block));
+                }
+            }
+            Ask::Keep(v, extents) => {
+                pool.keep_for(VolumeId(v), extents * (64 << 10) - extents.min(1));
+                model.kept.insert(v, extents);
             }
             Ask::Work(requests) => {
                 for _ in 0..requests {
@@ -207,6 +249,7 @@ impl Both {
         self.model.pending.clear();
         self.model.retiring.clear();
         self.model.held.clear();
+        self.model.kept.clear();
     }
 
     fn compare(&self) {
@@ -217,9 +260,16 @@ impl Both {
             let volume = pool.metadata().volume(VolumeId(*id)).unwrap();
             assert!(volume.map.iter().eq(map.iter().map(|(extent, slot)| (*extent, *slot))));
             assert!(volume.log.iter().eq(log.iter().copied()));
+            for (extent, block) in (0..12).flat_map(|extent| (0..16).map(move |block| (extent, block))) {
+                let (zero, mapped) = (model.zeros.contains(&(*id, extent, block)), map.contains_key(&extent));
+                let at = u64::from(extent * 16 + block);
+                assert_eq!(pool.locate(VolumeId(*id), at).is_some(), mapped && !zero);
+                assert_eq!(pool.place(VolumeId(*id), at).is_some(), mapped);
+            }
         }
         assert_eq!(pool.free_extents(), model.free());
         assert_eq!(pool.bytes_used(), model.used().len() as u64 * (64 << 10));
+        assert_eq!(pool.bytes_kept(), model.kept(u32::MAX) * (64 << 10));
         let report = check(pool);
         assert!(report.is_clean(), "{report:?}");
     }

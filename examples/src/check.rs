@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use twinsan::backend;
-use twinsan::block::{PagePool, Payload, zeros};
+use twinsan::block::{Block, PagePool, Payload, zeros};
 use twinsan::ids::VolumeId;
 use twinsan::io::DiskOp;
 use twinsan::pool::{self, Pool};
@@ -119,9 +119,15 @@ impl Half {
 
     /// What hosts would read.
     fn read(&self, volume: VolumeId, first: u64, blocks: u64) -> Result<Payload, Failure> {
-        let Some((disk, offset)) = self.pool.locate(volume, first) else { return Ok(zeros(blocks as usize)) };
+        let Some((disk, offset)) = self.pool.place(volume, first) else { return Ok(zeros(blocks as usize)) };
         let op = DiskOp::Read { offset, blocks: blocks as u32 };
-        Ok(backend::perform(&*self.disks[usize::from(disk.0)], op)?)
+        let mut found = backend::perform(&*self.disks[usize::from(disk.0)], op)?;
+        for (block, content) in (first..).zip(&mut found) {
+            if self.pool.locate(volume, block).is_none() {
+                *content = Block::Zero;
+            }
+        }
+        Ok(found)
     }
 
     /// Bytes of the volume that are mapped, in blocks.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use twinsan::arbiter::Arbitration;
 use twinsan::block::SECTOR_BYTES;
 use twinsan::ids::{NodeName, Uuid, VolumeId};
-use twinsan::node::config::{CacheConfig, MirrorConfig, VolumeConfig};
+use twinsan::node::config::{CacheConfig, MirrorConfig, SpaceConfig, VolumeConfig};
 use twinsan::pool::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN};
 
 use crate::sizes;
@@ -96,6 +96,18 @@ pub(crate) struct Pool {
     #[serde(default = "one_mebibyte")]
     pub(crate) extent: String,
     pub(crate) disks: Vec<Disk>,
+    #[serde(default)]
+    pub(crate) thresholds: Thresholds,
+}
+
+/// Use of the pool, in percent, that is worth a word.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Thresholds {
+    pub(crate) info: Option<u8>,
+    pub(crate) warning: Option<u8>,
+    pub(crate) critical: Option<u8>,
+    pub(crate) hysteresis: Option<u8>,
 }
 
 fn one_mebibyte() -> String {
@@ -123,6 +135,11 @@ pub(crate) struct Volume {
     /// The node that orders its writes.
     #[serde(default = "node_a")]
     pub(crate) preferred: Name,
+    /// Space of the pool that is kept for it.
+    pub(crate) reserved: Option<String>,
+    /// Blocks of zeros in writes are not stored.
+    #[serde(default)]
+    pub(crate) detect_zeros: bool,
 }
 
 fn node_a() -> Name {
@@ -270,6 +287,8 @@ impl Config {
                 ])),
                 sectors: sizes::parse(&volume.size).unwrap_or_default() / SECTOR_BYTES as u64,
                 mirrored: volume.mirrored,
+                reserved_bytes: volume.reserved.as_deref().and_then(sizes::parse).unwrap_or_default(),
+                detect_zeros: volume.detect_zeros,
             })
             .collect()
     }
@@ -312,6 +331,17 @@ impl Config {
             link_grace: milliseconds(self.mirror.link_grace_ms, standard.link_grace),
             verdict_bound: milliseconds(self.mirror.verdict_bound_ms, standard.verdict_bound),
             ..standard
+        }
+    }
+
+    /// Thresholds of the pool's use.
+    pub(crate) fn space(&self) -> SpaceConfig {
+        let (standard, given) = (SpaceConfig::default(), &self.pool().thresholds);
+        SpaceConfig {
+            info_percent: given.info.unwrap_or(standard.info_percent),
+            warning_percent: given.warning.unwrap_or(standard.warning_percent),
+            critical_percent: given.critical.unwrap_or(standard.critical_percent),
+            hysteresis_percent: given.hysteresis.unwrap_or(standard.hysteresis_percent),
         }
     }
 

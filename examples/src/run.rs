@@ -23,7 +23,8 @@ use crate::Failure;
 use crate::config::Config;
 use crate::disks;
 use crate::signals;
-use crate::status::{Status, StatusSocket};
+use crate::sizes::show;
+use crate::status::{Status, StatusSocket, level_name};
 
 /// How long a clean stop may take before the node stops as it is.
 const STOP_BOUND: Duration = Duration::from_secs(30);
@@ -130,6 +131,7 @@ fn start_engine(config: &Config, pages: &PagePool) -> Result<Engine, Failure> {
         volumes: config.volumes(),
         cache: config.cache(),
         mirror: config.mirror(),
+        space: config.space(),
         planted: Planted::NONE,
     };
     let mut builder = Engine::builder(node).disks(disks);
@@ -200,6 +202,23 @@ fn describe(notice: &Notice) -> String {
         Notice::DiskFailed => "a disk of the pool failed for good: replace it".into(),
         Notice::NeedsDecision(what) => format!("needs your decision: {what}"),
         Notice::Stopped => "stopped".into(),
+        Notice::SpaceReached { level, bytes_used, bytes } => {
+            let (used, all) = (show(*bytes_used), show(*bytes));
+            format!(
+                "pool use has reached {}: {used} of {all}; add a disk or unmap something",
+                level_name(*level)
+            )
+        }
+        Notice::SpaceRegained { level, bytes_used, bytes } => {
+            let (used, all) = (show(*bytes_used), show(*bytes));
+            format!("pool use is below {} again: {used} of {all}", level_name(*level))
+        }
+        Notice::ReservationShort { bytes } => {
+            let missing = show(*bytes);
+            format!(
+                "the pool lacks {missing} of what it keeps for volumes: others use it; add a disk or unmap something"
+            )
+        }
         other => format!("{other:?}"),
     }
 }

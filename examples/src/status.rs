@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use twinsan::mirror::message::PeerPhase;
+use twinsan::node::config::SpaceLevel;
 use twinsan::node::view::View;
 use twinsan::runtime::Engine;
 
@@ -38,6 +39,12 @@ pub(crate) struct Status {
     pub(crate) pool_bytes: u64,
     /// Bytes of it that are allocated.
     pub(crate) pool_bytes_used: u64,
+    /// Bytes kept for volumes that have not used them yet.
+    #[serde(default)]
+    pub(crate) pool_bytes_kept: u64,
+    /// The threshold that its use has reached: `normal`, `info`, `warning` or `critical`.
+    #[serde(default)]
+    pub(crate) pool_level: String,
     /// The resync of which this node is the source.
     pub(crate) resync: Resync,
     /// Its volumes.
@@ -92,6 +99,8 @@ impl Status {
             cached_bytes: view.cached_blocks * 4096,
             pool_bytes: view.pool_bytes,
             pool_bytes_used: view.pool_bytes_used,
+            pool_bytes_kept: view.pool_bytes_kept,
+            pool_level: level_name(view.space_level).into(),
             resync: resync(&view),
             volumes: Vec::new(),
         };
@@ -119,6 +128,16 @@ impl Status {
         let mut line = String::new();
         stream.read_to_string(&mut line)?;
         serde_json::from_str(&line).map_err(io::Error::other)
+    }
+}
+
+/// A threshold's name.
+pub(crate) fn level_name(level: SpaceLevel) -> &'static str {
+    match level {
+        SpaceLevel::Normal => "normal",
+        SpaceLevel::Info => "info",
+        SpaceLevel::Warning => "warning",
+        SpaceLevel::Critical => "critical",
     }
 }
 
@@ -199,6 +218,12 @@ pub(crate) fn table(status: &Status) -> String {
         show(status.pool_bytes_used),
         show(status.pool_bytes),
     );
+    if status.pool_bytes_kept > 0 {
+        text += &format!("kept for volumes: {}\n", show(status.pool_bytes_kept));
+    }
+    if !matches!(status.pool_level.as_str(), "" | "normal") {
+        text += &format!("pool use is {}: add a disk or unmap something\n", status.pool_level);
+    }
     if status.resync.running {
         let Resync { regions_total, regions_left, bytes_copied, .. } = status.resync;
         let done = regions_total.saturating_sub(regions_left);

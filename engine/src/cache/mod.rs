@@ -140,6 +140,16 @@ impl Cache {
         self.place(volume, block).map(|place| &self.entries[place as usize].content)
     }
 
+    /// The blocks of a range that are here, ascending, with their contents.
+    pub fn held_in(
+        &self,
+        volume: VolumeId,
+        blocks: core::ops::Range<u64>,
+    ) -> impl Iterator<Item = (u64, &Block)> + '_ {
+        let held = self.tables.get(&volume).into_iter().flat_map(move |table| table.range(blocks.clone()));
+        held.map(|(block, place)| (block, &self.entries[place as usize].content))
+    }
+
     /// Begins a write: the version that its blocks get.
     pub fn next_version(&mut self) -> u64 {
         self.version += 1;

@@ -30,12 +30,18 @@ pub mod kind {
     pub const LOG_REMOVE: u8 = 11;
     /// No body.
     pub const LOG_CLEAR: u8 = 12;
+    /// [`ZeroBody`](super::ZeroBody).
+    pub const ZERO_ADD: u8 = 18;
+    /// [`ZeroBody`](super::ZeroBody).
+    pub const ZERO_REMOVE: u8 = 19;
     /// Checkpoints only: [`TableBody`](super::TableBody), then as many [`MapBody`](super::MapBody).
     pub const MAP_TABLE: u8 = 32;
     /// Checkpoints only: [`TableBody`](super::TableBody), then as many areas, 4 bytes each, padded to 8.
     pub const HOT_TABLE: u8 = 33;
     /// Checkpoints only: index of a page of the change log (8 bytes), then its 4096 bits.
     pub const LOG_PAGE: u8 = 34;
+    /// Checkpoints only: [`ZeroMapBody`](super::ZeroMapBody), then its words, 8 bytes each.
+    pub const ZERO_MAP: u8 = 39;
 }
 
 /// The beginning of every record.
@@ -138,4 +144,28 @@ pub struct TableBody {
     pub count: U32Le,
     /// Zero.
     pub reserved: U32Le,
+}
+
+/// A run of blocks of one extent that read as zero, or no longer do.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct ZeroBody {
+    /// The extent.
+    pub extent: U32Le,
+    /// The first 4 KiB block, counted from the beginning of the extent.
+    pub first: U32Le,
+    /// How many.
+    pub count: U32Le,
+    /// Zero.
+    pub reserved: U32Le,
+}
+
+/// All blocks of one extent that read as zero: bit `n % 64` of word `n / 64` is block `n`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct ZeroMapBody {
+    /// The extent.
+    pub extent: U32Le,
+    /// Words that follow.
+    pub words: U32Le,
 }

@@ -19,6 +19,11 @@ pub const SUPERBLOCK_AREA_BYTES: u64 = 128 * 1024;
 pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"TWINSAN\x01";
 /// Most disks of a pool.
 pub const DISKS_MAX: usize = 64;
+/// Feature: blocks inside mapped extents may read as zero whatever their place holds; the checkpoint areas have room
+/// for the maps of them.
+pub const FEATURE_ZEROS: u32 = 1 << 1;
+/// Features that this code knows.
+pub const FEATURES_KNOWN: u32 = FEATURE_ZEROS;
 /// `DiskEntry::state` of a disk in use.
 pub const DISK_IN_USE: u8 = 1;
 
@@ -50,7 +55,7 @@ pub struct Superblock {
     pub copy: u8,
     /// The node: 0 is `a`, 1 is `b`.
     pub node: u8,
-    /// Bits of features that a reader must know; none yet.
+    /// Bits of features that a reader must know, of [`FEATURES_KNOWN`].
     pub features: U32Le,
     /// Identity of the pool.
     pub pool: U128Le,
@@ -125,7 +130,7 @@ impl Superblock {
         if found.crc.get() != found.checksum() || found.copy != copy {
             return Err(SuperblockFault::Corrupt);
         }
-        if found.version.get() != FORMAT_VERSION || found.features.get() != 0 {
+        if found.version.get() != FORMAT_VERSION || found.features.get() & !FEATURES_KNOWN != 0 {
             return Err(SuperblockFault::Version);
         }
         Ok(found)

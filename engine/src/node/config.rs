@@ -18,6 +18,84 @@ pub struct VolumeConfig {
     pub sectors: u64,
     /// Has it a half on each node?
     pub mirrored: bool,
+    /// Bytes of the pool that are kept for it, rounded up to whole extents; what it uses counts. Zero: none.
+    pub reserved_bytes: u64,
+    /// Blocks of zeros in writes are not stored, as if they had been cleared.
+    pub detect_zeros: bool,
+}
+
+/// How full a pool is, as thresholds tell.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum SpaceLevel {
+    /// Below all thresholds.
+    #[default]
+    Normal,
+    /// Worth knowing.
+    Info,
+    /// Something should be done.
+    Warning,
+    /// Writes will soon fail.
+    Critical,
+}
+
+/// Thresholds of the pool's use, in percent of its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpaceConfig {
+    /// Use from which on it is worth knowing.
+    pub info_percent: u8,
+    /// Use from which on something should be done.
+    pub warning_percent: u8,
+    /// Use from which on writes will soon fail.
+    pub critical_percent: u8,
+    /// A threshold counts as left when use is so far below it.
+    pub hysteresis_percent: u8,
+}
+
+impl Default for SpaceConfig {
+    fn default() -> SpaceConfig {
+        SpaceConfig { info_percent: 75, warning_percent: 85, critical_percent: 95, hysteresis_percent: 2 }
+    }
+}
+
+impl SpaceConfig {
+    const LEVELS: [SpaceLevel; 4] =
+        [SpaceLevel::Normal, SpaceLevel::Info, SpaceLevel::Warning, SpaceLevel::Critical];
+
+    fn threshold(self, level: SpaceLevel) -> u8 {
+        match level {
+            SpaceLevel::Normal => 0,
+            SpaceLevel::Info => self.info_percent,
+            SpaceLevel::Warning => self.warning_percent,
+            SpaceLevel::Critical => self.critical_percent,
+        }
+    }
+
+    /// What is wrong with these thresholds, if something is.
+    pub fn problem(self) -> Option<&'static str> {
+        let SpaceConfig { info_percent, warning_percent, critical_percent, hysteresis_percent } = self;
+        if !(info_percent < warning_percent && warning_percent < critical_percent && critical_percent <= 100)
+        {
+            return Some(
+                "the thresholds of pool use must rise from info through warning to critical, to 100 percent at most",
+            );
+        }
+        (hysteresis_percent >= info_percent)
+            .then_some("the hysteresis of the thresholds of pool use must be less than the lowest of them")
+    }
+
+    /// From one level to the next, if use says so: a step up when it has reached the next threshold, a step down when
+    /// it has fallen clear of the last.
+    pub fn step(self, level: SpaceLevel, used: u64, bytes: u64) -> SpaceLevel {
+        let at = level as usize;
+        let reached = |percent: u8| u128::from(used) * 100 >= u128::from(bytes) * u128::from(percent);
+        match Self::LEVELS.get(at + 1) {
+            Some(&next) if reached(self.threshold(next)) => next,
+            _ if at > 0 && !reached(self.threshold(level).saturating_sub(self.hysteresis_percent)) => {
+                Self::LEVELS[at - 1]
+            }
+            _ => level,
+        }
+    }
 }
 
 /// Bounds of the cache of one node.
@@ -111,6 +189,8 @@ pub struct NodeConfig {
     pub cache: CacheConfig,
     /// Mirror times.
     pub mirror: MirrorConfig,
+    /// Thresholds of the pool's use.
+    pub space: SpaceConfig,
     /// For the simulator's exam.
     pub planted: Planted,
 }
@@ -127,7 +207,41 @@ impl NodeConfig {
             volumes: Vec::new(),
             cache: CacheConfig::default(),
             mirror: MirrorConfig::default(),
+            space: SpaceConfig::default(),
             planted: Planted::NONE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_rise_at_once_and_fall_with_a_margin() {
+        let config = SpaceConfig::default();
+        let mut level = SpaceLevel::Normal;
+        let mut told = Vec::new();
+        for used in [74, 75, 74, 73, 75, 96, 94, 93, 92, 83, 82, 72, 0] {
+            while config.step(level, used, 100) != level {
+                level = config.step(level, used, 100);
+                told.push((used, level));
+            }
+        }
+        use SpaceLevel::{Critical, Info, Normal, Warning};
+        let expected = [(75, Info), (96, Warning), (96, Critical), (92, Warning), (82, Info), (72, Normal)];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn thresholds_must_ascend() {
+        let with = |info_percent, warning_percent, critical_percent, hysteresis_percent| {
+            SpaceConfig { info_percent, warning_percent, critical_percent, hysteresis_percent }.problem()
+        };
+        assert_eq!(SpaceConfig::default().problem(), None);
+        assert_eq!(with(10, 20, 100, 9), None);
+        for bad in [with(75, 75, 95, 2), with(90, 85, 95, 2), with(75, 85, 101, 2), with(2, 85, 95, 2)] {
+            assert!(bad.is_some());
         }
     }
 }

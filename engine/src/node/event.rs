@@ -5,6 +5,7 @@ use crate::guest::{Command, GuestResult};
 use crate::ids::{Epoch, NodeName, RequestId, VolumeId};
 use crate::io::{DiskRequest, DiskResult, IoId};
 use crate::mirror::message::Message;
+use crate::node::config::SpaceLevel;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -136,4 +137,27 @@ pub enum Notice {
     NeedsDecision(String),
     /// The clean stop is done.
     Stopped,
+    /// The pool's use has risen to a threshold. Told once, until it has fallen clear of it.
+    SpaceReached {
+        /// The threshold.
+        level: SpaceLevel,
+        /// Bytes in use.
+        bytes_used: u64,
+        /// Size of the pool.
+        bytes: u64,
+    },
+    /// The pool's use has fallen clear of a threshold.
+    SpaceRegained {
+        /// The threshold.
+        level: SpaceLevel,
+        /// Bytes in use.
+        bytes_used: u64,
+        /// Size of the pool.
+        bytes: u64,
+    },
+    /// The pool has less left than it keeps for volumes: others had taken it before.
+    ReservationShort {
+        /// Bytes that are missing.
+        bytes: u64,
+    },
 }

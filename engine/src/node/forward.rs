@@ -152,6 +152,7 @@ impl Node {
             sent: None,
             answered: true,
             deadline,
+            waits: None,
         });
     }
 

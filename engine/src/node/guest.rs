@@ -4,7 +4,7 @@ use super::Node;
 use super::event::Action;
 use super::membership::Service;
 use super::op::{Flusher, Origin, Reading, Write};
-use crate::block::Payload;
+use crate::block::{Block, Payload, is_all_zero};
 use crate::guest::{Command, GuestError, Sectors, TRANSFER_SECTORS_MAX, ZERO_SECTORS_MAX};
 use crate::ids::{RequestId, VolumeId};
 use crate::time::Instant;
@@ -81,11 +81,18 @@ impl Node {
         id: RequestId,
         volume: VolumeId,
         at: Sectors,
-        zero: bool,
-        data: Payload,
+        mut zero: bool,
+        mut data: Payload,
         fua: bool,
     ) {
         let state = &self.volumes[&volume];
+        if state.detect_zeros && !zero {
+            data = data.into_iter().map(Block::detect_zero).collect();
+            zero = at.is_aligned() && is_all_zero(&data);
+            if zero {
+                data.clear();
+            }
+        }
         if state.mirrored && self.service() == Service::Pair && state.owner != self.me() {
             self.forward(id, volume, at, zero, data, fua);
             return;
@@ -107,6 +114,7 @@ impl Node {
             sent: None,
             answered: false,
             deadline: Instant::NEVER,
+            waits: None,
         });
     }
 

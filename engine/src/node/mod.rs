@@ -13,6 +13,8 @@
 //! | `partner` | a write that the owner ordered; a write forwarded to the owner |
 //! | `read`, `flush`, `paths` | what they say |
 //! | `hot` | which areas may differ right now |
+//! | `space` | a write that finds no space; thresholds of the pool's use |
+//! | `status` | which blocks hold data |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -46,7 +48,9 @@ mod phase;
 mod read;
 mod resync;
 mod source;
+mod space;
 mod start;
+mod status;
 mod stop;
 mod target;
 mod volume;
@@ -54,7 +58,7 @@ mod waiting;
 mod write;
 
 use arbitration::Question;
-use config::NodeConfig;
+use config::{NodeConfig, SpaceLevel};
 use event::{Action, Event, Notice};
 use op::{Flush, Forwarded, Held, Incoming, Reading, Settling, Write};
 use phase::Phase;
@@ -117,6 +121,7 @@ pub struct Node {
     remote: BTreeMap<u64, (VolumeId, core::ops::Range<u64>)>,
     stopping: bool,
     resync: resync::Progress,
+    space_level: SpaceLevel,
 }
 
 impl Node {
@@ -163,6 +168,7 @@ impl Node {
             remote: BTreeMap::new(),
             stopping: false,
             resync: resync::Progress::default(),
+            space_level: SpaceLevel::Normal,
             config,
         }
     }
@@ -241,6 +247,7 @@ impl Node {
                 break;
             }
         }
+        self.watch_space();
         while let Some(request) = self.store_mut().poll_io() {
             self.actions.push_back(Action::Disk(request));
         }

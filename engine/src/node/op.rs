@@ -42,6 +42,8 @@ pub(super) struct Write {
     pub(super) answered: bool,
     /// Not ordered after this (forwarded writes).
     pub(super) deadline: Instant,
+    /// It found no space and waits for what this record frees.
+    pub(super) waits: Option<Lsn>,
 }
 
 impl Write {
@@ -79,6 +81,8 @@ pub(super) struct Incoming {
     pub(super) origin: Option<u64>,
     pub(super) reserved: bool,
     pub(super) heated: bool,
+    /// It found no space and waits for what this record frees.
+    pub(super) waits: Option<Lsn>,
 }
 
 impl Incoming {
@@ -168,7 +172,8 @@ pub(super) fn merge(pool: &PagePool, at: Sectors, zero: bool, data: &Payload, ol
             let bytes: &mut [u8; BLOCK_BYTES] = page.bytes_mut();
             bytes.copy_from_slice(old[index].bytes());
             bytes[from..to].copy_from_slice(&new.bytes()[from..to]);
-            Block::Data(page.freeze())
+            let block = Block::Data(page.freeze());
+            if zero { block.detect_zero() } else { block }
         })
         .collect()
 }

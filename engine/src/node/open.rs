@@ -73,10 +73,17 @@ impl Node {
             }
         }
         for (id, meta) in store.pool().metadata().volumes() {
-            let volume = Volume::new(meta.sectors, meta.mirrored, self.config.preferred);
+            let mut volume = Volume::new(meta.sectors, meta.mirrored, self.config.preferred);
+            let config = self.config.volumes.iter().find(|config| config.id == id);
+            volume.detect_zeros = config.is_some_and(|config| config.detect_zeros);
             self.volumes.insert(id, volume);
         }
         self.store = Some(store);
+        if let Some(problem) = self.keep_space().or(self.config.space.problem().map(str::to_string)) {
+            (self.store, self.phase) = (None, Phase::Failed);
+            self.notice(Notice::OpenFailed(problem));
+            return;
+        }
         self.opened_at = self.now;
         self.set_phase(Phase::Starting(Starting { register: None, ask_at: self.now, yielding: None }));
         self.notice(Notice::Opened);

@@ -51,7 +51,8 @@ impl Node {
         state.applied.push_back((order, None));
         let blocks = (range.end - range.start) as u32;
         let first = range.start;
-        let incoming = Incoming { first, blocks, zero, data, origin, reserved: false, heated: false };
+        let incoming =
+            Incoming { first, blocks, zero, data, origin, reserved: false, heated: false, waits: None };
         self.incoming.insert((volume, order), incoming);
         self.try_incoming(volume, order);
     }
@@ -83,10 +84,15 @@ impl Node {
         let epoch = pair.epoch;
         let waiter = Waiter::Incoming(volume, order);
         let Some(incoming) = self.incoming.get(&(volume, order)) else { return true };
-        let (range, zero, reserved, heated) =
-            (incoming.range(), incoming.zero, incoming.reserved, incoming.heated);
+        let (range, zero, reserved, heated, waits) =
+            (incoming.range(), incoming.zero, incoming.reserved, incoming.heated, incoming.waits);
         if !reserved {
             if !zero && !self.store_mut().reserve(volume, range.clone()) {
+                if let Some(lsn) = self.awaits_space(volume, waits) {
+                    self.incoming.get_mut(&(volume, order)).expect("found above").waits = Some(lsn);
+                    self.waiting.add(waiter, Cause::Log(lsn));
+                    return false;
+                }
                 let incoming = self.incoming.remove(&(volume, order)).expect("found above");
                 self.forget_applied(volume, order);
                 if let Some(forwarded) = incoming.origin.and_then(|number| self.forwarded.get_mut(&number)) {

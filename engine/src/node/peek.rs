@@ -34,6 +34,8 @@ impl Node {
             cached_blocks: store.map_or(0, |store| store.cache().blocks() as u64),
             pool_bytes: store.map_or(0, |store| store.pool().bytes()),
             pool_bytes_used: store.map_or(0, |store| store.pool().bytes_used()),
+            pool_bytes_kept: store.map_or(0, |store| store.pool().bytes_kept()),
+            space_level: self.space_level,
             resync_regions_left: left,
             resync_regions_total: self.resync.total,
             resync_bytes_copied: self.resync.bytes_copied,

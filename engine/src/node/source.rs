@@ -168,15 +168,27 @@ impl Node {
         (first < end).then(|| Record::LogAdd { volume, first, count: end - first })
     }
 
+    /// The regions in which some block does not read as zero. What is only in the cache lies in the hot set or in the
+    /// log.
     pub(super) fn mapped_regions(&self, volume: VolumeId) -> Vec<(u64, u64)> {
         let Some(meta) = self.store().pool().metadata().volume(volume) else { return Vec::new() };
         let per_extent = self.store().pool().extent_blocks() / REGION_BLOCKS;
         let mut runs: Vec<(u64, u64)> = Vec::new();
+        let mut add = |first: u64, count: u64| match runs.last_mut() {
+            Some((start, run)) if *start + *run == first => *run += count,
+            _ => runs.push((first, count)),
+        };
         for (extent, _) in meta.map.iter() {
             let first = u64::from(extent) * per_extent;
-            match runs.last_mut() {
-                Some((start, count)) if *start + *count == first => *count += per_extent,
-                _ => runs.push((first, per_extent)),
+            let Some(zeros) = meta.map.zeros(extent) else {
+                add(first, per_extent);
+                continue;
+            };
+            for region in 0..per_extent {
+                let blocks = (region * REGION_BLOCKS) as u32..((region + 1) * REGION_BLOCKS) as u32;
+                if zeros.count(blocks) < REGION_BLOCKS as u32 {
+                    add(first + region, 1);
+                }
             }
         }
         runs

@@ -309,10 +309,14 @@ impl Node {
             return Applied::NoRoom;
         }
         let now = self.now;
-        let store = self.store_mut();
-        if !copy.zero && !store.reserve(copy.volume, range.clone()) {
-            return Applied::NoSpace;
+        if !copy.zero && !self.store_mut().reserve(copy.volume, range.clone()) {
+            return if self.awaits_space(copy.volume, None).is_some() {
+                Applied::NoRoom
+            } else {
+                Applied::NoSpace
+            };
         }
+        let store = self.store_mut();
         Applied::At(match copy.zero {
             true => store.zero(now, copy.volume, range),
             false => store.write(now, copy.volume, copy.first, &copy.data),

@@ -4,6 +4,7 @@ use crate::bits::BitSet;
 use crate::block::Block;
 use crate::ids::{DiskId, Epoch, Members, NodeName, VolumeId};
 use crate::mirror::message::PeerPhase;
+use crate::node::config::SpaceLevel;
 
 /// What a node is and may do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,6 +31,10 @@ pub struct View {
     pub pool_bytes: u64,
     /// Bytes allocated to extents.
     pub pool_bytes_used: u64,
+    /// Bytes kept for volumes that have not used them yet.
+    pub pool_bytes_kept: u64,
+    /// The highest threshold that the pool's use has reached and not fallen clear of.
+    pub space_level: SpaceLevel,
     /// Regions still to be resynchronised, while a source.
     pub resync_regions_left: u64,
     /// Regions that the current resync began with.
@@ -64,6 +69,6 @@ pub enum Peek {
     Cached(Block),
     /// On disk, at this byte offset.
     OnDisk(DiskId, u64),
-    /// Not mapped: zero.
+    /// Not mapped, or remembered as zero.
     Unmapped,
 }

@@ -15,6 +15,8 @@ pub(super) const REGION_BLOCKS: u64 = 16;
 pub(super) struct Volume {
     pub(super) sectors: u64,
     pub(super) mirrored: bool,
+    /// Blocks of zeros in writes are not stored.
+    pub(super) detect_zeros: bool,
     /// Who orders the writes, in a pair.
     pub(super) owner: NodeName,
     pub(super) lock: RangeLock,
@@ -45,6 +47,7 @@ impl Volume {
         Volume {
             sectors,
             mirrored,
+            detect_zeros: false,
             owner,
             lock: RangeLock::default(),
             last_order: 0,

@@ -12,7 +12,7 @@ use super::op::{Flusher, Held, Origin, Reading, Settling, Write, merge};
 use super::phase::Phase;
 use super::volume::regions;
 use super::waiting::{Cause, Waiter};
-use crate::block::Payload;
+use crate::block::{Payload, is_all_zero};
 use crate::guest::GuestError;
 use crate::ids::{Epoch, RequestId, VolumeId};
 use crate::mirror::message::{Body, Control, Message};
@@ -116,7 +116,11 @@ impl Node {
         match old {
             Ok(old) => {
                 write.data = merge(&self.pages, write.at, write.zero, &write.data, &old);
-                (write.merged, write.zero) = (true, false);
+                write.merged = true;
+                write.zero = is_all_zero(&write.data);
+                if write.zero {
+                    write.data.clear();
+                }
             }
             Err(error) => self.fail_write(id, error),
         }
@@ -133,8 +137,7 @@ impl Node {
         let (volume, blocks) = (write.volume, write.blocks());
         // Zeros need no space: where nothing is mapped nothing is written.
         if !write.zero && !self.store_mut().reserve(volume, blocks.clone()) {
-            self.fail_write(id, GuestError::OutOfSpace);
-            return Step::Over;
+            return self.lacks_space(id).map_or(Step::Over, |lsn| Step::Wait(Cause::Log(lsn)));
         }
         self.store_mut().promise(volume, blocks);
         if let Some(write) = self.writes.get_mut(&id) {
@@ -436,7 +439,7 @@ impl Node {
         Some(write)
     }
 
-    fn fail_write(&mut self, id: u64, error: GuestError) {
+    pub(super) fn fail_write(&mut self, id: u64, error: GuestError) {
         let Some(write) = self.drop_write(id) else { return };
         match write.origin {
             Origin::Guest(request) if !write.answered => self.refuse(request, error),

@@ -32,6 +32,8 @@ pub(super) struct CheckpointWriter {
     maps: Vec<(VolumeId, ExtentMap)>,
     /// The next extent to write: index into `maps`, and extent.
     next: (usize, u64),
+    /// The same for the blocks that read as zero: they follow the maps, for they need them.
+    next_zeros: (usize, u64),
 }
 
 impl CheckpointWriter {
@@ -46,7 +48,23 @@ impl CheckpointWriter {
         let side = (0..3).map(|level| side_records(metadata, level)).find(fits)?;
         let maps = metadata.volumes().filter(|(_, volume)| !volume.map.is_empty());
         let maps = maps.map(|(id, volume)| (id, volume.map.clone())).collect();
-        Some(CheckpointWriter { pool, number, frame: 0, bytes: 0, side, side_done: 0, maps, next: (0, 0) })
+        let (next, next_zeros) = ((0, 0), (0, 0));
+        Some(CheckpointWriter {
+            pool,
+            number,
+            frame: 0,
+            bytes: 0,
+            side,
+            side_done: 0,
+            maps,
+            next,
+            next_zeros,
+        })
+    }
+
+    /// Leaves the blocks that read as zero out (only a planted bug does that).
+    pub(super) fn forget_zeros(&mut self) {
+        self.next_zeros = (self.maps.len(), 0);
     }
 
     /// Bytes that the frames so far take.
@@ -67,7 +85,7 @@ impl CheckpointWriter {
             records += 1;
         }
         if self.side_done == self.side.len() {
-            while self.table(&mut frame) {
+            while self.table(&mut frame) || self.zero_map(&mut frame) {
                 records += 1;
             }
         }
@@ -110,6 +128,32 @@ impl CheckpointWriter {
             None => (self.next.0 + 1, 0),
         };
         true
+    }
+}
+
+impl CheckpointWriter {
+    /// Appends the next extent's blocks that read as zero; false if they do not fit or nothing is left. No map is left.
+    fn zero_map(&mut self, frame: &mut Vec<u8>) -> bool {
+        if self.next.0 < self.maps.len() {
+            return false;
+        }
+        while let Some((volume, map)) = self.maps.get(self.next_zeros.0) {
+            let Some((extent, bits)) = map.zeros_from(self.next_zeros.1 as u32).next() else {
+                self.next_zeros = (self.next_zeros.0 + 1, 0);
+                continue;
+            };
+            let length = codec::zero_map_bytes(bits.words().len() as u64 * 64);
+            if frame.len() + length as usize > CHECKPOINT_FRAME_BYTES_MAX {
+                return false;
+            }
+            codec::encode_zero_map(*volume, extent, bits, frame);
+            self.next_zeros.1 = u64::from(extent) + 1;
+            if self.next_zeros.1 > u64::from(u32::MAX) {
+                self.next_zeros = (self.next_zeros.0 + 1, 0);
+            }
+            return true;
+        }
+        false
     }
 }
 

@@ -4,9 +4,11 @@
 use bytemuck::{Pod, bytes_of, pod_read_unaligned};
 
 use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
+use super::zero_bits::{BLOCKS_MAX, ZeroBits};
 use crate::bits::PageWords;
 use crate::format::record::{
-    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, kind,
+    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, ZeroBody,
+    ZeroMapBody, kind,
 };
 use crate::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
 
@@ -28,6 +30,8 @@ pub(super) enum Stored<'a> {
     HotTable(VolumeId, &'a [u8]),
     /// A page of the change log.
     LogPage(VolumeId, u64, Box<PageWords>),
+    /// All blocks of an extent that read as zero.
+    ZeroMap(VolumeId, u32, ZeroBits),
 }
 
 /// The bytes are no record.
@@ -64,6 +68,11 @@ fn put_index(out: &mut Vec<u8>, kind: u8, volume: VolumeId, index: u32) {
 
 fn put_run(out: &mut Vec<u8>, kind: u8, volume: VolumeId, first: u64, count: u64) {
     put(out, kind, volume, bytes_of(&RunBody { first: first.into(), count: count.into() }));
+}
+
+fn put_zeros(out: &mut Vec<u8>, kind: u8, volume: VolumeId, [extent, first, count]: [u32; 3]) {
+    let (extent, first, count) = (extent.into(), first.into(), count.into());
+    put(out, kind, volume, bytes_of(&ZeroBody { extent, first, count, reserved: 0.into() }));
 }
 
 /// The place of an extent, as it is stored.
@@ -109,6 +118,12 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
         Record::LogAdd { volume, first, count } => put_run(out, kind::LOG_ADD, *volume, *first, *count),
         Record::LogRemove { volume, first, count } => put_run(out, kind::LOG_REMOVE, *volume, *first, *count),
         Record::LogClear { volume } => put(out, kind::LOG_CLEAR, *volume, &[]),
+        Record::ZeroAdd { volume, extent, first, count } => {
+            put_zeros(out, kind::ZERO_ADD, *volume, [*extent, *first, *count]);
+        }
+        Record::ZeroRemove { volume, extent, first, count } => {
+            put_zeros(out, kind::ZERO_REMOVE, *volume, [*extent, *first, *count]);
+        }
     }
 }
 
@@ -125,6 +140,20 @@ pub(super) fn encode_log_page(volume: VolumeId, index: u64, words: &PageWords, o
     let at = begin(out, kind::LOG_PAGE, volume);
     out.extend_from_slice(&index.to_le_bytes());
     words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+    finish(out, at);
+}
+
+/// Bytes that the blocks of an extent of `blocks` blocks that read as zero take at most.
+pub(super) const fn zero_map_bytes(blocks: u64) -> u64 {
+    (HEAD_BYTES + size_of::<ZeroMapBody>()) as u64 + blocks.div_ceil(64) * 8
+}
+
+/// Appends the blocks of an extent that read as zero.
+pub(super) fn encode_zero_map(volume: VolumeId, extent: u32, bits: &ZeroBits, out: &mut Vec<u8>) {
+    let at = begin(out, kind::ZERO_MAP, volume);
+    let words = (bits.words().len() as u32).into();
+    out.extend_from_slice(bytes_of(&ZeroMapBody { extent: extent.into(), words }));
+    bits.words().iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
     finish(out, at);
 }
 
@@ -177,6 +206,15 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Stored<'_>, Malformed> {
             Record::LogRemove { volume, first, count }
         }
         kind::LOG_CLEAR => Record::LogClear { volume },
+        kind::ZERO_ADD => {
+            let [extent, first, count] = zeros(rest)?;
+            Record::ZeroAdd { volume, extent, first, count }
+        }
+        kind::ZERO_REMOVE => {
+            let [extent, first, count] = zeros(rest)?;
+            Record::ZeroRemove { volume, extent, first, count }
+        }
+        kind::ZERO_MAP => return zero_map(volume, rest),
         kind::MAP_TABLE => return Ok(Stored::MapTable(volume, table(rest, MAP_ENTRY_BYTES)?)),
         kind::HOT_TABLE => return Ok(Stored::HotTable(volume, table(rest, 4)?)),
         kind::LOG_PAGE => return log_page(volume, rest),
@@ -204,6 +242,21 @@ fn index(bytes: &[u8]) -> Result<u32, Malformed> {
 fn run(bytes: &[u8]) -> Result<(u64, u64), Malformed> {
     let run: RunBody = body(bytes)?;
     Ok((run.first.get(), run.count.get()))
+}
+
+fn zeros(bytes: &[u8]) -> Result<[u32; 3], Malformed> {
+    let run: ZeroBody = body(bytes)?;
+    Ok([run.extent.get(), run.first.get(), run.count.get()])
+}
+
+fn zero_map(volume: VolumeId, bytes: &[u8]) -> Result<Stored<'static>, Malformed> {
+    let head: ZeroMapBody = body(bytes)?;
+    let count = head.words.get() as usize;
+    let words = bytes[size_of::<ZeroMapBody>()..].get(..count.saturating_mul(8));
+    let words =
+        words.filter(|_| count <= BLOCKS_MAX as usize / 64).ok_or(Malformed("a map of zeros is too long"))?;
+    let words = words.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
+    Ok(Stored::ZeroMap(volume, head.extent.get(), ZeroBits::from_words(words)))
 }
 
 fn half(volume: VolumeId, bytes: &[u8]) -> Result<Record, Malformed> {

@@ -1,13 +1,14 @@
-//! The map of one volume: extent → slot.
+//! The map of one volume: extent → slot, and which blocks of it read as zero whatever the slot holds.
 //!
 //! Chunks of 512 extents in an ordered map; a chunk is a bitmap of what is mapped and the slots of just those,
 //! so a densely mapped chunk costs 8.3 bytes per extent. Chunks are shared and copied on write: a snapshot for
-//! a checkpoint costs a pointer per chunk.
+//! a checkpoint costs a pointer per chunk. Extents without such blocks take nothing more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::record::Slot;
+use super::zero_bits::ZeroBits;
 use crate::ids::DiskId;
 
 const CHUNK_EXTENTS: u32 = 512;
@@ -27,6 +28,8 @@ struct Chunk {
     mapped: [u64; WORDS],
     /// In order of the extents.
     slots: Vec<u64>,
+    /// Of the extents in which some block reads as zero, by place in the chunk; never empty ones.
+    zeros: BTreeMap<u16, ZeroBits>,
 }
 
 impl Chunk {
@@ -83,6 +86,7 @@ impl Chunk {
 pub struct ExtentMap {
     chunks: BTreeMap<u32, Arc<Chunk>>,
     count: u64,
+    zero_extents: u64,
 }
 
 impl ExtentMap {
@@ -117,7 +121,44 @@ impl ExtentMap {
         chunk.is_some_and(|chunk| chunk.mapped[at as usize / 64] >> (at % 64) & 1 == 1)
     }
 
-    /// Maps the extent; tells where it lay before.
+    /// The blocks of a mapped extent that read as zero; `None` if there are none.
+    #[inline]
+    pub fn zeros(&self, extent: u32) -> Option<&ZeroBits> {
+        self.chunks.get(&(extent / CHUNK_EXTENTS))?.zeros.get(&((extent % CHUNK_EXTENTS) as u16))
+    }
+
+    /// Mapped extents in which some block reads as zero.
+    pub fn zero_extents(&self) -> u64 {
+        self.zero_extents
+    }
+
+    /// Those extents from `extent` on with their blocks, ascending.
+    pub fn zeros_from(&self, extent: u32) -> impl Iterator<Item = (u32, &ZeroBits)> + '_ {
+        self.chunks.range(extent / CHUNK_EXTENTS..).flat_map(move |(index, chunk)| {
+            let base = index * CHUNK_EXTENTS;
+            let skip = extent.saturating_sub(base).min(CHUNK_EXTENTS) as u16;
+            chunk.zeros.range(skip..).map(move |(at, bits)| (base + u32::from(*at), bits))
+        })
+    }
+
+    /// Changes which blocks of a mapped extent read as zero. Does nothing for one that is not mapped.
+    pub(super) fn change_zeros(&mut self, extent: u32, change: impl FnOnce(&mut ZeroBits)) {
+        let at = extent % CHUNK_EXTENTS;
+        let Some(chunk) = self.chunks.get_mut(&(extent / CHUNK_EXTENTS)) else { return };
+        if !chunk.find(at).0 {
+            return;
+        }
+        let chunk = Arc::make_mut(chunk);
+        let before = chunk.zeros.len() as u64;
+        let bits = chunk.zeros.entry(at as u16).or_default();
+        change(bits);
+        if bits.is_empty() {
+            chunk.zeros.remove(&(at as u16));
+        }
+        self.zero_extents = self.zero_extents + chunk.zeros.len() as u64 - before;
+    }
+
+    /// Maps the extent; tells where it lay before. What reads as zero in it goes on doing so.
     pub fn insert(&mut self, extent: u32, slot: Slot) -> Option<Slot> {
         let chunk = Arc::make_mut(self.chunks.entry(extent / CHUNK_EXTENTS).or_default());
         let old = chunk.insert(extent % CHUNK_EXTENTS, slot);
@@ -133,6 +174,7 @@ impl ExtentMap {
             return None;
         }
         let chunk = Arc::make_mut(chunk);
+        self.zero_extents -= u64::from(chunk.zeros.remove(&((extent % CHUNK_EXTENTS) as u16)).is_some());
         let old = chunk.remove(extent % CHUNK_EXTENTS);
         if chunk.slots.is_empty() {
             self.chunks.remove(&index);
@@ -158,7 +200,7 @@ impl ExtentMap {
         })
     }
 
-    /// Bytes of memory that the map takes, without the allocator's own.
+    /// Bytes of memory that the places take, without the allocator's own and without the blocks that read as zero.
     pub fn bytes(&self) -> usize {
         let chunk = size_of::<Chunk>() + 2 * size_of::<usize>() + 2 * size_of::<usize>();
         self.chunks.values().map(|each| chunk + each.slots.capacity() * 8).sum()

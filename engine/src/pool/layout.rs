@@ -7,7 +7,9 @@ use super::error::PoolError;
 use super::record::Slot;
 use crate::block::BLOCK_BYTES;
 use crate::format::frame::CHECKPOINT_FRAME_BYTES_MAX;
-use crate::format::superblock::{DISK_IN_USE, DISKS_MAX, DiskEntry, SUPERBLOCK_AREA_BYTES, Superblock};
+use crate::format::superblock::{
+    DISK_IN_USE, DISKS_MAX, DiskEntry, FEATURE_ZEROS, SUPERBLOCK_AREA_BYTES, Superblock,
+};
 use crate::ids::{DiskId, NodeName, Uuid};
 use crate::io::Geometry;
 use bytemuck::Zeroable;
@@ -22,6 +24,8 @@ pub const LOG_BYTES_MIN: u64 = 32 << 10;
 const SIDE_BYTES: (u64, u64) = (128 << 10, 64 << 20);
 /// Room that a volume may count on in a checkpoint: enough for some 900 hot areas.
 const VOLUME_BYTES: u64 = 4096;
+/// Most room in a checkpoint for the blocks that read as zero inside mapped extents.
+const ZERO_BYTES_MAX: u64 = 32 << 20;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// Who a pool is.
@@ -75,6 +79,7 @@ pub(super) struct Layout {
     pub(super) log_bytes: u64,
     pub(super) checkpoint_offsets: [u64; 2],
     pub(super) checkpoint_area_bytes: u64,
+    pub(super) features: u32,
 }
 
 /// What changes from one superblock of a pool to the next.
@@ -104,7 +109,7 @@ impl Layout {
         }
         let home = (0..disks.len()).rev().max_by_key(|at| disks[*at].bytes).expect("at least one disk");
         let bytes: u64 = disks.iter().map(|disk| disk.bytes).sum();
-        let area = checkpoint_area_bytes(bytes / extent, side_bytes(bytes));
+        let area = checkpoint_area_bytes(bytes / extent, side_bytes(bytes) + zero_bytes(bytes, extent));
         let log = match options.log_bytes {
             0 => (area / 2).clamp(512 << 10, 64 << 20).next_multiple_of(BLOCK),
             log if log >= LOG_BYTES_MIN && log.is_multiple_of(BLOCK) => log,
@@ -119,6 +124,7 @@ impl Layout {
             log_bytes: log,
             checkpoint_offsets: [checkpoints, checkpoints + area],
             checkpoint_area_bytes: area,
+            features: FEATURE_ZEROS,
         };
         for (at, (disk, uuid)) in disks.iter().zip(uuids).enumerate() {
             let meta = if at == home { checkpoints + 2 * area } else { SUPERBLOCK_AREA_BYTES };
@@ -147,6 +153,7 @@ impl Layout {
         block.magic = crate::format::superblock::SUPERBLOCK_MAGIC;
         block.version = crate::format::FORMAT_VERSION.into();
         block.node = identity.node as u8;
+        block.features = self.features.into();
         block.pool = identity.pool.0.into();
         block.partnership = identity.partnership.0.into();
         block.disk = own.uuid.0.into();
@@ -197,6 +204,7 @@ impl Layout {
             log_bytes: main.log_bytes.get(),
             checkpoint_offsets: main.checkpoint_offsets.map(|offset| offset.get()),
             checkpoint_area_bytes: main.checkpoint_area_bytes.get(),
+            features: main.features.get(),
         };
         for (at, block) in blocks.iter().enumerate() {
             let (entry, id) = (&block.disks[at], DiskId(at as u16));
@@ -280,6 +288,23 @@ impl Layout {
         side_bytes(self.bytes())
     }
 
+    /// 4 KiB blocks per extent.
+    pub(super) fn extent_blocks(&self) -> u64 {
+        self.extent_bytes / BLOCK
+    }
+
+    /// Most extents in which some block may read as zero: as many as a checkpoint has room for when it holds
+    /// everything else that it must.
+    pub(super) fn zero_extents_max(&self) -> u64 {
+        if self.features & FEATURE_ZEROS == 0 {
+            return 0;
+        }
+        let extents = self.bytes() / self.extent_bytes;
+        let rest =
+            self.checkpoint_area_bytes.saturating_sub(checkpoint_area_bytes(extents, self.side_bytes()));
+        rest / zero_map_room(self.extent_blocks())
+    }
+
     /// Most volumes of the pool.
     pub(super) fn volumes_max(&self) -> usize {
         (self.side_bytes() / VOLUME_BYTES) as usize
@@ -294,6 +319,18 @@ fn side_bytes(pool_bytes: u64) -> u64 {
 fn checkpoint_area_bytes(extents: u64, side: u64) -> u64 {
     let map = extents * super::codec::MAP_ENTRY_BYTES as u64;
     (map + map / 256 + side + 2 * CHECKPOINT_FRAME_BYTES_MAX as u64).next_multiple_of(BLOCK)
+}
+
+/// Room for the blocks of one extent that read as zero, with a share of the frames' heads and of what is left at
+/// their ends.
+fn zero_map_room(extent_blocks: u64) -> u64 {
+    super::codec::zero_map_bytes(extent_blocks) * 17 / 16 + 1
+}
+
+/// Room for those of all extents of the pool, within reason; at least for some beyond rounding.
+fn zero_bytes(pool_bytes: u64, extent: u64) -> u64 {
+    let all = pool_bytes / extent * zero_map_room(extent / BLOCK);
+    (all + BLOCK).min(ZERO_BYTES_MAX)
 }
 
 /// Do the areas (offset, bytes) lie on 4096-byte boundaries, apart from each other, and below `end`?

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::extent_map::ExtentMap;
 use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
+use super::zero_bits::ZeroBits;
 use crate::bits::BitSet;
 use crate::ids::{Generation, Uuid, VolumeId};
 
@@ -32,7 +33,7 @@ pub struct VolumeMeta {
     pub hot: BTreeSet<u32>,
     /// Regions that the partner lacks.
     pub log: BitSet,
-    /// Where the extents lie.
+    /// Where the extents lie, and which blocks of them read as zero.
     pub map: ExtentMap,
 }
 
@@ -64,6 +65,11 @@ impl Metadata {
     /// Mapped extents of all volumes.
     pub fn mapped(&self) -> u64 {
         self.volumes.values().map(|volume| volume.map.len()).sum()
+    }
+
+    /// Mapped extents of all volumes in which some block reads as zero.
+    pub fn zero_extents(&self) -> u64 {
+        self.volumes.values().map(|volume| volume.map.zero_extents()).sum()
     }
 
     /// Applies one record and tells what it freed. Records of volumes that do not exist do nothing; a slot that
@@ -106,6 +112,12 @@ impl Metadata {
                 volume.log.remove_run(*first, *count);
             }),
             Record::LogClear { volume } => self.with(*volume, |volume| volume.log.clear()),
+            Record::ZeroAdd { volume, extent, first, count } => self.with(*volume, |volume| {
+                volume.map.change_zeros(*extent, |bits| bits.insert(*first..first.saturating_add(*count)));
+            }),
+            Record::ZeroRemove { volume, extent, first, count } => self.with(*volume, |volume| {
+                volume.map.change_zeros(*extent, |bits| bits.remove(*first..first.saturating_add(*count)));
+            }),
         }
         Freed::new()
     }
@@ -113,6 +125,11 @@ impl Metadata {
     /// A page of a volume's change log, as checkpoints keep it.
     pub(super) fn log_page(&mut self, volume: VolumeId, index: u64, words: &crate::bits::PageWords) {
         self.with(volume, |volume| volume.log.insert_page(index, words));
+    }
+
+    /// The blocks of an extent that read as zero, as checkpoints keep them.
+    pub(super) fn zero_map(&mut self, volume: VolumeId, extent: u32, bits: ZeroBits) {
+        self.with(volume, |volume| volume.map.change_zeros(extent, |old| *old = bits));
     }
 
     fn with(&mut self, volume: VolumeId, change: impl FnOnce(&mut VolumeMeta)) {

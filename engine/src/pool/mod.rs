@@ -6,15 +6,16 @@
 //! order, through the metadata log; a checkpoint in the background keeps the log short. A crash leaves a prefix
 //! of the calls to `append`, never a part of one.
 //!
-//! A new extent goes [`reserve`](Pool::reserve) → [`allocate`](Pool::allocate) → the caller writes all of it and
-//! flushes its disk → `append(Map)`. So a mapped extent never shows what its slot held before. An unmapped
-//! extent's slot is free again when the record is durable and no I/O on it is in flight.
+//! A new extent goes [`reserve`](Pool::reserve) → [`allocate`](Pool::allocate) → the caller writes what there is and
+//! flushes its disk → `append(Map, ZeroAdd…)`, where the latter name what was not written. So a mapped extent never
+//! shows what its slot held before. An unmapped extent's slot is free again when the record is durable and no I/O on
+//! it is in flight.
 //!
 //! A metadata write or a flush that fails is final: nothing becomes durable any more, see [`Pool::failed`].
 
 use std::collections::BTreeMap;
 
-use crate::block::{BLOCK_BYTES, PagePool, payload_from};
+use crate::block::{PagePool, payload_from};
 use crate::ids::{DiskId, VolumeId};
 use crate::io::{DiskOp, DiskResult};
 use crate::planted::{Bug, Planted};
@@ -37,6 +38,8 @@ mod record;
 mod replay;
 mod space;
 mod validate;
+mod zero_bits;
+mod zeros;
 
 pub use arbitrary::open_arbitrary;
 pub use check::{CheckReport, Problem, check};
@@ -49,6 +52,7 @@ pub use metadata::{Freed, Metadata, VolumeMeta};
 pub use opening::{OpenReport, Opening};
 pub use record::{ANCESTORS_MAX, Lsn, NodeRecord, Record, Slot};
 pub use validate::REGION_SECTORS;
+pub use zero_bits::ZeroBits;
 
 use checkpoint::CheckpointWriter;
 use commit::{CommitIo, CommitWriter, Step};
@@ -117,7 +121,7 @@ impl Pool {
     /// 4 KiB blocks per extent.
     #[inline]
     pub fn extent_blocks(&self) -> u64 {
-        self.layout.extent_bytes / BLOCK_BYTES as u64
+        self.layout.extent_blocks()
     }
 
     /// The disks of the pool, by [`DiskId`].
@@ -189,22 +193,18 @@ impl Pool {
         self.layout.offset(slot)
     }
 
-    /// Where a 4 KiB block of a mapped extent lies: disk and byte offset.
-    #[inline]
-    pub fn locate(&self, volume: VolumeId, block: u64) -> Option<(DiskId, u64)> {
-        let shift = self.extent_shift - BLOCK_BYTES.trailing_zeros();
-        let slot = self.metadata.volume(volume)?.map.get(u32::try_from(block >> shift).ok()?)?;
-        let within = (block & ((1 << shift) - 1)) * BLOCK_BYTES as u64;
-        Some((slot.disk, self.layout.offset(slot) + within))
-    }
-
     /// Sees to it that writes to this extent will find space. True if it is mapped, has space already, or gets
-    /// it now; false if the pool is full. Unmapping the extent ends the promise: reserve again for later writes.
+    /// it now; false if the pool is full, or what is left is kept for other volumes. Unmapping the extent ends the
+    /// promise: reserve again for later writes.
     #[inline]
     pub fn reserve(&mut self, volume: VolumeId, extent: u32) -> bool {
         match self.metadata.volume(volume) {
             Some(meta) if meta.map.contains(extent) => true,
-            _ => self.space.reserve((volume, extent)),
+            _ => {
+                let ignored = self.planted.has(Bug::ReservationIgnored);
+                let kept = if ignored { 0 } else { self.space.kept(&self.metadata, Some(volume)) };
+                self.space.reserve((volume, extent), kept)
+            }
         }
     }
 
@@ -213,8 +213,9 @@ impl Pool {
         self.space.release((volume, extent));
     }
 
-    /// Turns the reservation of an unmapped extent into a slot. Write all of it, flush its disk, then append
-    /// `Map`. Until then [`reserve`](Self::reserve) goes on saying yes for this extent.
+    /// Turns the reservation of an unmapped extent into a slot. Write it, flush its disk, then append `Map`, and
+    /// `ZeroAdd` for what was not written, in one call. Until then [`reserve`](Self::reserve) goes on saying yes for
+    /// this extent.
     ///
     /// # Panics
     /// If the extent has no reservation, or has a slot already.
@@ -351,8 +352,10 @@ impl Pool {
         if checkpoint {
             let (number, side) = (self.commit.checkpoint_number + 1, self.layout.side_bytes());
             writer = CheckpointWriter::new(self.identity.pool.0, number, &self.metadata, side);
-            if writer.is_none() {
-                return self.fail(self.layout.home);
+            match &mut writer {
+                None => return self.fail(self.layout.home),
+                Some(writer) if self.planted.has(Bug::ZerosForgottenInCheckpoint) => writer.forget_zeros(),
+                Some(_) => {}
             }
             let sequence;
             (log_start, sequence) = self.log.cut();

@@ -84,7 +84,8 @@ pub enum Record {
         volume: VolumeId,
         /// The extent.
         extent: u32,
-        /// The place, allocated before, whose data is on stable media.
+        /// The place, allocated before. What is written of it is on stable media; of a new extent, the blocks
+        /// that are not written read as zero by a `ZeroAdd` of the same call.
         slot: Slot,
     },
     /// The extent reads as zero.
@@ -135,5 +136,27 @@ pub enum Record {
     LogClear {
         /// The volume.
         volume: VolumeId,
+    },
+    /// These blocks of a mapped extent read as zero, whatever their place holds. Ends with the extent's mapping.
+    ZeroAdd {
+        /// The volume.
+        volume: VolumeId,
+        /// The extent.
+        extent: u32,
+        /// The first 4 KiB block, counted from the beginning of the extent.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// These blocks of an extent read as their place holds, whose data is on stable media.
+    ZeroRemove {
+        /// The volume.
+        volume: VolumeId,
+        /// The extent.
+        extent: u32,
+        /// The first 4 KiB block, counted from the beginning of the extent.
+        first: u32,
+        /// How many.
+        count: u32,
     },
 }

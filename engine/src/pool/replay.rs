@@ -159,6 +159,13 @@ impl Replay {
                 self.metadata.log_page(volume, index, &words);
                 Ok(())
             }
+            Stored::ZeroMap(volume, extent, bits) => {
+                if !validate::zeros(&self.metadata, layout, volume, extent, (0, bits.end())) {
+                    return Err("blocks that read as zero in an extent that is not mapped");
+                }
+                self.metadata.zero_map(volume, extent, bits);
+                Ok(())
+            }
         }
     }
 

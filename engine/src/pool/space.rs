@@ -1,6 +1,8 @@
 //! Who may use which slot. A slot is free; or allocated and not yet mapped; or mapped; or retiring: unmapped,
 //! but the record that says so is not durable, or I/O on it is still in flight. Only free slots are given out.
 //!
+//! Space may be kept for a volume: what it has not used of that, others cannot reserve.
+//!
 //! Invariants: the free slots and the allocated, mapped and retiring ones make up the disks; there are never
 //! more reservations without a slot than free slots.
 
@@ -32,6 +34,10 @@ pub(super) struct Space {
     held: BTreeMap<Slot, u32>,
     /// Slots whose unmapping is durable, but that are held.
     waiting: BTreeSet<Slot>,
+    /// Slots kept for volumes, what they use included.
+    kept: BTreeMap<VolumeId, u64>,
+    /// Of those volumes: entries of `reserved`.
+    claims: BTreeMap<VolumeId, u64>,
 }
 
 impl Space {
@@ -48,6 +54,8 @@ impl Space {
             retiring: VecDeque::new(),
             held: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            claims: BTreeMap::new(),
         }
     }
 
@@ -90,23 +98,68 @@ impl Space {
         self.pending.keys().copied().chain(retiring).chain(self.waiting.iter().copied())
     }
 
-    pub(super) fn reserve(&mut self, extent: Extent) -> bool {
+    /// Reserves a slot for an extent, unless no more than `kept` are left.
+    pub(super) fn reserve(&mut self, extent: Extent, kept: u64) -> bool {
         if self.reserved.contains_key(&extent) {
             return true;
         }
-        if self.unreserved() == 0 {
+        if self.unreserved() <= kept {
             return false;
         }
         self.reserved.insert(extent, None);
+        if let Some(claims) = self.claims.get_mut(&extent.0) {
+            *claims += 1;
+        }
         self.unbacked += 1;
         true
     }
 
     pub(super) fn release(&mut self, extent: Extent) {
         if self.reserved.get(&extent) == Some(&None) {
-            self.reserved.remove(&extent);
+            self.forget_reserved(extent);
             self.unbacked -= 1;
         }
+    }
+
+    fn forget_reserved(&mut self, extent: Extent) {
+        if self.reserved.remove(&extent).is_some()
+            && let Some(claims) = self.claims.get_mut(&extent.0)
+        {
+            *claims -= 1;
+        }
+    }
+
+    /// Keeps so many slots for a volume, those that it uses included; none ends it.
+    pub(super) fn keep_for(&mut self, volume: VolumeId, slots: u64) {
+        if slots == 0 {
+            self.kept.remove(&volume);
+            self.claims.remove(&volume);
+            return;
+        }
+        self.kept.insert(volume, slots);
+        let claims = self.reserved.range((volume, 0)..=(volume, u32::MAX)).count() as u64;
+        self.claims.insert(volume, claims);
+    }
+
+    /// Slots kept for volumes other than this one and not used by them.
+    pub(super) fn kept(&self, metadata: &Metadata, but: Option<VolumeId>) -> u64 {
+        let others = self.kept.iter().filter(|(volume, _)| Some(**volume) != but);
+        others.map(|(volume, slots)| slots.saturating_sub(self.used_by(metadata, *volume))).sum()
+    }
+
+    /// Has the volume used less than is kept for it?
+    pub(super) fn is_owed(&self, metadata: &Metadata, volume: VolumeId) -> bool {
+        self.kept.get(&volume).is_some_and(|slots| *slots > self.used_by(metadata, volume))
+    }
+
+    fn used_by(&self, metadata: &Metadata, volume: VolumeId) -> u64 {
+        let mapped = metadata.volume(volume).map_or(0, |volume| volume.map.len());
+        mapped + self.claims.get(&volume).copied().unwrap_or(0)
+    }
+
+    /// The record that frees the last of the slots on their way back, if there are any.
+    pub(super) fn freeing(&self) -> Option<Lsn> {
+        self.retiring.back().map(|(lsn, _)| *lsn)
     }
 
     /// Releases what a deleted volume had reserved.
@@ -116,6 +169,7 @@ impl Space {
         for extent in extents {
             self.release(extent);
         }
+        self.keep_for(volume, 0);
     }
 
     pub(super) fn allocate(&mut self, extent: Extent) -> Slot {
@@ -135,7 +189,7 @@ impl Space {
 
     pub(super) fn unallocate(&mut self, slot: Slot, leak: bool) {
         let extent = self.pending.remove(&slot).expect("the slot was allocated and is not mapped");
-        self.reserved.remove(&extent);
+        self.forget_reserved(extent);
         if !leak {
             self.retire(slot);
         }
@@ -145,7 +199,7 @@ impl Space {
     pub(super) fn mapped(&mut self, extent: Extent, slot: Slot) {
         let owner = self.pending.remove(&slot);
         assert_eq!(owner, Some(extent), "{slot:?} is mapped without having been allocated for it");
-        self.reserved.remove(&extent);
+        self.forget_reserved(extent);
     }
 
     /// The record at `lsn` has freed these.

@@ -31,6 +31,10 @@ pub(super) fn check(record: &Record, metadata: &Metadata, layout: &Layout) -> Re
         Record::HotAdd { volume, area } | Record::HotRemove { volume, area } => {
             within(metadata, *volume, *area, 8)
         }
+        Record::ZeroAdd { volume, extent, first, count }
+        | Record::ZeroRemove { volume, extent, first, count } => {
+            zeros(metadata, layout, *volume, *extent, (*first, *count))
+        }
         Record::LogAdd { volume, first, count } | Record::LogRemove { volume, first, count } => {
             let sectors = metadata.volume(*volume).map_or(SECTORS_MAX, |volume| volume.sectors);
             first.checked_add(*count).is_some_and(|end| end <= sectors.div_ceil(REGION_SECTORS))
@@ -42,4 +46,16 @@ pub(super) fn check(record: &Record, metadata: &Metadata, layout: &Layout) -> Re
 /// Does unit `at` begin inside the volume? Of volumes that do not exist, anything may be said.
 fn within(metadata: &Metadata, volume: VolumeId, at: u32, unit_sectors: u64) -> bool {
     metadata.volume(volume).is_none_or(|volume| u64::from(at) * unit_sectors < volume.sectors)
+}
+
+/// Do these blocks lie in an extent, and is it mapped? Of volumes that do not exist, anything may be said.
+pub(super) fn zeros(
+    metadata: &Metadata,
+    layout: &Layout,
+    volume: VolumeId,
+    extent: u32,
+    (first, count): (u32, u32),
+) -> bool {
+    let fits = u64::from(first) + u64::from(count) <= layout.extent_blocks();
+    fits && metadata.volume(volume).is_none_or(|volume| volume.map.contains(extent))
 }

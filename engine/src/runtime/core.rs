@@ -29,7 +29,7 @@ use super::timer::Timer;
 use super::transport::{Inbox, Transport};
 use crate::arbiter::{ArbiterError, Ask};
 use crate::backend::{BackendRequest, BlockBackend, DiskSink};
-use crate::guest::{Command, GuestError, PathState};
+use crate::guest::{Command, GuestError, PathState, Sectors, StatusRun};
 use crate::ids::{RequestId, VolumeId};
 use crate::io::{DiskError, DiskRequest, DiskResult, IoId};
 use crate::mirror::message::Message;
@@ -167,6 +167,13 @@ impl Core {
         let now = self.clock.now();
         let machine = driver.machine.as_ref();
         machine.map_or([PathState::Unavailable; 2], |machine| machine.path_states(now, volume))
+    }
+
+    pub(super) fn block_status(&self, volume: VolumeId, at: Sectors) -> Result<Vec<StatusRun>, GuestError> {
+        let driver = self.driver.lock();
+        let now = self.clock.now();
+        let machine = driver.machine.as_ref().ok_or(GuestError::Unavailable)?;
+        machine.block_status(now, volume, at)
     }
 
     /// `None` when closed.

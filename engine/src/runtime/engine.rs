@@ -15,7 +15,7 @@ use super::volume::Volume;
 use crate::arbiter::{Arbiter, ArbiterError, Arbitration, Ask};
 use crate::backend::{self, BlockBackend, DiskSink};
 use crate::block::Payload;
-use crate::guest::{Command, GuestError, GuestResult, Sectors, VirtualVolume};
+use crate::guest::{Command, GuestError, GuestResult, Sectors, StatusRun, VirtualVolume};
 use crate::ids::{BootId, VolumeId};
 use crate::node::Node;
 use crate::node::config::{NodeConfig, VolumeConfig};
@@ -251,6 +251,12 @@ impl Engine {
     /// [`ZERO_SECTORS_MAX`](crate::guest::ZERO_SECTORS_MAX).
     pub fn zero(&self, volume: VolumeId, at: Sectors) -> Result<(), GuestError> {
         self.call(volume, Command::Zero { at, fua: false }).map(drop)
+    }
+
+    /// What the blocks that `at` touches are, from its beginning on: runs of data, zeros that have a place, and unmapped
+    /// blocks. The answer may end before `at` does; ask on from there.
+    pub fn block_status(&self, volume: VolumeId, at: Sectors) -> Result<Vec<StatusRun>, GuestError> {
+        self.handle.core.block_status(volume, at)
     }
 
     /// Returns when all that was written before is on stable media.

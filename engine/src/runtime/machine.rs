@@ -1,6 +1,6 @@
 //! What the runtime needs of a node: a seam for tests that put something else there.
 
-use crate::guest::PathState;
+use crate::guest::{GuestError, PathState, Sectors, StatusRun};
 use crate::ids::VolumeId;
 use crate::node::Node;
 use crate::node::event::{Action, Event};
@@ -16,6 +16,15 @@ pub(super) trait Machine: Send {
     /// This node's path state, and the partner's.
     fn path_states(&self, now: Instant, volume: VolumeId) -> [PathState; 2];
     fn extent_sectors(&self) -> Option<u64>;
+    fn block_status(
+        &self,
+        now: Instant,
+        volume: VolumeId,
+        at: Sectors,
+    ) -> Result<Vec<StatusRun>, GuestError> {
+        let _ = (now, volume, at);
+        Err(GuestError::Unavailable)
+    }
 }
 
 impl Machine for Node {
@@ -41,5 +50,14 @@ impl Machine for Node {
 
     fn extent_sectors(&self) -> Option<u64> {
         Node::extent_sectors(self)
+    }
+
+    fn block_status(
+        &self,
+        now: Instant,
+        volume: VolumeId,
+        at: Sectors,
+    ) -> Result<Vec<StatusRun>, GuestError> {
+        Node::block_status(self, now, volume, at)
     }
 }

@@ -26,6 +26,8 @@
 //!     uuid: random_uuid()?,
 //!     sectors: (2 << 40) / 512, // thin: takes space as it is written
 //!     mirrored: true,
+//!     reserved_bytes: 0, // of the pool, kept for it
+//!     detect_zeros: false,
 //! };
 //! let arbiter = Arc::new(MemoryArbiter::new());
 //! let start = |name, wire: Arc<dyn Transport>| {

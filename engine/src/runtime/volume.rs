@@ -7,7 +7,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::core::Core;
 use super::engine::Handle;
-use crate::guest::{Command, GuestResult, PathState, Sink, VirtualVolume, VolumeInfo};
+use crate::guest::{
+    Command, GuestError, GuestResult, PathState, Sectors, Sink, StatusRun, VirtualVolume, VolumeInfo,
+};
 use crate::ids::{RequestId, VolumeId};
 use crate::node::config::VolumeConfig;
 
@@ -25,7 +27,7 @@ impl Volume {
 
 impl VirtualVolume for Volume {
     fn info(&self) -> VolumeInfo {
-        let VolumeConfig { id, ref name, uuid, sectors, mirrored } = self.config;
+        let VolumeConfig { id, ref name, uuid, sectors, mirrored, .. } = self.config;
         let extent_sectors = self.handle.extent_sectors.load(Ordering::Relaxed);
         VolumeInfo { id, name: name.clone(), uuid, sectors, extent_sectors, mirrored }
     }
@@ -42,6 +44,14 @@ impl VirtualVolume for Volume {
 
     fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId {
         self.handle.core.submit(self.config.id, command, (Arc::clone(sink), token))
+    }
+
+    fn block_status(&self, at: Sectors) -> Option<Result<Vec<StatusRun>, GuestError>> {
+        match self.handle.core.block_status(self.config.id, at) {
+            // A read is held until it is decided.
+            Err(GuestError::Transitioning) => None,
+            found => Some(found),
+        }
     }
 
     fn abort(&self, request: RequestId, sink: &Arc<dyn Sink>, token: u64) {

@@ -69,6 +69,8 @@ pub struct SimDisk {
     geometry: Geometry,
     speed: DiskSpeed,
     pages: PagePool,
+    /// What blocks hold that were never written.
+    blank: Block,
     stable: BTreeMap<u64, Block>,
     unflushed: BTreeMap<u64, Vec<Version>>,
     in_flight: BTreeMap<IoId, InFlight>,
@@ -86,6 +88,7 @@ impl SimDisk {
             geometry,
             speed,
             pages: PagePool::new(),
+            blank: Block::Zero,
             stable: BTreeMap::new(),
             unflushed: BTreeMap::new(),
             in_flight: BTreeMap::new(),
@@ -95,6 +98,14 @@ impl SimDisk {
             failing_writes: false,
             failing_flushes: false,
         }
+    }
+
+    /// A used disk: what was never written to it reads as junk, that nobody must ever see.
+    pub fn with_junk(mut self) -> SimDisk {
+        let mut page = self.pages.take();
+        page.bytes_mut().fill(0xdb);
+        self.blank = Block::Data(page.freeze());
+        self
     }
 
     /// Its size.
@@ -220,7 +231,7 @@ impl SimDisk {
     pub fn visible(&self, number: u64) -> Block {
         match self.unflushed.get(&number).and_then(|versions| versions.last()) {
             Some(version) => version.block.clone(),
-            None => self.stable.get(&number).cloned().unwrap_or_default(),
+            None => self.stable.get(&number).unwrap_or(&self.blank).clone(),
         }
     }
 
@@ -245,7 +256,7 @@ impl SimDisk {
     fn lose(&mut self, rng: &mut Rng) {
         let manner = rng.below(5);
         for (number, versions) in core::mem::take(&mut self.unflushed) {
-            let base = self.stable.get(&number).cloned().unwrap_or_default();
+            let base = self.stable.get(&number).unwrap_or(&self.blank).clone();
             let count = versions.len() as u64 + 1;
             let content = |index: u64| if index == 0 { &base } else { &versions[index as usize - 1].block };
             let whole = rng.below(count);

@@ -109,14 +109,21 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
     };
     let extent_bytes = rng.pick(&[64u64 << 10, 64 << 10, 128 << 10, 1 << 20]);
     let volumes = rng.between(1, 3);
-    let volumes = (0..volumes)
+    let mut volumes: Vec<VolumeSetup> = (0..volumes)
         .map(|index| VolumeSetup {
             sectors: rng.pick(&[4u64, 8, 16]) << 11,
             mirrored: index < 2 || rng.chance(0.5),
+            reserved_bytes: 0,
         })
         .collect();
     // Small, but several of the largest requests fit.
     let cache_blocks = rng.pick(&[192, 256, 512, 2048]).max(extent_bytes as usize / 4096 * 4);
+    let mut space = Rng::new(seed).fork("space");
+    let keeps = space.chance(0.3);
+    if keeps {
+        // All that the first volume can use is kept for it, and fits into the smallest of pools.
+        (volumes[0].sectors, volumes[0].reserved_bytes) = (4 << 11, 4 << 20);
+    }
     // A total of about `ops` requests over the time that the faults take.
     let (hosts, outstanding) = (rng.between(1, 4), rng.between(1, 6));
     let think_us = (lease_ms * 1000 * 40 / scale.ops.max(1) * 6).max(200);
@@ -128,6 +135,8 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
         extent_bytes,
         disks: rng.pick(&[1, 1, 2, 3]),
         disk_bytes: if rng.chance(0.15) { 12 << 20 } else { 48 << 20 },
+        small_node: space.chance(if keeps { 0.5 } else { 0.1 }).then(|| space.pick(&NodeName::BOTH)),
+        small_disk_bytes: 8 << 20,
         sector_bytes: rng.pick(&[512, 512, 4096]),
         cache_blocks,
         dirty_blocks: cache_blocks / rng.pick(&[2, 4]),
@@ -152,6 +161,8 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
         hot_blocks: rng.pick(&[4, 48, 200]).max(hosts * outstanding * 2),
         read_percent: rng.pick(&[25, 45, 60]),
         zero_percent: rng.pick(&[0, 3, 8]),
+        zero_write_percent: space.pick(&[0, 30, 60]),
+        detect_zeros: space.chance(0.5),
         flush_percent: rng.pick(&[0, 2, 5]),
         fua_percent: rng.pick(&[0, 10, 50]),
         odd_percent: rng.pick(&[0, 20, 50]),

@@ -17,6 +17,9 @@ pub struct VolumeSetup {
     pub sectors: u64,
     /// Two halves, or one on node a.
     pub mirrored: bool,
+    /// Bytes of each pool that are kept for it.
+    #[serde(default)]
+    pub reserved_bytes: u64,
 }
 
 /// Everything that stays the same during a run. A missing field has its default.
@@ -37,6 +40,10 @@ pub struct Setup {
     pub disks: u16,
     /// Size of each disk, in bytes.
     pub disk_bytes: u64,
+    /// A node whose disks are smaller.
+    pub small_node: Option<NodeName>,
+    /// Size of each of its disks, in bytes.
+    pub small_disk_bytes: u64,
     /// What a disk writes atomically: 512 or 4096 bytes.
     pub sector_bytes: u32,
     /// Cache size of each node in 4 KiB blocks.
@@ -83,6 +90,10 @@ pub struct Setup {
     pub read_percent: u32,
     /// Percent of requests that clear a range.
     pub zero_percent: u32,
+    /// Percent of the requests that clear a range which come as writes of zeros.
+    pub zero_write_percent: u32,
+    /// Blocks of zeros in writes are found and not stored.
+    pub detect_zeros: bool,
     /// Percent of requests that flush.
     pub flush_percent: u32,
     /// Percent of writes that must be stable.
@@ -97,10 +108,12 @@ impl Default for Setup {
             seed: 1,
             arbitration: Arbitration::Register,
             preferred: NodeName::A,
-            volumes: vec![VolumeSetup { sectors: 16 << 11, mirrored: true }],
+            volumes: vec![VolumeSetup { sectors: 16 << 11, mirrored: true, reserved_bytes: 0 }],
             extent_bytes: 64 << 10,
             disks: 1,
             disk_bytes: 64 << 20,
+            small_node: None,
+            small_disk_bytes: 8 << 20,
             sector_bytes: 512,
             cache_blocks: 1024,
             dirty_blocks: 512,
@@ -124,6 +137,8 @@ impl Default for Setup {
             hot_blocks: 48,
             read_percent: 45,
             zero_percent: 3,
+            zero_write_percent: 0,
+            detect_zeros: false,
             flush_percent: 2,
             fua_percent: 10,
             odd_percent: 20,

@@ -1,13 +1,16 @@
 //! Write-back: dirty blocks → disk, an extent at a time, oldest first, merged into runs.
 //!
-//! A job on an extent goes: write the runs → flush of the disk → stable. Where the extent is new: write all of
-//! it (zeros where nothing was written) → flush → map it → the map is durable → stable. Where all of it is
-//! zero: unmap it → durable → stable, and the place is free. Jobs run beside each other, one per extent.
+//! A job on an extent goes: write the runs → flush of the disk → stable. Where the extent is new: write the runs →
+//! flush → map it, the rest reading as zero → the map is durable → stable. Where data come to blocks that read as
+//! zero, they cease to after the flush, in the same way. Zeros are not written: that the blocks read as zero → durable
+//! → stable; or if all of the extent does: unmap it → durable → stable, and the place is free. Jobs run beside each
+//! other, one per extent.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::plan::{Plan, Zeros};
 use super::{Purpose, Store};
-use crate::block::{Block, Payload, zeros};
+use crate::block::{BLOCK_BYTES, Block, Payload};
 use crate::ids::{DiskId, VolumeId};
 use crate::io::{DiskOp, DiskResult};
 use crate::node::config::CacheConfig;
@@ -15,8 +18,6 @@ use crate::planted::Bug;
 use crate::pool::{Lsn, Record, Slot};
 use crate::time::{Duration, Instant};
 
-/// Longest single write of the destager, in blocks (1 MiB).
-const RUN_BLOCKS_MAX: usize = 256;
 /// A flush is started without being asked for when this many jobs wait for one.
 const FLUSH_JOBS: usize = 16;
 
@@ -39,9 +40,19 @@ struct Job {
     disk: DiskId,
     /// The new place, until it is mapped.
     slot: Option<Slot>,
+    /// What the map says of zeros when the data are on stable media.
+    zeros: Zeros,
     stage: Stage,
     /// Blocks of the extent became dirty meanwhile, the first of them then.
     more: Option<Instant>,
+}
+
+impl Job {
+    /// What is to be recorded when the data are on stable media.
+    fn records(&self, (volume, extent): Key) -> Vec<Record> {
+        let map = self.slot.map(|slot| Record::Map { volume, extent, slot });
+        map.into_iter().chain(self.zeros.records(volume, extent)).collect()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -162,25 +173,9 @@ impl Store {
         let blocks = self.cache.dirty_in(volume, first..first + size);
         let contents: Vec<Block> = blocks.iter().map(|&block| self.cache.issue(volume, block)).collect();
         let all_zero = contents.iter().all(|content| matches!(content, Block::Zero));
-        match self.pool.locate(volume, first) {
-            Some((disk, _))
-                if all_zero && blocks.len() as u64 == size && !self.destager.is_promised(volume, extent) =>
-            {
-                let lsn = self.pool.append(&[Record::Unmap { volume, extent }]);
-                self.add_job(
-                    volume,
-                    extent,
-                    Job { blocks, disk, slot: None, stage: Stage::Logging(lsn), more: None },
-                );
-            }
+        match self.pool.place(volume, first) {
             Some((disk, offset)) => {
-                let runs = runs(&blocks, contents, first, offset);
-                self.write_runs(
-                    volume,
-                    extent,
-                    Job { blocks, disk, slot: None, stage: Stage::Written, more: None },
-                    runs,
-                );
+                self.write_mapped(now, volume, extent, (disk, offset), (blocks, contents))
             }
             None if all_zero => {
                 for block in blocks {
@@ -189,6 +184,50 @@ impl Store {
                 self.give_back(volume, extent);
             }
             None => self.write_new_extent(volume, extent, blocks, contents),
+        }
+    }
+
+    fn write_mapped(
+        &mut self,
+        now: Instant,
+        volume: VolumeId,
+        extent: u32,
+        (disk, offset): (DiskId, u64),
+        (blocks, contents): (Vec<u64>, Vec<Block>),
+    ) {
+        let first = u64::from(extent) * self.pool.extent_blocks();
+        let dirty = blocks.iter().map(|block| block - first).zip(contents);
+        let remembers = self.pool.may_remember_zeros(volume, extent);
+        let used = self.pool.blocks_in(volume, extent);
+        let plan = Plan::mapped_extent(used, self.pool.zeros(volume, extent), dirty, remembers);
+        if plan.empties && !self.destager.is_promised(volume, extent) {
+            self.unmap(volume, extent, disk, blocks);
+            return;
+        }
+        if plan.writes.is_empty() && plan.zeros.is_empty() {
+            for block in blocks {
+                self.cache.stable(now, volume, block);
+            }
+            return;
+        }
+        let job = Job { blocks, disk, slot: None, zeros: plan.zeros, stage: Stage::Written, more: None };
+        self.write_runs(volume, extent, job, offset, plan.writes);
+    }
+
+    fn unmap(&mut self, volume: VolumeId, extent: u32, disk: DiskId, blocks: Vec<u64>) {
+        let stage = Stage::Logging(self.pool.append(&[Record::Unmap { volume, extent }]));
+        let job = Job { blocks, disk, slot: None, zeros: Zeros::default(), stage, more: None };
+        self.add_job(volume, extent, job);
+    }
+
+    /// A write that kept an extent mapped was given up: if it reads as zero from end to end, its space is free.
+    pub(super) fn unmap_if_zero(&mut self, volume: VolumeId, extent: u32) {
+        let size = self.pool.extent_blocks();
+        let Some((disk, _)) = self.pool.place(volume, u64::from(extent) * size) else { return };
+        let used = self.pool.blocks_in(volume, extent);
+        let zeros = self.pool.zeros(volume, extent).map_or(0, |bits| bits.count(0..used as u32));
+        if u64::from(zeros) == used {
+            self.unmap(volume, extent, disk, Vec::new());
         }
     }
 
@@ -201,25 +240,41 @@ impl Store {
             return;
         }
         let size = self.pool.extent_blocks();
+        let first = u64::from(extent) * size;
+        let remembers = self.pool.may_remember_zeros(volume, extent);
         let slot = self.pool.allocate(volume, extent);
-        let mut data = zeros(size as usize);
-        for (&block, content) in blocks.iter().zip(contents) {
-            data[(block % size) as usize] = content;
+        let dirty = blocks.iter().map(|block| block - first).zip(contents);
+        let mut plan = Plan::new_extent(size, dirty, remembers);
+        if self.planted.has(Bug::UnwrittenBlocksForgotten) {
+            plan.zeros = Zeros::default();
         }
         let offset = self.pool.slot_offset(slot);
-        let job = Job { blocks, disk: slot.disk, slot: Some(slot), stage: Stage::Written, more: None };
-        self.write_runs(volume, extent, job, vec![(offset, data)]);
+        let (disk, zeros) = (slot.disk, plan.zeros);
+        let job = Job { blocks, disk, slot: Some(slot), zeros, stage: Stage::Written, more: None };
+        self.write_runs(volume, extent, job, offset, plan.writes);
     }
 
-    fn write_runs(&mut self, volume: VolumeId, extent: u32, mut job: Job, runs: Vec<(u64, Payload)>) {
+    /// Writes runs of an extent that lies at byte `offset`; without any, what remains is said in the log.
+    fn write_runs(
+        &mut self,
+        volume: VolumeId,
+        extent: u32,
+        mut job: Job,
+        offset: u64,
+        runs: Vec<(u64, Payload)>,
+    ) {
         job.stage = Stage::Writing(runs.len());
         self.destager.writes += runs.len();
         let disk = job.disk;
+        if runs.is_empty() {
+            job.stage = Stage::Logging(self.pool.append(&job.records((volume, extent))));
+        }
         self.add_job(volume, extent, job);
-        for (offset, data) in runs {
+        for (first, data) in runs {
+            let offset = offset + first * BLOCK_BYTES as u64;
             self.submit(disk, DiskOp::Write { offset, data }, Purpose::Destage { volume, extent });
         }
-        if self.planted.has(Bug::MapBeforeData) {
+        if self.planted.has(Bug::MapBeforeData) || self.planted.has(Bug::ZeroBitClearedBeforeData) {
             self.map_early(volume, extent);
         }
     }
@@ -232,12 +287,16 @@ impl Store {
         assert!(before.is_none(), "one destage job per extent");
     }
 
-    /// The planted bug: a new extent is mapped while its data is on the way.
+    /// Two planted bugs: the map says so while the data are on the way.
     fn map_early(&mut self, volume: VolumeId, extent: u32) {
+        let maps = self.planted.has(Bug::MapBeforeData);
         let job = self.destager.jobs.get_mut(&(volume, extent)).expect("just added");
-        if let Some(slot) = job.slot.take() {
-            self.pool.append(&[Record::Map { volume, extent, slot }]);
+        if job.slot.is_some() != maps || matches!(job.stage, Stage::Logging(_)) {
+            return;
         }
+        let records = job.records((volume, extent));
+        (job.slot, job.zeros) = (None, Zeros::default());
+        self.pool.append(&records);
     }
 
     pub(super) fn destage_write_done(
@@ -299,15 +358,14 @@ impl Store {
         }
         for key in jobs {
             let job = self.destager.jobs.get_mut(&key).expect("a job waits for its flush");
-            match job.slot {
-                Some(slot) => {
-                    let (volume, extent) = key;
-                    let lsn = self.pool.append(&[Record::Map { volume, extent, slot }]);
-                    job.stage = Stage::Logging(lsn);
-                    self.destager.logging.insert((lsn, key));
-                }
-                None => self.finish_job(now, key),
+            let records = job.records(key);
+            if records.is_empty() {
+                self.finish_job(now, key);
+                continue;
             }
+            let lsn = self.pool.append(&records);
+            job.stage = Stage::Logging(lsn);
+            self.destager.logging.insert((lsn, key));
         }
     }
 
@@ -356,19 +414,4 @@ impl Store {
         }
         next
     }
-}
-
-/// Joins neighbouring blocks into runs: (byte offset on disk, data).
-fn runs(blocks: &[u64], contents: Vec<Block>, first: u64, offset: u64) -> Vec<(u64, Payload)> {
-    let mut runs: VecDeque<(u64, u64, Payload)> = VecDeque::new();
-    for (&block, content) in blocks.iter().zip(contents) {
-        match runs.back_mut() {
-            Some((_, next, data)) if *next == block && data.len() < RUN_BLOCKS_MAX => {
-                data.push(content);
-                *next += 1;
-            }
-            _ => runs.push_back((block, block + 1, smallvec::smallvec![content])),
-        }
-    }
-    runs.into_iter().map(|(block, _, data)| (offset + (block - first) * 4096, data)).collect()
 }

@@ -4,13 +4,15 @@
 //! volume is on stable media. It knows nothing of partners, guests or epochs. Invariants:
 //!
 //! - A block is written back only into space that was reserved before the write was taken.
-//! - A new extent is mapped only after its data (zeros where nothing was written) are flushed; it is unmapped
-//!   only when every block of it is zero, and given out again only when that is durable.
+//! - A new extent is mapped only after its data are flushed, and what was not written of it reads as zero by the map
+//!   from the same moment. A block that reads as zero ceases to only after its data are flushed.
+//! - An extent is unmapped only when every block of it is zero, and given out again only when that is durable.
 //! - At most one destage job works on an extent, so that writes to one place of a disk never race.
 //! - A flush covers just the writes that had completed when it was submitted. A failed write or flush fails
 //!   the store for good: nothing becomes stable any more.
 
 mod destage;
+mod plan;
 mod read;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -104,6 +106,11 @@ impl Store {
         self.pool.durable()
     }
 
+    /// Keeps so many bytes of the pool for a volume, those that it uses included.
+    pub fn keep_for(&mut self, volume: VolumeId, bytes: u64) {
+        self.pool.keep_for(volume, bytes);
+    }
+
     /// Reserves space for blocks of a volume; false if the pool is full. What was reserved stays so.
     pub fn reserve(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>) -> bool {
         if self.planted.has(Bug::WriteWithoutSpace) {
@@ -141,6 +148,7 @@ impl Store {
             && self.cache.dirty_in(volume, blocks).is_empty()
         {
             self.pool.release(volume, extent);
+            self.unmap_if_zero(volume, extent);
         }
     }
 

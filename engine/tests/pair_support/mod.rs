@@ -27,7 +27,7 @@ use twinsan::ids::{BootId, NodeName, Uuid, VolumeId};
 use twinsan::io::Geometry;
 use twinsan::mirror::message::{Body, Message};
 use twinsan::node::Node;
-use twinsan::node::config::{CacheConfig, MirrorConfig, NodeConfig, VolumeConfig};
+use twinsan::node::config::{CacheConfig, MirrorConfig, NodeConfig, SpaceConfig, VolumeConfig};
 use twinsan::node::event::{Action, Event, Notice};
 use twinsan::planted::{Bug, Planted};
 use twinsan::time::{Duration, Instant};
@@ -173,9 +173,12 @@ impl Pair {
                 uuid: Uuid(99),
                 sectors: 200_000,
                 mirrored: true,
+                reserved_bytes: 0,
+                detect_zeros: false,
             }],
             cache: self.setup.cache,
             mirror: self.setup.mirror,
+            space: SpaceConfig::default(),
             planted: self.setup.planted,
         };
         let life = self.lives;

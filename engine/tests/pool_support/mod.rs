@@ -5,6 +5,7 @@
 pub(crate) mod crash;
 pub(crate) mod model;
 pub(crate) mod session;
+mod space;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

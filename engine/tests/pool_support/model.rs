@@ -15,8 +15,10 @@ pub(crate) struct PlainVolume {
     ancestors: Vec<Generation>,
     hot: BTreeSet<u32>,
     log: BTreeSet<u64>,
-    /// Extent → slot, and which writes it holds.
-    pub(crate) map: BTreeMap<u32, (Slot, u64)>,
+    /// Extent → slot, and which writes its marked sectors hold.
+    pub(crate) map: BTreeMap<u32, (Slot, [u64; 2])>,
+    /// Blocks of mapped extents that read as zero: extent, block.
+    pub(crate) zeros: BTreeSet<(u32, u32)>,
 }
 
 /// The metadata as the model sees them.
@@ -38,10 +40,27 @@ impl Plain {
                 (volume.generation, volume.ancestors) = (*generation, ancestors.clone());
             }
             Record::Map { volume, extent, slot } => {
-                self.volumes.get_mut(volume).unwrap_or(&mut none).map.insert(*extent, (*slot, content));
+                self.volumes.get_mut(volume).unwrap_or(&mut none).map.insert(*extent, (*slot, [content; 2]));
             }
             Record::Unmap { volume, extent } => {
-                self.volumes.get_mut(volume).unwrap_or(&mut none).map.remove(extent);
+                let volume = self.volumes.get_mut(volume).unwrap_or(&mut none);
+                volume.map.remove(extent);
+                volume.zeros.retain(|(of, _)| of != extent);
+            }
+            Record::ZeroAdd { volume, extent, first, count } => {
+                let blocks = (*first..first + count).map(|block| (*extent, block));
+                self.volumes.get_mut(volume).unwrap_or(&mut none).zeros.extend(blocks);
+            }
+            Record::ZeroRemove { volume, extent, first, count } => {
+                let volume = self.volumes.get_mut(volume).unwrap_or(&mut none);
+                let gone = *first..first + count;
+                volume.zeros.retain(|(of, block)| of != extent || !gone.contains(block));
+                for (mark, block) in mark_blocks().into_iter().enumerate() {
+                    if let Some((_, contents)) = volume.map.get_mut(extent).filter(|_| gone.contains(&block))
+                    {
+                        contents[mark] = content;
+                    }
+                }
             }
             Record::HotAdd { volume, area } => {
                 self.volumes.get_mut(volume).unwrap_or(&mut none).hot.insert(*area);
@@ -96,8 +115,12 @@ impl Expected {
             return Err(format!("at record {found}: found {plain:?}, expected {:?}", call.after));
         }
         for volume in call.after.volumes.values() {
-            for (slot, content) in volume.map.values() {
-                self.check_content(pool, disks, *slot, &self.contents[content])?;
+            for (extent, (slot, contents)) in &volume.map {
+                for (mark, block) in mark_blocks().into_iter().enumerate() {
+                    if !volume.zeros.contains(&(*extent, block)) {
+                        self.check_content(pool, disks, *slot, mark, &self.contents[&contents[mark]])?;
+                    }
+                }
             }
         }
         let report = check(pool);
@@ -113,15 +136,20 @@ impl Expected {
         self.durable << 40 ^ (self.calls.len() as u64) << 20 ^ contents
     }
 
-    fn check_content(&self, pool: &Pool, disks: &[Disk], slot: Slot, may: &[u64]) -> Result<(), String> {
-        let offset = pool.slot_offset(slot);
-        for (mark, at) in marks().into_iter().enumerate() {
-            let block = disks[usize::from(slot.disk.0)].block(offset + at / 4096 * 4096);
-            for word in block[at as usize % 4096..][..512].chunks(8) {
-                let value = u64::from_le_bytes(word.try_into().expect("8 bytes"));
-                if !may.contains(&value) {
-                    return Err(format!("{slot:?} mark {mark} holds {value}, of {may:?}"));
-                }
+    fn check_content(
+        &self,
+        pool: &Pool,
+        disks: &[Disk],
+        slot: Slot,
+        mark: usize,
+        may: &[u64],
+    ) -> Result<(), String> {
+        let (offset, at) = (pool.slot_offset(slot), marks()[mark]);
+        let block = disks[usize::from(slot.disk.0)].block(offset + at / 4096 * 4096);
+        for word in block[at as usize % 4096..][..512].chunks(8) {
+            let value = u64::from_le_bytes(word.try_into().expect("8 bytes"));
+            if !may.contains(&value) {
+                return Err(format!("{slot:?} mark {mark} holds {value}, of {may:?}"));
             }
         }
         Ok(())
@@ -133,12 +161,20 @@ pub(crate) fn marks() -> [u64; 2] {
     [0, (64 << 10) - 512]
 }
 
+/// The blocks of those sectors.
+pub(crate) fn mark_blocks() -> [u32; 2] {
+    marks().map(|mark| (mark / 4096) as u32)
+}
+
 /// The pool's metadata in the model's terms. Which writes an extent holds the pool does not know: that is taken from `like`.
 fn plain_of(pool: &Pool, like: &Plain) -> Result<Plain, String> {
     let mut plain = Plain { node: pool.metadata().node, volumes: BTreeMap::new() };
     for (id, volume) in pool.metadata().volumes() {
         let old = like.volumes.get(&id).ok_or_else(|| format!("there is a volume {id}"))?;
-        let content = |extent: u32| old.map.get(&extent).map_or(0, |(_, content)| *content);
+        let content = |extent: u32| old.map.get(&extent).map_or([0; 2], |(_, contents)| *contents);
+        let zeros = volume.map.zeros_from(0);
+        let zeros =
+            zeros.flat_map(|(extent, bits)| bits.runs().into_iter().flatten().map(move |b| (extent, b)));
         let map = volume.map.iter().map(|(extent, slot)| (extent, (slot, content(extent)))).collect();
         let (generation, ancestors) = (volume.generation, volume.ancestors.clone());
         let plain_volume = PlainVolume {
@@ -147,6 +183,7 @@ fn plain_of(pool: &Pool, like: &Plain) -> Result<Plain, String> {
             hot: volume.hot.clone(),
             log: volume.log.iter().collect(),
             map,
+            zeros: zeros.collect(),
         };
         plain.volumes.insert(id, plain_volume);
     }

@@ -1,5 +1,5 @@
 //! A small store over a pool. It does what a real one does: a new extent's data are written and flushed before
-//! the extent is mapped.
+//! the extent is mapped, and a block's before it ceases to read as zero.
 
 use std::collections::VecDeque;
 
@@ -41,6 +41,14 @@ pub(crate) enum Op {
     Burst,
     /// A slot is allocated and written, and not mapped.
     Abort,
+    /// First write to an extent, of its first block alone.
+    WritePartial,
+    /// A block of a mapped extent, the first or the last, reads as zero.
+    ZeroBlock,
+    /// Write to a block that reads as zero.
+    WriteZeroed,
+    /// All space is reserved; an extent is unmapped; what was refused before is written as soon as that is durable.
+    FullWrite,
     Checkpoint,
     /// The node dies and comes back; the disks have power all the time.
     Restart,
@@ -49,7 +57,7 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    pub(crate) const ALL: [Op; 16] = [
+    pub(crate) const ALL: [Op; 20] = [
         Op::WriteNew,
         Op::Overwrite,
         Op::Unmap,
@@ -63,6 +71,10 @@ impl Op {
         Op::Together,
         Op::Burst,
         Op::Abort,
+        Op::WritePartial,
+        Op::ZeroBlock,
+        Op::WriteZeroed,
+        Op::FullWrite,
         Op::Checkpoint,
         Op::Restart,
         Op::RestartLate,
@@ -86,24 +98,46 @@ enum Owner {
 
 /// An operation on its way, and what it waits for.
 #[derive(Clone, Debug)]
-enum Task {
+pub(super) enum Task {
     /// Waits for its data write.
     Write(Writing),
     /// Waits for the flush of its data.
     Flush(Writing),
     /// Waits for this record to be durable.
     Durable(u64),
+    /// The same, and then goes on.
+    Then(u64, Next),
     Done,
 }
 
+/// What an operation does when a record is durable.
 #[derive(Clone, Copy, Debug)]
-struct Writing {
-    slot: Slot,
-    content: u64,
-    value: u64,
+pub(super) enum Next {
+    /// Writes to the extent that was unmapped.
+    Refill(VolumeId, u32),
+    /// Writes to a block that reads as zero.
+    WriteZeroed,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Writing {
+    pub(super) slot: Slot,
+    pub(super) content: u64,
+    pub(super) value: u64,
     /// To be mapped there, unless it is mapped already.
-    map: Option<(VolumeId, u32)>,
-    abort: bool,
+    pub(super) map: Option<(VolumeId, u32)>,
+    pub(super) abort: bool,
+    pub(super) part: Part,
+}
+
+/// Which blocks of an extent are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Part {
+    All,
+    /// The first; the others read as zero.
+    First,
+    /// One that reads as zero, of this mapped extent.
+    Zeroed(VolumeId, u32, u32),
 }
 
 /// Sees each moment at which the power may fail.
@@ -120,13 +154,13 @@ pub(crate) struct Session<'a> {
     /// This one fails.
     pub(crate) fail_at: Option<u64>,
     pub(crate) order: Order,
-    pool: Option<Pool>,
+    pub(super) pool: Option<Pool>,
     opening: Option<Opening>,
-    tasks: Vec<Task>,
+    pub(super) tasks: Vec<Task>,
     in_flight: VecDeque<(Owner, DiskId, DiskOp, u64, bool)>,
-    model: Plain,
+    pub(super) model: Plain,
     next_value: u64,
-    planted: Planted,
+    pub(super) planted: Planted,
     pages: PagePool,
     witness: Option<&'a mut dyn Witness>,
 }
@@ -213,6 +247,14 @@ impl<'a> Session<'a> {
             Op::WriteNew => self.write_new(false),
             Op::Abort => self.write_new(true),
             Op::Overwrite => self.overwrite(),
+            Op::WritePartial => {
+                if let Some((volume, extent)) = self.unmapped() {
+                    self.write_to(volume, extent, false, Part::First);
+                }
+            }
+            Op::ZeroBlock => self.zero_block(),
+            Op::WriteZeroed => self.begin_write_zeroed(),
+            Op::FullWrite => self.full_write()?,
             Op::Unmap => {
                 if let Some((volume, extent, _)) = self.first_mapped() {
                     self.append(&[Record::Unmap { volume, extent }], 0);
@@ -221,7 +263,7 @@ impl<'a> Session<'a> {
             Op::Replace => {
                 if let Some((volume, extent, _)) = self.first_mapped() {
                     self.append(&[Record::Unmap { volume, extent }], 0);
-                    self.write_to(volume, extent, false);
+                    self.write_to(volume, extent, false, Part::All);
                 }
             }
             Op::VolumeCreate => {
@@ -289,7 +331,7 @@ impl<'a> Session<'a> {
         self.append(&(20..500).map(|n| Record::HotRemove { volume, area: area(n) }).collect::<Vec<_>>(), 0);
     }
 
-    fn append(&mut self, records: &[Record], content: u64) {
+    pub(super) fn append(&mut self, records: &[Record], content: u64) {
         let pool = self.pool.as_mut().expect("an operation runs on an open pool");
         let lsn = pool.append(records).0;
         records.iter().for_each(|record| self.model.apply(record, content));
@@ -299,26 +341,32 @@ impl<'a> Session<'a> {
         self.tasks.push(Task::Durable(lsn));
     }
 
-    fn value(&mut self) -> u64 {
+    pub(super) fn value(&mut self) -> u64 {
         self.next_value += 1;
         self.next_value
     }
 
-    fn first_mapped(&self) -> Option<(VolumeId, u32, (Slot, u64))> {
+    pub(super) fn first_mapped(&self) -> Option<(VolumeId, u32, (Slot, [u64; 2]))> {
         let mut all =
             self.model.volumes.iter().flat_map(|(id, volume)| volume.map.iter().map(|at| (*id, at)));
         all.next().map(|(id, (extent, at))| (id, *extent, *at))
     }
 
-    fn write_new(&mut self, abort: bool) {
-        let Some(volume) = self.model.volumes.keys().last().copied() else { return };
+    fn unmapped(&self) -> Option<(VolumeId, u32)> {
+        let volume = self.model.volumes.keys().last().copied()?;
         let busy: Vec<u32> = self.tasks.iter().filter_map(|task| task.extent(volume)).collect();
         let mapped = &self.model.volumes[&volume].map;
         let extent = (0..32).find(|extent| !mapped.contains_key(extent) && !busy.contains(extent));
-        self.write_to(volume, extent.expect("32 extents are more than two operations take"), abort);
+        Some((volume, extent.expect("32 extents are more than two operations take")))
     }
 
-    fn write_to(&mut self, volume: VolumeId, extent: u32, abort: bool) {
+    fn write_new(&mut self, abort: bool) {
+        if let Some((volume, extent)) = self.unmapped() {
+            self.write_to(volume, extent, abort, Part::All);
+        }
+    }
+
+    pub(super) fn write_to(&mut self, volume: VolumeId, extent: u32, abort: bool, part: Part) {
         let pool = self.pool.as_mut().expect("an operation runs on an open pool");
         if !pool.reserve(volume, extent) {
             return;
@@ -326,18 +374,23 @@ impl<'a> Session<'a> {
         let slot = pool.allocate(volume, extent);
         let (content, value) = (self.value(), self.value());
         self.expected.contents.insert(content, vec![value]);
-        self.write(Writing { slot, content, value, map: Some((volume, extent)), abort });
+        self.write(Writing { slot, content, value, map: Some((volume, extent)), abort, part });
     }
 
     fn overwrite(&mut self) {
-        let Some((_, _, (slot, content))) = self.first_mapped() else { return };
+        let Some((volume, extent, (slot, [content, last]))) = self.first_mapped() else { return };
+        let partial =
+            content != last || self.model.volumes[&volume].zeros.iter().any(|(of, _)| *of == extent);
+        if partial || self.tasks.iter().any(|task| task.writes_zeroed(slot)) {
+            return;
+        }
         let value = self.value();
         self.expected.contents.get_mut(&content).expect("each map has its contents").push(value);
-        self.write(Writing { slot, content, value, map: None, abort: false });
+        self.write(Writing { slot, content, value, map: None, abort: false, part: Part::All });
     }
 
-    /// Writes a whole extent, marked in its first and last sector.
-    fn write(&mut self, writing: Writing) {
+    /// Writes an extent, marked in its first and last sector, or one block of it.
+    pub(super) fn write(&mut self, writing: Writing) {
         let pool = self.pool.as_mut().expect("an operation runs on an open pool");
         pool.hold(writing.slot);
         let mut bytes = vec![0u8; 64 << 10];
@@ -351,6 +404,13 @@ impl<'a> Session<'a> {
             .map(|block| block_of(&self.pages, block.try_into().expect("a block")))
             .collect();
         let offset = pool.slot_offset(writing.slot);
+        let (skip, count) = match writing.part {
+            Part::All => (0, data.len()),
+            Part::First => (0, 1),
+            Part::Zeroed(_, _, block) => (block as usize, 1),
+        };
+        let data = data.into_iter().skip(skip).take(count).collect();
+        let offset = offset + skip as u64 * 4096;
         self.tasks.push(Task::Write(writing));
         let task = Owner::Task(self.tasks.len() - 1);
         self.request(task, writing.slot.disk, DiskOp::Write { offset, data });
@@ -401,6 +461,7 @@ impl<'a> Session<'a> {
             disk.end(number, &op)
         };
         self.completed(owner, id, result)?;
+        self.go_on();
         Ok(true)
     }
 
@@ -452,7 +513,7 @@ impl<'a> Session<'a> {
                 }
             }
             (Task::Flush(writing), Ok(_)) => self.mapped(task, writing),
-            (Task::Durable(_) | Task::Done, _) => {}
+            (Task::Durable(_) | Task::Then(..) | Task::Done, _) => {}
         }
     }
 
@@ -461,12 +522,27 @@ impl<'a> Session<'a> {
         let pool = self.pool.as_mut().expect("looked");
         pool.unhold(writing.slot);
         self.tasks[task] = Task::Done;
-        match writing.map {
-            Some(_) if writing.abort => pool.unallocate(writing.slot),
-            Some((volume, extent)) => {
-                self.append(&[Record::Map { volume, extent, slot: writing.slot }], writing.content);
+        match (writing.map, writing.part) {
+            (Some(_), _) if writing.abort => pool.unallocate(writing.slot),
+            (Some((volume, extent)), part) => {
+                let map = Record::Map { volume, extent, slot: writing.slot };
+                let rest = Record::ZeroAdd { volume, extent, first: 1, count: 15 };
+                let records = [map, rest];
+                self.append(&records[..if part == Part::First { 2 } else { 1 }], writing.content);
             }
-            None => {
+            (None, Part::Zeroed(volume, extent, block)) => {
+                // An unmapping or the volume's end may have come first.
+                let there = self.model.volumes.get(&volume).and_then(|volume| volume.map.get(&extent));
+                if there.is_some_and(|(slot, _)| *slot == writing.slot)
+                    && !self.planted.has(Bug::ZeroBitClearedBeforeData)
+                {
+                    self.append(
+                        &[Record::ZeroRemove { volume, extent, first: block, count: 1 }],
+                        writing.content,
+                    );
+                }
+            }
+            (None, _) => {
                 let may =
                     self.expected.contents.get_mut(&writing.content).expect("each map has its contents");
                 let at = may.iter().position(|value| *value == writing.value);
@@ -479,7 +555,7 @@ impl<'a> Session<'a> {
     pub(crate) fn check_rest(&self) -> Result<(), String> {
         let Some(pool) = &self.pool else { return Err("the pool is not open".into()) };
         let stuck = |task: &Task| match task {
-            Task::Durable(lsn) => *lsn > pool.durable().0,
+            Task::Durable(lsn) | Task::Then(lsn, _) => *lsn > pool.durable().0,
             Task::Done => false,
             Task::Write(_) | Task::Flush(_) => true,
         };
@@ -491,7 +567,7 @@ impl<'a> Session<'a> {
 }
 
 impl Task {
-    fn extent(&self, of: VolumeId) -> Option<u32> {
+    pub(super) fn extent(&self, of: VolumeId) -> Option<u32> {
         match self {
             Task::Write(Writing { map: Some((volume, extent)), .. })
             | Task::Flush(Writing { map: Some((volume, extent)), .. })
@@ -501,6 +577,11 @@ impl Task {
             }
             _ => None,
         }
+    }
+
+    fn writes_zeroed(&self, to: Slot) -> bool {
+        let zeroed = |writing: &Writing| writing.slot == to && matches!(writing.part, Part::Zeroed(..));
+        matches!(self, Task::Write(writing) | Task::Flush(writing) if zeroed(writing))
     }
 }
 

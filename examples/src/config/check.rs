@@ -96,6 +96,9 @@ impl Config {
         if !extent.is_power_of_two() || !(EXTENT_BYTES_MIN..=EXTENT_BYTES_MAX).contains(&extent) {
             return problem("pool.extent", format!("must be a power of two, {}", extent_sizes()));
         }
+        if let Some(what) = self.space().problem() {
+            return problem("pool.thresholds", format!("do not fit: {what}"));
+        }
         let mut paths = BTreeSet::new();
         for Disk { path, size: bytes } in &pool.disks {
             if !paths.insert(path) {
@@ -123,6 +126,14 @@ impl Config {
             let bytes = size("volume.size", &volume.size)?;
             if bytes % 512 != 0 || bytes / 512 > SECTORS_MAX {
                 return problem("volume.size", "must be a multiple of 512 bytes, at most 64TiB");
+            }
+            if let Some(reserved) = &volume.reserved
+                && size("volume.reserved", reserved)? > bytes
+            {
+                return problem(
+                    "volume.reserved",
+                    "is more than `volume.size`; a volume cannot use more than its size",
+                );
             }
             if volume.preferred != self.volume[0].preferred {
                 return problem("volume.preferred", "must be the same for all volumes for now");

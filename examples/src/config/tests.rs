@@ -16,7 +16,10 @@ fn the_example_is_a_good_configuration() {
     assert_eq!(config.name(), NodeName::A);
     assert_eq!(config.arbitration(), Arbitration::Register);
     assert_eq!(config.volumes()[0].sectors, 64 << 21);
-    assert!(config.volumes()[0].mirrored);
+    assert!(config.volumes()[0].mirrored && config.volumes()[0].detect_zeros);
+    assert_eq!((config.space(), config.volumes()[0].reserved_bytes), (SpaceConfig::default(), 0));
+    let kept = parse(&GOOD.replace("detect_zeros = true", "reserved = \"10GiB\"")).unwrap();
+    assert_eq!((kept.volumes()[0].reserved_bytes, kept.volumes()[1].reserved_bytes), (10 << 30, 0));
 }
 
 #[test]
@@ -37,6 +40,10 @@ fn what_is_wrong_is_named() {
         ("size = \"500GB\"", "size = \"500 gigs\"", "volume.size"),
         ("link = \"127.0.0.1:7260\"", "link = \"192.0.2.1:7260\"", "partner.link"),
         ("lun = 1", "lun = 0", "mapping.lun"),
+        ("warning = 85", "warning = 75", "pool.thresholds"),
+        ("critical = 95", "critical = 101", "pool.thresholds"),
+        ("detect_zeros = true", "reserved = \"65GiB\"", "volume.reserved"),
+        ("detect_zeros = true", "reserved = \"much\"", "volume.reserved"),
         ("id = 2", "id = 1", "volume.id"),
         ("extent = \"1MiB\"", "extent = \"3MiB\"", "pool.extent"),
         ("file = ", "policy = \"preferred\"\nfile = ", "arbiter.policy"),

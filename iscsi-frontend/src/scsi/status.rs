@@ -1,15 +1,18 @@
 //! GET LBA STATUS (SBC-3 5.5): which blocks hold data.
 //!
-//! The volume is asked by a read: a block that it answers as [`Block::Zero`] has never been written or was given
-//! back. So the answer is about a stretch of the volume at a time, and initiators ask on from its end.
+//! The volume says what its blocks are. One that cannot, or not now, is asked by a read: a block that it answers as
+//! [`Block::Zero`] has never been written or was given back. Either way the answer is about a stretch of the volume at a
+//! time, and initiators ask on from its end. Zeros that have a place are told as deallocated: both read as zero.
 
 use twinsan::block::{Block, Payload, SECTORS_PER_BLOCK};
-use twinsan::guest::Sectors;
+use twinsan::guest::{BlockState, Sectors, StatusRun};
 
 use super::{Plan, Sense, Work};
 
-/// Sectors that one answer looks at, at most: 2 MiB.
-const SURVEY_SECTORS_MAX: u64 = 4096;
+/// Sectors that one answer looks at, at most: 128 MiB.
+const SURVEY_SECTORS_MAX: u64 = 256 << 10;
+/// Sectors of it that are read at most, if that is the way: 2 MiB.
+pub(super) const SURVEY_READ_SECTORS_MAX: u64 = 4096;
 const HEADER_BYTES: usize = 8;
 const DESCRIPTOR_BYTES: usize = 16;
 /// Provisioning status (SBC-3 table 46).
@@ -26,8 +29,25 @@ pub(super) fn plan(lba: u64, allocation: u32, capacity: u64) -> Result<Plan, Sen
 
 /// The reply, from the blocks that `at` touches: one descriptor a run of blocks of one kind.
 pub(super) fn answer(at: Sectors, found: &Payload, allocation: u32) -> Vec<u8> {
+    reply(runs(at, found), allocation)
+}
+
+/// The reply, from what the volume says.
+pub(super) fn told(found: &[StatusRun], allocation: u32) -> Vec<u8> {
+    let mut all: Vec<(Sectors, u8)> = Vec::new();
+    for StatusRun { at, state } in found {
+        let status = if *state == BlockState::Data { MAPPED } else { DEALLOCATED };
+        match all.last_mut() {
+            Some((run, of)) if *of == status => run.count += at.count,
+            _ => all.push((*at, status)),
+        }
+    }
+    reply(all, allocation)
+}
+
+fn reply(runs: Vec<(Sectors, u8)>, allocation: u32) -> Vec<u8> {
     let mut reply = vec![0; HEADER_BYTES];
-    for (run, status) in runs(at, found) {
+    for (run, status) in runs {
         reply.extend_from_slice(&run.start.to_be_bytes());
         reply.extend_from_slice(&(run.count as u32).to_be_bytes());
         reply.extend_from_slice(&[status, 0, 0, 0]);
@@ -73,6 +93,16 @@ mod tests {
                 (Sectors::new(24, 5), MAPPED)
             ]
         );
+        let told = told(
+            &[
+                StatusRun { at: Sectors::new(3, 13), state: BlockState::Data },
+                StatusRun { at: Sectors::new(16, 4), state: BlockState::Zero },
+                StatusRun { at: Sectors::new(20, 4), state: BlockState::Unmapped },
+                StatusRun { at: Sectors::new(24, 5), state: BlockState::Data },
+            ],
+            4096,
+        );
+        assert_eq!(told, answer(at, &found, 4096));
         assert_eq!(answer(at, &found, 24).len(), 24);
         let reply = answer(at, &found, 4096);
         assert_eq!((reply.len(), reply[3]), (8 + 3 * 16, 4 + 3 * 16));

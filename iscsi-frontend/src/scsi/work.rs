@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 use twinsan::block::{BLOCK_BYTES, Block, Payload, SECTOR_BYTES};
-use twinsan::guest::{Command, Sectors, TRANSFER_SECTORS_MAX};
+use twinsan::guest::{Command, Sectors, StatusRun, TRANSFER_SECTORS_MAX};
 
 use super::Sense;
 use super::cdb::ByteCheck;
@@ -42,6 +42,7 @@ impl Work {
         match core::mem::replace(self, Work::Done) {
             Work::Done | Work::Compare { .. } | Work::Surveyed { .. } => None,
             Work::Survey { at, allocation } => {
+                let at = Sectors::new(at.start, at.count.min(super::status::SURVEY_READ_SECTORS_MAX));
                 *self = Work::Surveyed { at, allocation };
                 Some(Command::Read { at })
             }
@@ -81,6 +82,18 @@ impl Work {
         let data = smallvec::smallvec![block.clone(); (blocks.end - blocks.start) as usize];
         *self = Work::Pattern { at: Sectors::new(now.end(), at.count - now.count), block };
         Some(Command::Write { at: now, data, fua: false })
+    }
+
+    /// If only matters which blocks hold data, the volume may say so at once: of which sectors.
+    pub(crate) fn survey(&self) -> Option<Sectors> {
+        if let Work::Survey { at, .. } = self { Some(*at) } else { None }
+    }
+
+    /// The volume has said so.
+    pub(crate) fn surveyed(&mut self, found: &[StatusRun]) {
+        if let Work::Survey { allocation, .. } = self {
+            *self = Work::Answer { bytes: super::status::told(found, *allocation) };
+        }
     }
 
     /// The answer to the last step.

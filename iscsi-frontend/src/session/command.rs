@@ -245,6 +245,12 @@ impl Connection {
 
     /// Asks the volume for what `work` says next; answers when there is nothing left to ask.
     fn run(&mut self, slot: u16, mut work: Work) {
+        let unit = self.tasks.get_mut(slot).map(|task| task.unit).and_then(|unit| self.units.get(unit));
+        match work.survey().zip(unit).and_then(|(at, unit)| unit.volume.block_status(at)) {
+            Some(Ok(found)) => work.surveyed(&found),
+            Some(Err(error)) => return self.fail(slot, error.into()),
+            None => {}
+        }
         let step = work.step();
         let Some(task) = self.tasks.get_mut(slot) else { return };
         let (Some(command), Some(unit)) = (step, self.units.get(task.unit)) else {

@@ -17,7 +17,7 @@ use crate::block::zeros;
 use crate::guest::{Command, GuestError, GuestResult, PathState, Sectors, Sink, VirtualVolume};
 use crate::ids::{BootId, DiskId, NodeName, RequestId, Uuid, VolumeId};
 use crate::io::{DiskOp, DiskRequest, Geometry, IoId};
-use crate::node::config::{CacheConfig, MirrorConfig, NodeConfig, VolumeConfig};
+use crate::node::config::{CacheConfig, MirrorConfig, NodeConfig, SpaceConfig, VolumeConfig};
 use crate::node::event::{Action, Event, Notice};
 use crate::node::view::View;
 use crate::planted::Planted;
@@ -57,8 +57,15 @@ impl Machine for Scripted {
 }
 
 fn config() -> NodeConfig {
-    let volume =
-        VolumeConfig { id: VOLUME, name: "V1".into(), uuid: Uuid(5), sectors: 1 << 20, mirrored: true };
+    let volume = VolumeConfig {
+        id: VOLUME,
+        name: "V1".into(),
+        uuid: Uuid(5),
+        sectors: 1 << 20,
+        mirrored: true,
+        reserved_bytes: 0,
+        detect_zeros: false,
+    };
     NodeConfig {
         name: NodeName::A,
         partnership: Uuid(1),
@@ -68,6 +75,7 @@ fn config() -> NodeConfig {
         volumes: vec![volume],
         cache: CacheConfig::default(),
         mirror: MirrorConfig::default(),
+        space: SpaceConfig::default(),
         planted: Planted::NONE,
     }
 }

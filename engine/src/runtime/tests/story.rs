@@ -17,7 +17,7 @@ use crate::guest::PathState::{NonOptimized, Optimized, Unavailable};
 use crate::guest::{GuestError, Sectors};
 use crate::ids::{BootId, NodeName, Uuid, VolumeId};
 use crate::mirror::message::PeerPhase;
-use crate::node::config::{CacheConfig, MirrorConfig, NodeConfig, VolumeConfig};
+use crate::node::config::{CacheConfig, MirrorConfig, NodeConfig, SpaceConfig, VolumeConfig};
 use crate::node::view::View;
 use crate::planted::Planted;
 use crate::time::Duration;
@@ -44,6 +44,8 @@ fn config(name: NodeName) -> NodeConfig {
         uuid: Uuid(u128::from(id.0)),
         sectors: (1 << 30) / 512,
         mirrored,
+        reserved_bytes: 0,
+        detect_zeros: false,
     };
     NodeConfig {
         name,
@@ -53,6 +55,7 @@ fn config(name: NodeName) -> NodeConfig {
         preferred: NodeName::A,
         volumes: vec![volume(MIRRORED, "V1", true), volume(LINEAR, "V2", false)],
         cache: CacheConfig::default(),
+        space: SpaceConfig::default(),
         mirror: MirrorConfig {
             lease: Duration::from_millis(1000),
             heartbeat: Duration::from_millis(100),

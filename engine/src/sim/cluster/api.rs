@@ -51,7 +51,7 @@ impl Cluster {
         if self.begun {
             return Err(ApiError::Running);
         }
-        self.setup.volumes.push(VolumeSetup { sectors, mirrored });
+        self.setup.volumes.push(VolumeSetup { sectors, mirrored, reserved_bytes: 0 });
         self.watch = super::Watch::new(&self.setup);
         self.hosts = super::Hosts::new(&self.setup, super::Rng::new(self.setup.seed).fork("hosts"));
         Ok(VolumeId(self.setup.volumes.len() as u32))

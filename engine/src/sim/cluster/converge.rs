@@ -3,8 +3,8 @@
 
 use super::Cluster;
 use super::invariants::say;
-use crate::block::SECTORS_PER_BLOCK;
-use crate::guest::Sectors;
+use crate::block::{Block, SECTORS_PER_BLOCK};
+use crate::guest::{BlockState, Sectors};
 use crate::ids::{Members, NodeName, VolumeId};
 use crate::mirror::message::PeerPhase;
 use crate::sim::disk::Crash;
@@ -178,11 +178,31 @@ impl Cluster {
             for block in blocks {
                 let contents =
                     NodeName::BOTH.map(|node| self.content(node, volume, block).unwrap_or_default());
+                self.check_status(volume, block, &contents[0]);
                 if !contents[0].same(&contents[1]) {
                     let [a, b] = contents.map(|content| say(volume, block, &content));
                     self.fail(4, format!("at rest, volume {volume} block {block} is {a} on a and {b} on b"));
                     return;
                 }
+            }
+        }
+    }
+
+    /// What a node calls zero or unmapped reads as zero.
+    fn check_status(&mut self, volume: VolumeId, block: u64, content: &Block) {
+        let at = Sectors::new(block * SECTORS_PER_BLOCK, SECTORS_PER_BLOCK);
+        for node in NodeName::BOTH {
+            let slot = &self.slots[node.index()];
+            let Some(alive) = slot.node.as_ref() else { continue };
+            let Ok(runs) = alive.block_status(slot.clock.at(self.now), volume, at) else { continue };
+            let state = runs.first().map_or(BlockState::Data, |run| run.state);
+            self.counters.zero_blocks_seen += u64::from(state == BlockState::Zero);
+            if state != BlockState::Data && !content.same(&Block::Zero) {
+                let text = format!(
+                    "node {node} calls volume {volume} block {block} {state:?}: {}",
+                    say(volume, block, content)
+                );
+                self.fail(10, text);
             }
         }
     }

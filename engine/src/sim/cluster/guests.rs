@@ -1,8 +1,8 @@
 //! The hosts' requests on their way to the nodes and back.
 
 use super::{Cluster, Due};
-use crate::block::SECTORS_PER_BLOCK;
-use crate::guest::{Command, GuestError, GuestResult};
+use crate::block::{Block, SECTOR_BYTES, SECTORS_PER_BLOCK};
+use crate::guest::{Command, GuestError, GuestResult, TRANSFER_SECTORS_MAX};
 use crate::ids::{NodeName, RequestId};
 use crate::mirror::message::PeerPhase;
 use crate::node::event::Event;
@@ -87,6 +87,11 @@ impl Cluster {
         let command = match kind {
             Kind::Read => Command::Read { at },
             Kind::Write => Command::Write { at, data: pattern::payload(&self.pages, volume, at, value), fua },
+            Kind::Zero if self.clears_by_writing(op, at) => {
+                let blocks = at.blocks().end - at.blocks().start;
+                let data = (0..blocks).map(|_| Block::Data(self.pages.take_zeroed().freeze())).collect();
+                Command::Write { at, data, fua }
+            }
             Kind::Zero => Command::Zero { at, fua },
             Kind::Flush => Command::Flush,
         };
@@ -100,6 +105,12 @@ impl Cluster {
         let timeout = self.now + self.hosts.path_timeout();
         self.schedule_host(timeout, HostStep::Timeout { attempt });
         self.deliver(path, Event::Guest { id: attempt, volume, command });
+    }
+
+    /// Hosts clear some ranges by writing zeros. Each attempt does as the first.
+    fn clears_by_writing(&mut self, op: usize, at: crate::guest::Sectors) -> bool {
+        let dice = op.wrapping_mul(2_654_435_761) / 64 % 100;
+        at.count <= TRANSFER_SECTORS_MAX && (dice as u32) < self.setup.zero_write_percent
     }
 
     /// The path did not answer in time. While it lives, the attempt is aborted first.
@@ -165,6 +176,7 @@ impl Cluster {
             }
             Err(GuestError::OutOfSpace) => {
                 self.counters.out_of_space += 1;
+                self.refused_space(node, op);
                 self.hosts.attempts.remove(&attempt);
                 self.history.refused(op);
                 self.finished(op);
@@ -187,7 +199,19 @@ impl Cluster {
         }
     }
 
-    fn answered(&mut self, node: NodeName, op: usize, data: &[crate::block::Block]) {
+    /// A node has no space for a write: not for one of a volume for which enough is kept.
+    fn refused_space(&mut self, node: NodeName, op: usize) {
+        let Request { kind, volume, at, .. } = self.hosts.pending[&op].request;
+        let setup = self.setup.volumes[volume.0 as usize - 1];
+        if setup.reserved_bytes >= setup.sectors * SECTOR_BYTES as u64 {
+            let text = format!(
+                "node {node} has no space for a {kind:?} of {at:?} of volume {volume}, which has all of its kept"
+            );
+            self.fail(19, text);
+        }
+    }
+
+    fn answered(&mut self, node: NodeName, op: usize, data: &[Block]) {
         let request = self.hosts.pending[&op].request;
         let mirrored = self.hosts.is_mirrored(request.volume);
         let alone = mirrored && self.slots[node.index()].phase == PeerPhase::Alone;

@@ -100,7 +100,8 @@ impl Cluster {
         }
     }
 
-    pub(super) fn view(&self, node: NodeName) -> Option<View> {
+    /// A look inside a node; `None` if it is down or its pool is not open.
+    pub fn view(&self, node: NodeName) -> Option<View> {
         let slot = &self.slots[node.index()];
         let alive = slot.node.as_ref().filter(|_| slot.opened)?;
         Some(alive.view(slot.clock.at(self.now)))

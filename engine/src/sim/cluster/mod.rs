@@ -425,7 +425,9 @@ impl Cluster {
                 self.counters.takeovers += 1;
             }
             Notice::Lost => slot.phase = PeerPhase::Lost,
-            Notice::Unreadable { .. } => {}
+            Notice::Unreadable { .. } | Notice::ReservationShort { .. } => {}
+            Notice::SpaceReached { .. } => self.counters.thresholds_reached += 1,
+            Notice::SpaceRegained { .. } => self.counters.thresholds_left += 1,
             Notice::PartnerFull => self.partner_full = true,
             Notice::ResyncBegan { source, regions } => {
                 if source == name {

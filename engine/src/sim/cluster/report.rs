@@ -101,6 +101,14 @@ counters! {
     resync_bytes_copied,
     /// Crashes during a resync.
     deaths_in_resync,
+    /// Times a pool's use rose to a threshold.
+    thresholds_reached,
+    /// Times it fell clear of one.
+    thresholds_left,
+    /// Blocks found, at rest, to read as zero inside a mapped extent.
+    zero_blocks_seen,
+    /// Runs in which space was kept for a volume and other writes found none.
+    kept_while_full,
     /// Pairs of blocks compared.
     blocks_compared,
 }
@@ -164,6 +172,8 @@ pub fn run_plan(plan: Plan, planted: Planted, detail: Detail) -> Report {
     if cluster.violation.is_none() {
         cluster.violation = inside;
     }
+    let keeps = plan.setup.volumes.iter().any(|volume| volume.reserved_bytes > 0);
+    cluster.counters.kept_while_full += u64::from(keeps && cluster.counters.out_of_space > 0);
     let seed = plan.setup.seed;
     let failure = cluster.violation.take().map(|violation| Failure { violation, plan });
     let (counters, trace_hash, timeline) =

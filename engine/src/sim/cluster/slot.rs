@@ -7,7 +7,7 @@ use crate::ids::{BootId, NodeName, Uuid, VolumeId};
 use crate::io::Geometry;
 use crate::mirror::message::PeerPhase;
 use crate::node::Node;
-use crate::node::config::{CacheConfig, MirrorConfig, NodeConfig, VolumeConfig};
+use crate::node::config::{CacheConfig, MirrorConfig, NodeConfig, SpaceConfig, VolumeConfig};
 use crate::node::event::Event;
 use crate::planted::Planted;
 use crate::pool::{FormatIds, PoolOptions, format};
@@ -111,10 +111,12 @@ impl Slot {
     pub(super) fn format(&mut self, setup: &Setup) {
         self.pools += 1;
         self.fresh = true;
-        let geometry = Geometry { bytes: setup.disk_bytes, sector_bytes: setup.sector_bytes };
+        let small = setup.small_node == Some(self.name);
+        let bytes = if small { setup.small_disk_bytes } else { setup.disk_bytes };
+        let geometry = Geometry { bytes, sector_bytes: setup.sector_bytes };
         let geometries = vec![geometry; usize::from(setup.disks)];
         let speed = DiskSpeed { transfer_us: setup.transfer_us, flush_us: setup.flush_us };
-        self.disks = geometries.iter().map(|geometry| SimDisk::new(*geometry, speed)).collect();
+        self.disks = geometries.iter().map(|geometry| SimDisk::new(*geometry, speed).with_junk()).collect();
         let uuid = |what: u64| {
             let seed = mix(setup.seed ^ what << 8 ^ self.pools << 32 ^ (self.name as u64) << 56);
             Uuid(u128::from(seed) << 64 | u128::from(mix(seed)))
@@ -147,6 +149,7 @@ impl Slot {
                 destage_depth: setup.destage_depth,
             },
             mirror: mirror(setup),
+            space: SpaceConfig::default(),
             planted,
         }
     }
@@ -161,6 +164,8 @@ fn volumes(setup: &Setup, node: NodeName) -> Vec<VolumeConfig> {
         uuid: Uuid(PARTNERSHIP.0 + 0x100 + index as u128),
         sectors: volume.sectors,
         mirrored: volume.mirrored,
+        reserved_bytes: volume.reserved_bytes,
+        detect_zeros: setup.detect_zeros,
     })
     .collect()
 }

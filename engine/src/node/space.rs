@@ -1,0 +1,74 @@
+//! Space: what a write that finds none does, and what the operator hears as the pool fills.
+//!
+//! Invariants: a write that does not fit is refused as a whole, unless space that had been given back before it is
+//! still on its way; then it waits until that is free, and not longer; a volume that has used less than is kept for it
+//! always waits, for what it lacks is its own. Each threshold is told once when use rises to
+//! it, and once when use has fallen clear of it.
+
+use super::Node;
+use super::event::Notice;
+use crate::guest::GuestError;
+use crate::ids::VolumeId;
+use crate::pool::Lsn;
+
+impl Node {
+    /// There is no space for something that was asked for when `waits` was noted, or just now: is some on its way back,
+    /// freed by a record that is not durable yet?
+    pub(super) fn awaits_space(&self, volume: VolumeId, waits: Option<Lsn>) -> Option<Lsn> {
+        let pool = self.store().pool();
+        let waits = waits.filter(|_| !pool.is_owed(volume));
+        waits.or(pool.freeing()).filter(|lsn| *lsn > pool.durable())
+    }
+
+    /// A write found no space here: it waits for the record that frees what is on its way, or is over.
+    pub(super) fn lacks_space(&mut self, id: u64) -> Option<Lsn> {
+        let waits = self.awaits_space(self.writes[&id].volume, self.writes[&id].waits);
+        match (waits, self.writes.get_mut(&id)) {
+            (Some(_), Some(write)) => write.waits = waits,
+            _ => self.fail_write(id, GuestError::OutOfSpace),
+        }
+        waits
+    }
+
+    /// Tells what the pool's use has come to since the last look.
+    pub(super) fn watch_space(&mut self) {
+        let pool = self.store().pool();
+        let (used, bytes) = (pool.bytes_used(), pool.bytes());
+        let config = self.config.space;
+        loop {
+            let next = config.step(self.space_level, used, bytes);
+            if next == self.space_level {
+                return;
+            }
+            let (rising, level) = (next > self.space_level, next.max(self.space_level));
+            self.space_level = next;
+            self.notice(match rising {
+                true => Notice::SpaceReached { level, bytes_used: used, bytes },
+                false => Notice::SpaceRegained { level, bytes_used: used, bytes },
+            });
+        }
+    }
+
+    /// Keeps the space that the configuration promises to volumes. What is wrong with that, if something is.
+    pub(super) fn keep_space(&mut self) -> Option<String> {
+        let Some(store) = &mut self.store else { return None };
+        let here = self.config.volumes.iter().filter(|volume| volume.reserved_bytes > 0);
+        let promised: Vec<_> = here.map(|volume| (volume.id, volume.reserved_bytes)).collect();
+        let extent = store.pool().extent_blocks() * 4096;
+        let sum = promised
+            .iter()
+            .fold(0u64, |sum, (_, bytes)| sum.saturating_add(bytes.div_ceil(extent).saturating_mul(extent)));
+        let bytes = store.pool().bytes();
+        if sum > bytes {
+            return Some(format!(
+                "the volumes are promised {sum} bytes in whole extents, and the pool has {bytes}; reserve less, or add a disk"
+            ));
+        }
+        promised.iter().for_each(|(volume, bytes)| store.keep_for(*volume, *bytes));
+        let missing = store.pool().bytes_kept_missing();
+        if missing > 0 {
+            self.notice(Notice::ReservationShort { bytes: missing });
+        }
+        None
+    }
+}
