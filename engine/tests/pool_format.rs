@@ -42,7 +42,7 @@ fn every_offset_is_as_documented() {
     layout!(FrameHeader, 64, magic: 0, version: 4, kind: 6, pool: 8, sequence: 24, place: 32, flushed: 40,
         payload_bytes: 48, records: 52, header_crc: 56, payload_crc: 60);
     layout!(RecordHead, 8, kind: 0, reserved: 1, units: 2, volume: 4);
-    layout!(NodeBody, 24, epoch: 0, proposed: 8, members: 16, up_to_date: 17, reserved: 18);
+    layout!(NodeBody, 24, epoch: 0, proposed: 8, members: 16, up_to_date: 17, complete: 18, reserved: 19);
     layout!(CreateBody, 32, uuid: 0, sectors: 16, mirrored: 24, reserved: 25);
     layout!(HalfBody, 24, generation: 0, ancestors: 16, reserved: 17);
     layout!(MapBody, 12, extent: 0, index: 4, disk: 8, flags: 10);
