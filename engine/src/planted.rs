@@ -105,6 +105,14 @@ bugs! {
     ResyncCopiesAll,
     /// A write that finds room takes it, whoever waits for room already.
     SmallWritesPassLarge,
+    /// A block's checksum says nothing of its place.
+    BlockChecksumWithoutAddress,
+    /// After a crash the checksums are believed that may be older than the data.
+    SumsTrustedAfterCrash,
+    /// Data is overwritten before it is durable that its checksums may be old.
+    UnsureNotAwaited,
+    /// A new extent is mapped before its checksums are durable.
+    MappedBeforeSums,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -13,8 +13,9 @@ use pool_support::{Disk, disk, formatted, open, settle};
 use proptest::prelude::*;
 use twinsan::format::frame::FrameHeader;
 use twinsan::format::record::{
-    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, kind,
+    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, UnsureBody, kind,
 };
+use twinsan::format::sums::{SumLine, SumPage};
 use twinsan::format::superblock::{DiskEntry, Superblock};
 use twinsan::ids::{DiskId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
 use twinsan::pool::{
@@ -48,6 +49,9 @@ fn every_offset_is_as_documented() {
     layout!(IndexBody, 8, index: 0, reserved: 4);
     layout!(RunBody, 16, first: 0, count: 8);
     layout!(TableBody, 8, count: 0, reserved: 4);
+    layout!(UnsureBody, 16, first: 0, count: 8, disk: 12, reserved: 14);
+    layout!(SumLine, 68, sums: 0, crc: 64);
+    layout!(SumPage, 4096, lines: 0, reserved: 4080);
     let kinds = [
         (kind::NODE, 1),
         (kind::VOLUME_CREATE, 2),
@@ -61,6 +65,8 @@ fn every_offset_is_as_documented() {
         (kind::LOG_ADD, 10),
         (kind::LOG_REMOVE, 11),
         (kind::LOG_CLEAR, 12),
+        (kind::UNSURE_ADD, 13),
+        (kind::UNSURE_REMOVE, 14),
         (kind::MAP_TABLE, 32),
         (kind::HOT_TABLE, 33),
         (kind::LOG_PAGE, 34),
@@ -68,8 +74,9 @@ fn every_offset_is_as_documented() {
     kinds.iter().for_each(|(kind, number)| assert_eq!(kind, number));
 }
 
-/// The records behind the golden images: in a checkpoint, then in the log after it.
-fn golden_records(disks: usize) -> [Vec<Record>; 2] {
+/// The records behind the golden images: in a checkpoint, then in the log after it. The first images are of before
+/// there were checksums.
+fn golden_records(disks: usize, sums: bool) -> [Vec<Record>; 2] {
     let (v, w) = (VolumeId(1), VolumeId(0xFFFF_FFFE));
     let slot = |n: u32| match disks {
         1 => Slot { disk: DiskId(0), index: n },
@@ -94,7 +101,14 @@ fn golden_records(disks: usize) -> [Vec<Record>; 2] {
         Record::LogAdd { volume: w, first: 4096, count: 4096 * 5 },
     ];
     let ragged = (0..40).map(|n| Record::LogAdd { volume: w, first: 90_000 + n * 3, count: 1 });
-    let after = vec![
+    let disk = DiskId(0);
+    let unsure = [
+        Record::UnsureAdd { disk, first: 3, count: 1 },
+        Record::UnsureAdd { disk, first: 0, count: 2 },
+        Record::UnsureRemove { disk, first: 0, count: 1 },
+    ];
+    let [unsure_before, unsure_after] = if sums { [&unsure[..2], &unsure[2..]] } else { [&unsure[..0]; 2] };
+    let mut after = vec![
         Record::Node(node),
         Record::VolumeDelete { volume: VolumeId(9) },
         Record::Unmap { volume: v, extent: 700 },
@@ -103,13 +117,14 @@ fn golden_records(disks: usize) -> [Vec<Record>; 2] {
         Record::LogRemove { volume: v, first: 100, count: 300 },
         Record::LogClear { volume: VolumeId(9) },
     ];
-    [before.into_iter().chain(ragged).collect(), after]
+    after.extend_from_slice(unsure_after);
+    [before.into_iter().chain(ragged).chain(unsure_before.iter().cloned()).collect(), after]
 }
 
 /// A pool with these records, three lives old, the last of which ended in the middle of a log write.
 fn golden_disks(bytes: &[u64]) -> Vec<Disk> {
     let mut disks = formatted(&PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 }, bytes);
-    for records in golden_records(bytes.len()) {
+    for records in golden_records(bytes.len(), true) {
         let (mut pool, _) = open(&mut disks).unwrap();
         for record in &records {
             if let Record::Map { volume, extent, slot } = record {
@@ -168,17 +183,24 @@ fn from_text(text: &str) -> Vec<Disk> {
     disks
 }
 
+/// As pools are written today.
 const GOLDEN: [(&str, &[u64]); 2] = [
-    (include_str!("golden/pool-v1-one-disk.txt"), &[2 << 20]),
-    (include_str!("golden/pool-v1-three-disks.txt"), &[2 << 20, 1 << 20, 1 << 20]),
+    (include_str!("golden/pool-v1-sums-one-disk.txt"), &[2 << 20]),
+    (include_str!("golden/pool-v1-sums-three-disks.txt"), &[2 << 20, 1 << 20, 1 << 20]),
 ];
+
+/// As they were written before there were block checksums.
+const WITHOUT_SUMS: [&str; 2] =
+    [include_str!("golden/pool-v1-one-disk.txt"), include_str!("golden/pool-v1-three-disks.txt")];
 
 #[test]
 fn golden_images_open() {
-    for (text, _) in GOLDEN {
+    let today = GOLDEN.map(|(text, _)| (text, true));
+    for (text, sums) in today.into_iter().chain(WITHOUT_SUMS.map(|text| (text, false))) {
         let mut disks = from_text(text);
         let (pool, report) = open(&mut disks).unwrap();
-        let records = golden_records(disks.len()).concat();
+        assert_eq!(pool.sum_area(DiskId(0)).is_some(), sums);
+        let records = golden_records(disks.len(), sums).concat();
         let mut expected = Metadata::new();
         records.iter().for_each(|record| drop(expected.apply(record)));
         assert_eq!(*pool.metadata(), expected);
@@ -223,12 +245,12 @@ proptest! {
     #[test]
     fn arbitrary_records_open_or_are_refused(
         mode in 2u8..4,
-        records in proptest::collection::vec((1u8..14, 1u8..5, 0u32..3, proptest::collection::vec(any::<u64>(), 5)), 1..30),
+        records in proptest::collection::vec((1u8..17, 1u8..5, 0u32..3, proptest::collection::vec(any::<u64>(), 5)), 1..30),
         small in any::<bool>(),
     ) {
         let mut bytes = Vec::new();
         for (kind, units, volume, words) in records {
-            let kind = if mode == 2 && kind > 12 { 32 + kind % 3 } else { kind };
+            let kind = if mode == 2 && kind > 14 { 32 + kind % 3 } else { kind };
             let mut record = vec![kind, 0, units + 1, 0];
             record.extend_from_slice(&volume.to_le_bytes());
             for word in words.iter().take(usize::from(units)) {

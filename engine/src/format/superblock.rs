@@ -19,6 +19,10 @@ pub const SUPERBLOCK_AREA_BYTES: u64 = 128 * 1024;
 pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"TWINSAN\x01";
 /// Most disks of a pool.
 pub const DISKS_MAX: usize = 64;
+/// Bit of `Superblock::features`: the disk has a block checksum area.
+pub const FEATURE_SUMS: u32 = 1;
+/// All features that this code knows.
+const FEATURES: u32 = FEATURE_SUMS;
 /// `DiskEntry::state` of a disk in use.
 pub const DISK_IN_USE: u8 = 1;
 
@@ -50,7 +54,7 @@ pub struct Superblock {
     pub copy: u8,
     /// The node: 0 is `a`, 1 is `b`.
     pub node: u8,
-    /// Bits of features that a reader must know; none yet.
+    /// Bits of features that a reader must know: [`FEATURE_SUMS`].
     pub features: U32Le,
     /// Identity of the pool.
     pub pool: U128Le,
@@ -92,7 +96,7 @@ pub struct Superblock {
     pub log_start: U64Le,
     /// Sequence of the entry expected there.
     pub log_sequence: U64Le,
-    /// Room for the block checksum area of this disk: offset and bytes. Zero: none.
+    /// The block checksum area of this disk: offset and bytes. Zero: none.
     pub integrity: [U64Le; 2],
     /// Zero.
     pub reserved: [u8; 320],
@@ -125,7 +129,7 @@ impl Superblock {
         if found.crc.get() != found.checksum() || found.copy != copy {
             return Err(SuperblockFault::Corrupt);
         }
-        if found.version.get() != FORMAT_VERSION || found.features.get() != 0 {
+        if found.version.get() != FORMAT_VERSION || found.features.get() & !FEATURES != 0 {
             return Err(SuperblockFault::Version);
         }
         Ok(found)

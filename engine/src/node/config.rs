@@ -31,6 +31,11 @@ pub struct CacheConfig {
     pub destage_age: Duration,
     /// Most disk writes of the destager in flight.
     pub destage_depth: usize,
+    /// Most pages of block checksums held, at least 64: each takes 4 KiB, and covers 3.75 MiB of data. While half of
+    /// them suffice for what is being written, checksums cost no writes of their own.
+    pub sum_pages_max: usize,
+    /// Checksums that have not changed for this long are written back, so that a crash does not make them unsure.
+    pub sum_idle: Duration,
 }
 
 impl Default for CacheConfig {
@@ -40,6 +45,8 @@ impl Default for CacheConfig {
             dirty_blocks_max: 32 * 1024,
             destage_age: Duration::from_millis(500),
             destage_depth: 16,
+            sum_pages_max: 4096,
+            sum_idle: Duration::from_secs(10),
         }
     }
 }

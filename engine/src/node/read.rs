@@ -12,10 +12,9 @@ use super::phase::Phase;
 use crate::block::Payload;
 use crate::guest::{Command, GuestError, Sectors};
 use crate::ids::{Epoch, RequestId, VolumeId};
-use crate::io::DiskError;
 use crate::mirror::message::{Body, Control, Message};
 use crate::planted::Bug;
-use crate::store::{Read, ReadDone, ReadToken};
+use crate::store::{Damaged, Read, ReadDone, ReadToken};
 
 impl Node {
     pub(super) fn begin_read(&mut self, request: RequestId, volume: VolumeId, at: Sectors) {
@@ -63,7 +62,7 @@ impl Node {
         self.finish_read(done.token.0, done.result);
     }
 
-    fn finish_read(&mut self, id: u64, result: Result<(Payload, u64), DiskError>) {
+    fn finish_read(&mut self, id: u64, result: Result<(Payload, u64), Damaged>) {
         let Some(reading) = self.reading.remove(&id) else { return };
         match reading {
             Reading::Merge { write } => {
@@ -157,7 +156,7 @@ impl Node {
         }
     }
 
-    fn answer_partner(&mut self, ask: u64, term: u64, result: Result<(Payload, u64), DiskError>) {
+    fn answer_partner(&mut self, ask: u64, term: u64, result: Result<(Payload, u64), Damaged>) {
         if term == self.term {
             self.reply_partner(ask, result.map(|(data, _)| data).map_err(|_| GuestError::Medium));
         }

@@ -6,7 +6,7 @@ use bytemuck::{Pod, bytes_of, pod_read_unaligned};
 use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
 use crate::bits::PageWords;
 use crate::format::record::{
-    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, kind,
+    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, UnsureBody, kind,
 };
 use crate::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
 
@@ -66,6 +66,11 @@ fn put_run(out: &mut Vec<u8>, kind: u8, volume: VolumeId, first: u64, count: u64
     put(out, kind, volume, bytes_of(&RunBody { first: first.into(), count: count.into() }));
 }
 
+fn put_lines(out: &mut Vec<u8>, kind: u8, disk: DiskId, first: u64, count: u32) {
+    let (first, count, disk) = (first.into(), count.into(), disk.0.into());
+    put(out, kind, VolumeId(0), bytes_of(&UnsureBody { first, count, disk, reserved: 0.into() }));
+}
+
 /// The place of an extent, as it is stored.
 pub(super) fn map_body(extent: u32, slot: Slot) -> MapBody {
     MapBody { extent: extent.into(), index: slot.index.into(), disk: slot.disk.0.into(), flags: 0.into() }
@@ -109,6 +114,10 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
         Record::LogAdd { volume, first, count } => put_run(out, kind::LOG_ADD, *volume, *first, *count),
         Record::LogRemove { volume, first, count } => put_run(out, kind::LOG_REMOVE, *volume, *first, *count),
         Record::LogClear { volume } => put(out, kind::LOG_CLEAR, *volume, &[]),
+        Record::UnsureAdd { disk, first, count } => put_lines(out, kind::UNSURE_ADD, *disk, *first, *count),
+        Record::UnsureRemove { disk, first, count } => {
+            put_lines(out, kind::UNSURE_REMOVE, *disk, *first, *count);
+        }
     }
 }
 
@@ -177,6 +186,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Stored<'_>, Malformed> {
             Record::LogRemove { volume, first, count }
         }
         kind::LOG_CLEAR => Record::LogClear { volume },
+        kind::UNSURE_ADD => {
+            let (disk, first, count) = lines(rest)?;
+            Record::UnsureAdd { disk, first, count }
+        }
+        kind::UNSURE_REMOVE => {
+            let (disk, first, count) = lines(rest)?;
+            Record::UnsureRemove { disk, first, count }
+        }
         kind::MAP_TABLE => return Ok(Stored::MapTable(volume, table(rest, MAP_ENTRY_BYTES)?)),
         kind::HOT_TABLE => return Ok(Stored::HotTable(volume, table(rest, 4)?)),
         kind::LOG_PAGE => return log_page(volume, rest),
@@ -204,6 +221,11 @@ fn index(bytes: &[u8]) -> Result<u32, Malformed> {
 fn run(bytes: &[u8]) -> Result<(u64, u64), Malformed> {
     let run: RunBody = body(bytes)?;
     Ok((run.first.get(), run.count.get()))
+}
+
+fn lines(bytes: &[u8]) -> Result<(DiskId, u64, u32), Malformed> {
+    let run: UnsureBody = body(bytes)?;
+    Ok((DiskId(run.disk.get()), run.first.get(), run.count.get()))
 }
 
 fn half(volume: VolumeId, bytes: &[u8]) -> Result<Record, Malformed> {

@@ -36,6 +36,7 @@ mod opening;
 mod record;
 mod replay;
 mod space;
+mod sums;
 mod validate;
 
 pub use arbitrary::open_arbitrary;
@@ -48,6 +49,7 @@ pub use layout::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Identity, LOG_BYTES_MIN, Po
 pub use metadata::{Freed, Metadata, VolumeMeta};
 pub use opening::{OpenReport, Opening};
 pub use record::{ANCESTORS_MAX, Lsn, NodeRecord, Record, Slot};
+pub use sums::SumArea;
 pub use validate::REGION_SECTORS;
 
 use checkpoint::CheckpointWriter;

@@ -136,4 +136,22 @@ pub enum Record {
         /// The volume.
         volume: VolumeId,
     },
+    /// The block checksums in these lines of the disk's checksum area may not be those of the data.
+    UnsureAdd {
+        /// The disk.
+        disk: DiskId,
+        /// The first line.
+        first: u64,
+        /// How many.
+        count: u32,
+    },
+    /// They are.
+    UnsureRemove {
+        /// The disk.
+        disk: DiskId,
+        /// The first line.
+        first: u64,
+        /// How many.
+        count: u32,
+    },
 }

@@ -133,6 +133,8 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
         dirty_blocks: cache_blocks / rng.pick(&[2, 4]),
         destage_age_ms: rng.pick(&[5, 50, 500]),
         destage_depth: rng.pick(&[2, 8, 16]),
+        sum_pages: 64,
+        sum_idle_ms: rng.pick(&[20, 200, 5000]),
         lease_ms,
         hot_areas: rng.pick(&[8, 16, 64, 512]),
         area_blocks: rng.pick(&[16, 32, 256]),

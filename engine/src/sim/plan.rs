@@ -47,6 +47,10 @@ pub struct Setup {
     pub destage_age_ms: u64,
     /// Destage writes in flight.
     pub destage_depth: usize,
+    /// Pages of block checksums in memory.
+    pub sum_pages: usize,
+    /// Idle time after which checksums are written back.
+    pub sum_idle_ms: u64,
     /// The lease; the other times of the mirror follow from it as in the defaults of a product.
     pub lease_ms: u64,
     /// Areas in the hot set of a volume.
@@ -106,6 +110,8 @@ impl Default for Setup {
             dirty_blocks: 512,
             destage_age_ms: 50,
             destage_depth: 8,
+            sum_pages: 64,
+            sum_idle_ms: 200,
             lease_ms: 500,
             hot_areas: 64,
             area_blocks: 16,

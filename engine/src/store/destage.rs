@@ -1,11 +1,13 @@
 //! Write-back: dirty blocks → disk, an extent at a time, oldest first, merged into runs.
 //!
-//! A job on an extent goes: write the runs → flush of the disk → stable. Where the extent is new: write all of
-//! it (zeros where nothing was written) → flush → map it → the map is durable → stable. Where all of it is
-//! zero: unmap it → durable → stable, and the place is free. Jobs run beside each other, one per extent.
+//! A job on an extent goes: its checksums unsure, and that durable → write the runs → flush of the disk → stable. Where
+//! the extent is new: write all of it (zeros where nothing was written) and its checksums → flush → map it → the map is
+//! durable → stable. Where all of it is zero: unmap it → durable → stable, and the place is free. Jobs run beside each
+//! other, one per extent.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::sums::Claim;
 use super::{Purpose, Store};
 use crate::block::{Block, Payload, zeros};
 use crate::ids::{DiskId, VolumeId};
@@ -25,6 +27,8 @@ type Key = (VolumeId, u32);
 /// Where a job stands.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
+    /// Waits for its checksums' pages, and for this record, which says that they may be old.
+    Preparing(Lsn),
     /// This many writes have not completed.
     Writing(usize),
     /// The data is written and waits for a flush of this disk.
@@ -40,6 +44,10 @@ struct Job {
     /// The new place, until it is mapped.
     slot: Option<Slot>,
     stage: Stage,
+    /// The lines of checksums that it changes, if the disk has any.
+    claim: Option<Claim>,
+    /// What to write, while it prepares: byte offset on disk, data.
+    runs: Vec<(u64, Payload)>,
     /// Blocks of the extent became dirty meanwhile, the first of them then.
     more: Option<Instant>,
 }
@@ -58,6 +66,10 @@ struct DiskState {
 pub(super) struct Destager {
     jobs: BTreeMap<Key, Job>,
     logging: BTreeSet<(Lsn, Key)>,
+    /// Jobs that prepare.
+    preparing: Vec<Key>,
+    /// Jobs whose data are written and whose checksums must be too, for their extent is new.
+    awaiting_sums: Vec<Key>,
     disks: Vec<DiskState>,
     promises: BTreeMap<Key, u32>,
     writes: usize,
@@ -76,6 +88,8 @@ impl Destager {
         Destager {
             jobs: BTreeMap::new(),
             logging: BTreeSet::new(),
+            preparing: Vec::new(),
+            awaiting_sums: Vec::new(),
             disks: (0..disks).map(|_| DiskState::default()).collect(),
             promises: BTreeMap::new(),
             writes: 0,
@@ -84,6 +98,10 @@ impl Destager {
             urged: 0,
             eager: false,
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.writes + self.preparing.len() < self.depth
     }
 
     pub(super) fn is_busy(&self, volume: VolumeId, extent: u32) -> bool {
@@ -139,7 +157,7 @@ impl Store {
     }
 
     pub(super) fn start_destage(&mut self, now: Instant) {
-        while self.destager.writes < self.destager.depth {
+        while self.destager.has_room() {
             let Some((volume, block, since)) = self.cache.oldest_dirty() else { break };
             if !self.is_due(now, volume, since) {
                 break;
@@ -167,20 +185,13 @@ impl Store {
                 if all_zero && blocks.len() as u64 == size && !self.destager.is_promised(volume, extent) =>
             {
                 let lsn = self.pool.append(&[Record::Unmap { volume, extent }]);
-                self.add_job(
-                    volume,
-                    extent,
-                    Job { blocks, disk, slot: None, stage: Stage::Logging(lsn), more: None },
-                );
+                let (slot, claim, runs, more) = (None, None, Vec::new(), None);
+                let stage = Stage::Logging(lsn);
+                self.add_job(volume, extent, Job { blocks, disk, slot, stage, claim, runs, more });
             }
             Some((disk, offset)) => {
                 let runs = runs(&blocks, contents, first, offset);
-                self.write_runs(
-                    volume,
-                    extent,
-                    Job { blocks, disk, slot: None, stage: Stage::Written, more: None },
-                    runs,
-                );
+                self.prepare(now, (volume, extent), disk, None, blocks, runs);
             }
             None if all_zero => {
                 for block in blocks {
@@ -188,11 +199,18 @@ impl Store {
                 }
                 self.give_back(volume, extent);
             }
-            None => self.write_new_extent(volume, extent, blocks, contents),
+            None => self.write_new_extent(now, volume, extent, blocks, contents),
         }
     }
 
-    fn write_new_extent(&mut self, volume: VolumeId, extent: u32, blocks: Vec<u64>, contents: Vec<Block>) {
+    fn write_new_extent(
+        &mut self,
+        now: Instant,
+        volume: VolumeId,
+        extent: u32,
+        blocks: Vec<u64>,
+        contents: Vec<Block>,
+    ) {
         if self.planted.has(Bug::WriteWithoutSpace) && !self.pool.reserve(volume, extent) {
             // The planted bug's loss: there is no place for data that was acknowledged.
             for block in blocks {
@@ -207,21 +225,72 @@ impl Store {
             data[(block % size) as usize] = content;
         }
         let offset = self.pool.slot_offset(slot);
-        let job = Job { blocks, disk: slot.disk, slot: Some(slot), stage: Stage::Written, more: None };
-        self.write_runs(volume, extent, job, vec![(offset, data)]);
+        self.prepare(now, (volume, extent), slot.disk, Some(slot), blocks, vec![(offset, data)]);
     }
 
-    fn write_runs(&mut self, volume: VolumeId, extent: u32, mut job: Job, runs: Vec<(u64, Payload)>) {
+    /// Begins a job that writes: its checksums are made ready first.
+    fn prepare(
+        &mut self,
+        now: Instant,
+        key: Key,
+        disk: DiskId,
+        slot: Option<Slot>,
+        blocks: Vec<u64>,
+        runs: Vec<(u64, Payload)>,
+    ) {
+        let places = runs.iter().map(|(offset, data)| (*offset, data.len() as u64 * 4096));
+        let claim = self.sums.claim(disk, places);
+        let lsn = claim.as_ref().map_or(Lsn(0), |claim| self.guard(claim, slot.is_some()));
+        let stage = Stage::Preparing(lsn);
+        self.add_job(key.0, key.1, Job { blocks, disk, slot, stage, claim, runs, more: None });
+        if !self.start_writing(now, key) {
+            self.destager.preparing.push(key);
+        }
+    }
+
+    /// Starts the jobs whose checksums are ready.
+    pub(super) fn start_prepared(&mut self, now: Instant) {
+        if self.destager.preparing.is_empty() {
+            return;
+        }
+        let mut preparing = core::mem::take(&mut self.destager.preparing);
+        preparing.retain(|key| !self.start_writing(now, *key));
+        self.destager.preparing.append(&mut preparing);
+    }
+
+    /// Submits the writes of a job if it is ready, with its checksums set.
+    fn start_writing(&mut self, now: Instant, key: Key) -> bool {
+        let durable = self.pool.durable();
+        let (volume, extent) = key;
+        let job = self.destager.jobs.get_mut(&key).expect("a job that prepares");
+        let Stage::Preparing(lsn) = job.stage else { return true };
+        if lsn > durable || job.claim.as_ref().is_some_and(|claim| !self.sums.is_ready(claim)) {
+            return false;
+        }
+        let (disk, runs) = (job.disk, core::mem::take(&mut job.runs));
         job.stage = Stage::Writing(runs.len());
         self.destager.writes += runs.len();
-        let disk = job.disk;
-        self.add_job(volume, extent, job);
+        if let Some(claim) = &job.claim {
+            let first = u64::from(extent) * self.pool.extent_blocks();
+            let extent_offset = match (job.slot, self.pool.locate(volume, first)) {
+                (Some(slot), _) => self.pool.slot_offset(slot),
+                (None, place) => place.expect("a mapped extent is not unmapped beside a job").1,
+            };
+            for (offset, data) in &runs {
+                let block = first + (offset - extent_offset) / 4096;
+                self.sums.set_run(now, disk, *offset, (volume, block), data);
+            }
+            if job.slot.is_some() {
+                self.sums.hurry(claim);
+            }
+        }
         for (offset, data) in runs {
             self.submit(disk, DiskOp::Write { offset, data }, Purpose::Destage { volume, extent });
         }
         if self.planted.has(Bug::MapBeforeData) {
             self.map_early(volume, extent);
         }
+        true
     }
 
     fn add_job(&mut self, volume: VolumeId, extent: u32, job: Job) {
@@ -257,30 +326,54 @@ impl Store {
         let Stage::Writing(left) = &mut job.stage else { return };
         *left -= 1;
         if *left == 0 {
-            job.stage = Stage::Written;
-            let disk = &mut self.destager.disks[job.disk.0 as usize];
-            disk.waiting.push(key);
-            disk.since.get_or_insert(now);
+            self.written(now, key);
         }
+    }
+
+    /// A job's data is written; so must be the checksums of a new extent, before the flush that covers both.
+    fn written(&mut self, now: Instant, key: Key) {
+        let job = self.destager.jobs.get_mut(&key).expect("a job that writes");
+        if job.slot.is_some() && job.claim.as_ref().is_some_and(|claim| !self.sums.is_written(claim)) {
+            self.destager.awaiting_sums.push(key);
+            return;
+        }
+        job.stage = Stage::Written;
+        let disk = job.disk;
+        self.destager.disks[disk.0 as usize].waiting.push(key);
+        self.flush_later(now, disk);
+    }
+
+    /// A page of checksums is written.
+    pub(super) fn recheck_written(&mut self, now: Instant) {
+        for key in core::mem::take(&mut self.destager.awaiting_sums) {
+            self.written(now, key);
+        }
+    }
+
+    /// What has been written to this disk is flushed at the latest when it is old enough.
+    pub(super) fn flush_later(&mut self, now: Instant, disk: DiskId) {
+        self.destager.disks[disk.0 as usize].since.get_or_insert(now);
     }
 
     pub(super) fn start_flushes(&mut self, now: Instant) {
         for index in 0..self.destager.disks.len() {
-            let disk = &self.destager.disks[index];
-            if disk.flushing.is_some() || disk.waiting.is_empty() {
+            let (disk, id) = (&self.destager.disks[index], DiskId(index as u16));
+            let sums = self.sums.has_written(id);
+            if disk.flushing.is_some() || (disk.waiting.is_empty() && !sums) {
                 continue;
             }
             let old = disk.since.is_some_and(|since| now >= since + self.destager.age);
             let wanted = self.destager.eager
                 || old
                 || disk.waiting.len() >= FLUSH_JOBS
+                || (sums && self.sums.wants_flush())
                 || disk.waiting.iter().any(|&(volume, _)| self.is_urged(volume))
                 || self.cache.unstable_blocks() * 2 > self.cache.dirty_blocks_max();
             if wanted {
                 let disk = &mut self.destager.disks[index];
                 disk.since = None;
                 disk.flushing = Some(core::mem::take(&mut disk.waiting));
-                let id = DiskId(index as u16);
+                self.sums.flush_begun(id);
                 self.submit(id, DiskOp::Flush, Purpose::Flush { disk: id });
             }
         }
@@ -297,6 +390,7 @@ impl Store {
             self.failed = true;
             return;
         }
+        self.sums_flushed(disk);
         for key in jobs {
             let job = self.destager.jobs.get_mut(&key).expect("a job waits for its flush");
             match job.slot {
@@ -325,6 +419,9 @@ impl Store {
 
     fn finish_job(&mut self, now: Instant, key: Key) {
         let job = self.destager.jobs.remove(&key).expect("a job ends once");
+        if let Some(claim) = &job.claim {
+            self.release_sums(claim);
+        }
         for block in job.blocks {
             self.cache.stable(now, key.0, block);
         }
@@ -345,7 +442,7 @@ impl Store {
         let flush =
             self.destager.disks.iter().filter(|disk| disk.flushing.is_none()).filter_map(|disk| disk.since);
         let mut next = flush.min().map(|since| since + age);
-        if self.destager.writes < self.destager.depth
+        if self.destager.has_room()
             && let Some((volume, block, since)) = self.cache.next_dirty()
         {
             let extent = (block / self.pool.extent_blocks()) as u32;

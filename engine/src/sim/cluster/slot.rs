@@ -145,6 +145,8 @@ impl Slot {
                 dirty_blocks_max: setup.dirty_blocks,
                 destage_age: Duration::from_millis(setup.destage_age_ms),
                 destage_depth: setup.destage_depth,
+                sum_pages_max: setup.sum_pages,
+                sum_idle: Duration::from_millis(setup.sum_idle_ms),
             },
             mirror: mirror(setup),
             planted,
