@@ -200,6 +200,14 @@ fn describe(notice: &Notice) -> String {
         Notice::DiskFailed => "a disk of the pool failed for good: replace it".into(),
         Notice::NeedsDecision(what) => format!("needs your decision: {what}"),
         Notice::Stopped => "stopped".into(),
+        Notice::Damaged { volume, block, repaired: true } => {
+            format!("block {block} of volume {volume} was damaged, and was put right from the partner")
+        }
+        Notice::Damaged { volume, block, repaired: false } => {
+            format!(
+                "block {block} of volume {volume} is damaged and no good copy is left: overwrite it from a backup"
+            )
+        }
         other => format!("{other:?}"),
     }
 }

@@ -136,4 +136,14 @@ pub enum Notice {
     NeedsDecision(String),
     /// The clean stop is done.
     Stopped,
+    /// A block on this node's disks is not what was written there, or cannot be read. It was put right from the partner,
+    /// or no good copy is left.
+    Damaged {
+        /// The volume.
+        volume: VolumeId,
+        /// The 4 KiB block.
+        block: u64,
+        /// Was it put right?
+        repaired: bool,
+    },
 }

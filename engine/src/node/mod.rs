@@ -12,6 +12,7 @@
 //! | `waiting` | who goes first when the log, room or the right to serve is there |
 //! | `partner` | a write that the owner ordered; a write forwarded to the owner |
 //! | `read`, `flush`, `paths` | what they say |
+//! | `mend` | what becomes of damaged blocks |
 //! | `hot` | which areas may differ right now |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,6 +38,7 @@ mod guest;
 mod hot;
 mod lock;
 mod membership;
+pub mod mend;
 mod op;
 mod open;
 mod partner;
@@ -113,8 +115,8 @@ pub struct Node {
     blocks_in_flight: u64,
     stable_sent_at: Instant,
     cool_at: Instant,
-    /// Reads that were asked of the partner.
-    remote: BTreeMap<u64, (VolumeId, core::ops::Range<u64>)>,
+    /// Reads that wait for the partner's copy of damaged blocks.
+    mends: mend::Mends,
     stopping: bool,
     resync: resync::Progress,
 }
@@ -160,7 +162,7 @@ impl Node {
             blocks_in_flight: 0,
             stable_sent_at: Instant::ZERO,
             cool_at: Instant::ZERO,
-            remote: BTreeMap::new(),
+            mends: mend::Mends::default(),
             stopping: false,
             resync: resync::Progress::default(),
             config,
@@ -219,7 +221,8 @@ impl Node {
     /// Lets the store move and gives what moved to those who wait for it, until nothing moves any more.
     fn pump(&mut self) {
         loop {
-            let now = self.now;
+            let (now, paired) = (self.now, matches!(self.phase, Phase::Paired(_)));
+            self.store_mut().ask_in_doubt(paired);
             self.store_mut().pump(now);
             if self.store().failed() && !matches!(self.phase, Phase::Failed) {
                 self.disk_failed();

@@ -5,6 +5,7 @@ use super::membership::Service;
 use super::phase::{Phase, Rejoin};
 use super::view::{Peek, View, VolumeView};
 use crate::ids::{Epoch, Members, NodeName, VolumeId};
+use crate::store::{Store, SumCounters};
 use crate::time::Instant;
 
 impl Node {
@@ -37,6 +38,9 @@ impl Node {
             resync_regions_left: left,
             resync_regions_total: self.resync.total,
             resync_bytes_copied: self.resync.bytes_copied,
+            mends: self.mends.counters,
+            sums: store.map_or(SumCounters::default(), Store::sum_counters),
+            sum_lines_in_doubt: store.map_or(0, Store::sum_lines_in_doubt),
             volumes: self.volume_views(),
         }
     }

@@ -4,6 +4,8 @@ use crate::bits::BitSet;
 use crate::block::Block;
 use crate::ids::{DiskId, Epoch, Members, NodeName, VolumeId};
 use crate::mirror::message::PeerPhase;
+use crate::node::mend::MendCounters;
+use crate::store::SumCounters;
 
 /// What a node is and may do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +38,12 @@ pub struct View {
     pub resync_regions_total: u64,
     /// Bytes of the log's regions copied by the current or last resync (guests' own new writes not counted).
     pub resync_bytes_copied: u64,
+    /// Damaged blocks in this life.
+    pub mends: MendCounters,
+    /// What was done with block checksums in this life.
+    pub sums: SumCounters,
+    /// Lines of block checksums (64 KiB of data each) that are in doubt after a crash.
+    pub sum_lines_in_doubt: u64,
     /// The volumes.
     pub volumes: Vec<VolumeView>,
 }

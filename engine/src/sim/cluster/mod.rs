@@ -425,7 +425,7 @@ impl Cluster {
                 self.counters.takeovers += 1;
             }
             Notice::Lost => slot.phase = PeerPhase::Lost,
-            Notice::Unreadable { .. } => {}
+            Notice::Unreadable { .. } | Notice::Damaged { .. } => {}
             Notice::PartnerFull => self.partner_full = true,
             Notice::ResyncBegan { source, regions } => {
                 if source == name {
