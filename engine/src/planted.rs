@@ -113,6 +113,8 @@ bugs! {
     UnsureNotAwaited,
     /// A new extent is mapped before its checksums are durable.
     MappedBeforeSums,
+    /// What is read from disk is not compared with its checksum.
+    ChecksumNotCompared,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -75,6 +75,10 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("clean stops", counters.clean_stops, seeds / 10),
         ("retries", counters.retries, seeds * 10),
         ("blocks compared", counters.blocks_compared, seeds * 100),
+        ("blocks rotted", counters.blocks_rotted, seeds),
+        ("writes astray", counters.writes_astray, seeds / 10),
+        ("blocks put right", counters.blocks_repaired, seeds),
+        ("checksums made anew", counters.sums_remade, seeds),
     ];
     if seeds >= 100 {
         for (what, count, least) in enough {

@@ -4,7 +4,7 @@ use super::Node;
 use super::membership::Service;
 use super::phase::{Phase, Rejoin};
 use super::view::{Peek, View, VolumeView};
-use crate::ids::{Epoch, Members, NodeName, VolumeId};
+use crate::ids::{DiskId, Epoch, Members, NodeName, VolumeId};
 use crate::store::{Store, SumCounters};
 use crate::time::Instant;
 
@@ -82,6 +82,16 @@ impl Node {
                 })
             })
             .collect()
+    }
+
+    /// Where a block of a volume lies, if its extent is mapped: disk and byte offset.
+    pub fn locate(&self, volume: VolumeId, block: u64) -> Option<(DiskId, u64)> {
+        self.store.as_ref()?.pool().locate(volume, block)
+    }
+
+    /// Has the block there a checksum, which no crash has put in doubt?
+    pub fn is_beyond_doubt(&self, disk: DiskId, offset: u64) -> bool {
+        self.store.as_ref().is_some_and(|store| store.is_beyond_doubt(disk, offset))
     }
 
     /// Where a block of a volume would be read from now.

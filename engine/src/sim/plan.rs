@@ -243,6 +243,23 @@ pub enum Verb {
         /// Each fails one read only; else until it is rewritten.
         once: bool,
     },
+    /// Bits flip in blocks that guests have written, on this node's disks.
+    Rot {
+        /// Which node.
+        who: NodeName,
+        /// How many blocks.
+        count: u32,
+    },
+    /// The next write of a guest's block on this node is lost, though it is answered.
+    LoseWrite {
+        /// Which node.
+        who: NodeName,
+    },
+    /// The next write of a guest's block on this node lands on another one.
+    Misdirect {
+        /// Which node.
+        who: NodeName,
+    },
     /// The node's disks fail all writes.
     FailWrites {
         /// Which node.

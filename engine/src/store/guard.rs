@@ -24,6 +24,11 @@ impl Store {
         self.sums.doubtful()
     }
 
+    /// Has the block that lies there a checksum that is not in doubt?
+    pub fn is_beyond_doubt(&self, disk: DiskId, offset: u64) -> bool {
+        self.sums.is_beyond_doubt(disk, offset)
+    }
+
     /// Writes all checksums back, and goes on doing so at once: for a clean stop.
     pub fn close_sums(&mut self) {
         self.sums.close();

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::{Cluster, Violation};
+use crate::ids::NodeName;
 use crate::planted::Planted;
 use crate::sim::checker::Checked;
 use crate::sim::generate::{self, Scale};
@@ -81,6 +82,18 @@ counters! {
     slow_disks,
     /// Blocks made unreadable.
     read_errors,
+    /// Blocks in which a bit was flipped.
+    blocks_rotted,
+    /// Writes that were lost or went astray.
+    writes_astray,
+    /// Blocks put right from the partner.
+    blocks_repaired,
+    /// Answers that no good copy of a block is left.
+    blocks_lost,
+    /// Blocks in doubt after a crash, asked of the partner.
+    blocks_asked,
+    /// Blocks in doubt after a crash, whose checksum was made anew.
+    sums_remade,
     /// Nodes whose disk failed for good.
     disks_failed,
     /// Nodes that got new disks.
@@ -164,6 +177,7 @@ pub fn run_plan(plan: Plan, planted: Planted, detail: Detail) -> Report {
     if cluster.violation.is_none() {
         cluster.violation = inside;
     }
+    NodeName::BOTH.into_iter().for_each(|node| cluster.count_sums(node));
     let seed = plan.setup.seed;
     let failure = cluster.violation.take().map(|violation| Failure { violation, plan });
     let (counters, trace_hash, timeline) =
