@@ -79,6 +79,8 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("writes astray", counters.writes_astray, seeds / 10),
         ("blocks put right", counters.blocks_repaired, seeds),
         ("checksums made anew", counters.sums_remade, seeds),
+        ("blocks scrubbed", counters.blocks_scrubbed, seeds * 10),
+        ("blocks put right by scrubs", counters.scrub_repairs, seeds / 10),
     ];
     if seeds >= 100 {
         for (what, count, least) in enough {

@@ -36,6 +36,8 @@ pub struct CacheConfig {
     pub sum_pages_max: usize,
     /// Checksums that have not changed for this long are written back, so that a crash does not make them unsure.
     pub sum_idle: Duration,
+    /// How fast a scrub reads.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for CacheConfig {
@@ -47,6 +49,7 @@ impl Default for CacheConfig {
             destage_depth: 16,
             sum_pages_max: 4096,
             sum_idle: Duration::from_secs(10),
+            scrub_bytes_per_second: 64 << 20,
         }
     }
 }

@@ -54,6 +54,11 @@ pub enum Event {
         /// The answer.
         result: Result<Answer, ArbiterError>,
     },
+    /// Begin a scrub of all extents from the start, or end the one that runs. What it finds is in the view.
+    Scrub {
+        /// Begin?
+        start: bool,
+    },
     /// Stop cleanly: hand over, then [`Notice::Stopped`].
     Stop,
     /// Time has passed.

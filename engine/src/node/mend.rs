@@ -85,9 +85,11 @@ impl Node {
                 damaged.blocks.retain(|(block, _)| at.start > block * 8 || at.end() < (block + 1) * 8);
                 (write.volume, at.blocks().start)
             }
+            Reading::Scrub { volume, blocks } => (*volume, blocks.start),
             Reading::Partner { .. } | Reading::Region { .. } => return,
         };
-        self.mends.counters.damaged += damaged.blocks.len() as u64;
+        let bad = damaged.blocks.iter().filter(|(_, damage)| *damage != Damage::Unsure).count();
+        self.mends.counters.damaged += bad as u64;
         let Damaged { found, version, blocks } = damaged;
         let (left, lost, again) = (blocks.len(), false, false);
         let mut mending = Mending { reading, volume, first, found, version, left, lost, again };
@@ -140,8 +142,9 @@ impl Node {
             (None, Some(copy)) if data.is_empty() => {
                 if self.store().room(1) {
                     self.store_mut().repair(now, volume, block, core::slice::from_ref(&copy));
-                    self.mends.counters.repaired += 1;
-                    self.notice(Notice::Damaged { volume, block, repaired: true });
+                    if damage != Damage::Unsure {
+                        self.tell_damaged(&mending, block, true);
+                    }
                 }
                 let newer = self.store().cache().peek(volume, block).cloned();
                 mending.found[(block - mending.first) as usize] = newer.unwrap_or(copy);
@@ -164,8 +167,22 @@ impl Node {
             self.store_mut().trust(volume, block);
         } else {
             mending.lost = true;
-            self.mends.counters.lost += 1;
-            self.notice(Notice::Damaged { volume, block, repaired: false });
+            self.tell_damaged(mending, block, false);
+        }
+    }
+
+    /// A block was damaged, not just in doubt.
+    fn tell_damaged(&mut self, mending: &Mending, block: u64, repaired: bool) {
+        let volume = mending.volume;
+        let counters = &mut self.mends.counters;
+        if repaired {
+            counters.repaired += 1
+        } else {
+            counters.lost += 1
+        }
+        self.notice(Notice::Damaged { volume, block, repaired });
+        if matches!(mending.reading, Reading::Scrub { .. }) {
+            self.scrub_found(volume, block, repaired);
         }
     }
 
@@ -180,6 +197,8 @@ impl Node {
                 self.answer_read(request, volume, at, term, found, version);
             }
             Reading::Merge { write } => self.merge_read(write, Ok(found)),
+            Reading::Scrub { volume, blocks } if again => self.scrub_again(volume, &blocks, false),
+            Reading::Scrub { volume, blocks } => self.scrubbed(volume, blocks),
             Reading::Partner { .. } | Reading::Region { .. } => {}
         }
     }
@@ -191,6 +210,7 @@ impl Node {
                 self.parked.push_back((request, volume, Command::Read { at }));
             }
             Reading::Merge { write } => self.merge_read(write, Err(GuestError::Transitioning)),
+            Reading::Scrub { volume, blocks } => self.scrub_again(volume, &blocks, true),
             Reading::Partner { .. } | Reading::Region { .. } => {}
         }
     }
@@ -217,8 +237,10 @@ impl Node {
     /// What was asked of the partner is given up.
     pub(super) fn refuse_mends(&mut self, error: GuestError) {
         for mending in self.drop_mends() {
-            if let Reading::Guest { request, .. } = mending.reading {
-                self.refuse(request, error);
+            match mending.reading {
+                Reading::Guest { request, .. } => self.refuse(request, error),
+                reading @ Reading::Scrub { .. } => self.read_later(reading),
+                _ => {}
             }
         }
     }

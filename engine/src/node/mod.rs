@@ -12,7 +12,7 @@
 //! | `waiting` | who goes first when the log, room or the right to serve is there |
 //! | `partner` | a write that the owner ordered; a write forwarded to the owner |
 //! | `read`, `flush`, `paths` | what they say |
-//! | `mend` | what becomes of damaged blocks |
+//! | `mend`, `scrub` | what becomes of damaged blocks, and how they are looked for |
 //! | `hot` | which areas may differ right now |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -47,6 +47,7 @@ mod peek;
 mod phase;
 mod read;
 mod resync;
+pub mod scrub;
 mod source;
 mod start;
 mod stop;
@@ -117,6 +118,7 @@ pub struct Node {
     cool_at: Instant,
     /// Reads that wait for the partner's copy of damaged blocks.
     mends: mend::Mends,
+    scrub: scrub::Scrub,
     stopping: bool,
     resync: resync::Progress,
 }
@@ -163,6 +165,7 @@ impl Node {
             stable_sent_at: Instant::ZERO,
             cool_at: Instant::ZERO,
             mends: mend::Mends::default(),
+            scrub: scrub::Scrub::default(),
             stopping: false,
             resync: resync::Progress::default(),
             config,
@@ -198,6 +201,7 @@ impl Node {
             Event::Message { link, message } if self.link == Some(link) => self.message(message),
             Event::Message { .. } => return false,
             Event::Arbiter { id, result } => self.answered(id, result),
+            Event::Scrub { start } => self.scrub(start),
             Event::Stop => self.stop(),
             Event::Tick => {}
         }
@@ -212,7 +216,8 @@ impl Node {
     /// When to call `handle` with [`Event::Tick`] if nothing else happens before.
     pub fn deadline(&self) -> Option<Instant> {
         let destage = self.store.as_ref().and_then(Store::deadline);
-        [destage, self.phase_deadline(), self.forward_deadline(), self.hot_deadline()]
+        let scrub = self.store.as_ref().and_then(|_| self.scrub_deadline());
+        [destage, scrub, self.phase_deadline(), self.forward_deadline(), self.hot_deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -256,6 +261,7 @@ impl Node {
         moved |= self.wake_settled();
         moved |= self.wake_flushes();
         moved |= self.resync_step();
+        self.scrub_step();
         self.report_stable();
         self.cool();
         moved

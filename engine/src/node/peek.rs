@@ -39,6 +39,7 @@ impl Node {
             resync_regions_total: self.resync.total,
             resync_bytes_copied: self.resync.bytes_copied,
             mends: self.mends.counters,
+            scrub: self.scrub.report.clone(),
             sums: store.map_or(SumCounters::default(), Store::sum_counters),
             sum_lines_in_doubt: store.map_or(0, Store::sum_lines_in_doubt),
             volumes: self.volume_views(),

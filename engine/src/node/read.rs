@@ -73,6 +73,7 @@ impl Node {
             (Reading::Guest { request, volume, at, term }, Ok((data, version))) => {
                 self.answer_read(request, volume, at, term, data, version);
             }
+            (Reading::Scrub { volume, blocks }, Ok(_)) => self.scrubbed(volume, blocks),
             (reading, Err(damaged)) => self.mend(reading, damaged),
         }
     }

@@ -5,6 +5,7 @@ use crate::block::Block;
 use crate::ids::{DiskId, Epoch, Members, NodeName, VolumeId};
 use crate::mirror::message::PeerPhase;
 use crate::node::mend::MendCounters;
+use crate::node::scrub::ScrubReport;
 use crate::store::SumCounters;
 
 /// What a node is and may do.
@@ -40,6 +41,8 @@ pub struct View {
     pub resync_bytes_copied: u64,
     /// Damaged blocks in this life.
     pub mends: MendCounters,
+    /// The scrub, running or the last one.
+    pub scrub: ScrubReport,
     /// What was done with block checksums in this life.
     pub sums: SumCounters,
     /// Lines of block checksums (64 KiB of data each) that are in doubt after a crash.

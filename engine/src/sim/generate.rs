@@ -137,6 +137,7 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
         destage_depth: rng.pick(&[2, 8, 16]),
         sum_pages: 64,
         sum_idle_ms: rng.pick(&[20, 200, 5000]),
+        scrub_bytes_per_second: rng.pick(&[4, 64, 1024]) << 20,
         lease_ms,
         hot_areas: rng.pick(&[8, 16, 64, 512]),
         area_blocks: rng.pick(&[16, 32, 256]),
@@ -281,6 +282,9 @@ fn rot(plan: &mut Plan, rng: &mut Rng, at: u64, end: u64) -> u64 {
         };
         plan.at(rng.between(at, end), verb);
     }
+    if rng.chance(0.7) {
+        plan.at(end, Verb::Scrub { who });
+    }
     end
 }
 
@@ -350,6 +354,7 @@ mod tests {
             "Rot",
             "LoseWrite",
             "Misdirect",
+            "Scrub",
         ];
         for verb in generated {
             assert!(verbs.contains(verb), "{verb}");

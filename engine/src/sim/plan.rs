@@ -51,6 +51,8 @@ pub struct Setup {
     pub sum_pages: usize,
     /// Idle time after which checksums are written back.
     pub sum_idle_ms: u64,
+    /// How fast a scrub reads.
+    pub scrub_bytes_per_second: u64,
     /// The lease; the other times of the mirror follow from it as in the defaults of a product.
     pub lease_ms: u64,
     /// Areas in the hot set of a volume.
@@ -112,6 +114,7 @@ impl Default for Setup {
             destage_depth: 8,
             sum_pages: 64,
             sum_idle_ms: 200,
+            scrub_bytes_per_second: 64 << 20,
             lease_ms: 500,
             hot_areas: 64,
             area_blocks: 16,
@@ -257,6 +260,11 @@ pub enum Verb {
     },
     /// The next write of a guest's block on this node lands on another one.
     Misdirect {
+        /// Which node.
+        who: NodeName,
+    },
+    /// The node reads all of its extents and compares them with their checksums.
+    Scrub {
         /// Which node.
         who: NodeName,
     },

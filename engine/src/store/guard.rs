@@ -29,6 +29,11 @@ impl Store {
         self.sums.is_beyond_doubt(disk, offset)
     }
 
+    /// The first extent from this one on with blocks that a crash has put in doubt.
+    pub fn next_in_doubt(&self, from: (VolumeId, u32)) -> Option<(VolumeId, u32)> {
+        self.sums.next_in_doubt(from)
+    }
+
     /// Writes all checksums back, and goes on doing so at once: for a clean stop.
     pub fn close_sums(&mut self) {
         self.sums.close();

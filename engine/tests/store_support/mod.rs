@@ -180,6 +180,7 @@ impl Bench {
             destage_depth: 8,
             sum_pages_max: 64,
             sum_idle: IDLE,
+            ..CacheConfig::default()
         };
         self.store = Some(Store::new(pool, &config, 0, self.planted));
         for may in self.may.values_mut() {

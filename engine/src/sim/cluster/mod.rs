@@ -523,6 +523,8 @@ impl Cluster {
         if let Some(view) = self.view(name) {
             self.counters.blocks_asked += view.sums.asked;
             self.counters.sums_remade += view.sums.remade;
+            self.counters.blocks_scrubbed += view.scrub.bytes_done / 4096;
+            self.counters.scrub_repairs += view.scrub.repaired;
         }
         self.counters.writes_astray = self.counters.writes_astray.max(self.writes_astray());
     }

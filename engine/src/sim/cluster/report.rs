@@ -90,6 +90,10 @@ counters! {
     blocks_repaired,
     /// Answers that no good copy of a block is left.
     blocks_lost,
+    /// Blocks that scrubs looked at.
+    blocks_scrubbed,
+    /// Damaged blocks that scrubs put right.
+    scrub_repairs,
     /// Blocks in doubt after a crash, asked of the partner.
     blocks_asked,
     /// Blocks in doubt after a crash, whose checksum was made anew.

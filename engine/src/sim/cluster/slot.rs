@@ -147,6 +147,7 @@ impl Slot {
                 destage_depth: setup.destage_depth,
                 sum_pages_max: setup.sum_pages,
                 sum_idle: Duration::from_millis(setup.sum_idle_ms),
+                scrub_bytes_per_second: setup.scrub_bytes_per_second,
             },
             mirror: mirror(setup),
             planted,

@@ -44,6 +44,11 @@ impl Cluster {
             }
             Verb::ReadErrors { who, count, once } => self.read_errors(who, count, once),
             Verb::Rot { who, count } => self.rot(who, count),
+            Verb::Scrub { who } => {
+                if self.slots[who.index()].opened {
+                    self.deliver(who, Event::Scrub { start: true });
+                }
+            }
             Verb::LoseWrite { who } => self.arm(who, false),
             Verb::Misdirect { who } => self.arm(who, true),
             Verb::FailWrites { who } => self.fail_disks(who, false),

@@ -18,6 +18,8 @@ pub(super) struct Doubt {
     lines: BTreeMap<(DiskId, u64), u16>,
     /// Lines that were found damaged; they have been counted.
     lost: BTreeSet<(DiskId, u64)>,
+    /// Extents with lines that were unsure at the beginning.
+    extents: BTreeSet<(VolumeId, u32)>,
     /// Blocks that the partner cannot tell.
     trusted: BTreeSet<(VolumeId, u64)>,
 }
@@ -31,11 +33,12 @@ impl Doubt {
             return doubt;
         }
         let per_extent = pool.extent_blocks() / LINE_BLOCKS as u64;
-        for (_, meta) in metadata.volumes() {
-            for (_, slot) in meta.map.iter() {
+        for (volume, meta) in metadata.volumes() {
+            for (extent, slot) in meta.map.iter() {
                 let first = u64::from(slot.index) * per_extent;
                 for line in (first..first + per_extent).filter(|line| metadata.is_unsure(slot.disk, *line)) {
                     doubt.lines.insert((slot.disk, line), WHOLE);
+                    doubt.extents.insert((volume, extent));
                 }
             }
         }
@@ -88,6 +91,11 @@ impl Doubt {
     /// Lines with blocks in doubt.
     pub(super) fn lines(&self) -> u64 {
         self.lines.len() as u64
+    }
+
+    /// The first extent from this one on that had lines in doubt at the beginning.
+    pub(super) fn next_extent(&self, from: (VolumeId, u32)) -> Option<(VolumeId, u32)> {
+        self.extents.range(from..).next().copied()
     }
 
     pub(super) fn trust(&mut self, volume: VolumeId, block: u64) {

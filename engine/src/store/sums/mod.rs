@@ -311,6 +311,10 @@ impl SumTable {
         }
     }
 
+    pub(super) fn next_in_doubt(&self, from: (VolumeId, u32)) -> Option<(VolumeId, u32)> {
+        self.doubt.next_extent(from)
+    }
+
     pub(super) fn is_beyond_doubt(&self, disk: DiskId, offset: u64) -> bool {
         let area = self.areas.get(usize::from(disk.0)).copied().flatten();
         area.filter(|area| offset >= area.data_offset)
