@@ -22,6 +22,8 @@ pub const BLOCK_BYTES: usize = 4096;
 pub const SECTORS_PER_BLOCK: u64 = (BLOCK_BYTES / SECTOR_BYTES) as u64;
 
 static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+/// CRC32C of 4096 zeros.
+const ZEROS_CRC: u32 = 0x98F9_4189;
 const SLAB_PAGES: usize = 64;
 
 /// The shared free list. Slabs are never given back while the pool lives.
@@ -224,6 +226,15 @@ impl Block {
         }
     }
 
+    /// CRC32C of the bytes, without looking at them.
+    #[inline]
+    pub fn crc(&self) -> u32 {
+        match self {
+            Block::Zero => ZEROS_CRC,
+            Block::Data(page) => page.crc(),
+        }
+    }
+
     /// Are the bytes equal? Pages with different checksums are not compared.
     pub fn same(&self, other: &Block) -> bool {
         match (self, other) {
@@ -310,5 +321,6 @@ mod tests {
         assert!(pool.take_zeroed().verify(1).is_none());
         let crc = crc32c::crc32c(&ZEROS);
         assert!(pool.take_zeroed().verify(crc).is_some());
+        assert_eq!(Block::Zero.crc(), crc);
     }
 }

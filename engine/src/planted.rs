@@ -113,6 +113,16 @@ bugs! {
     ZerosForgottenInCheckpoint,
     /// Space that is kept for a volume is given to others.
     ReservationIgnored,
+    /// A block's checksum says nothing of its place.
+    BlockChecksumWithoutAddress,
+    /// After a crash the checksums are believed that may be older than the data.
+    SumsTrustedAfterCrash,
+    /// Data is overwritten before it is durable that its checksums may be old.
+    UnsureNotAwaited,
+    /// A new extent is mapped before its checksums are durable.
+    MappedBeforeSums,
+    /// What is read from disk is not compared with its checksum.
+    ChecksumNotCompared,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -80,6 +80,12 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("blocks of zeros inside extents", counters.zero_blocks_seen, seeds * 50),
         ("runs with space kept in a full pool", counters.kept_while_full, seeds / 100),
         ("blocks compared", counters.blocks_compared, seeds * 100),
+        ("blocks rotted", counters.blocks_rotted, seeds),
+        ("writes astray", counters.writes_astray, seeds / 10),
+        ("blocks put right", counters.blocks_repaired, seeds),
+        ("checksums made anew", counters.sums_remade, seeds),
+        ("blocks scrubbed", counters.blocks_scrubbed, seeds * 10),
+        ("blocks put right by scrubs", counters.scrub_repairs, seeds / 10),
     ];
     if seeds >= 100 {
         for (what, count, least) in enough {

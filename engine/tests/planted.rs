@@ -36,6 +36,19 @@ fn search(bug: Bug, seeds: u64) -> Option<Found> {
     })
 }
 
+/// The bugs of block checksums that the simulator's damaged disks show, within few seeds: without optimisation too.
+#[test]
+fn bugs_of_block_checksums_are_found() {
+    std::panic::set_hook(Box::new(|_| {})); // as below
+    let most = setting("TWINSAN_SUMS_SEEDS", 60);
+    let found = [Bug::ChecksumNotCompared, Bug::SumsTrustedAfterCrash].map(|bug| (bug, search(bug, most)));
+    let _ = std::panic::take_hook();
+    for (bug, found) in found {
+        let found = found.unwrap_or_else(|| panic!("{bug:?} is not found within {most} seeds"));
+        println!("{bug:?} found by seed {}, invariant {}: {}", found.seed, found.invariant, found.what);
+    }
+}
+
 #[test]
 fn every_planted_bug_is_found() {
     let optimised = !cfg!(debug_assertions);

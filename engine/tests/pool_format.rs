@@ -13,9 +13,10 @@ use pool_support::{Disk, disk, formatted, open, settle};
 use proptest::prelude::*;
 use twinsan::format::frame::FrameHeader;
 use twinsan::format::record::{
-    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, ZeroBody,
+    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, UnsureBody, ZeroBody,
     ZeroMapBody, kind,
 };
+use twinsan::format::sums::{SumLine, SumPage};
 use twinsan::format::superblock::{DiskEntry, FEATURE_ZEROS, FEATURES_KNOWN, Superblock};
 use twinsan::ids::{DiskId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
 use twinsan::pool::{
@@ -52,6 +53,9 @@ fn every_offset_is_as_documented() {
     layout!(ZeroBody, 16, extent: 0, first: 4, count: 8, reserved: 12);
     layout!(ZeroMapBody, 8, extent: 0, words: 4);
     assert_eq!((FEATURE_ZEROS, FEATURES_KNOWN & FEATURE_ZEROS), (2, 2));
+    layout!(UnsureBody, 16, first: 0, count: 8, disk: 12, reserved: 14);
+    layout!(SumLine, 68, sums: 0, crc: 64);
+    layout!(SumPage, 4096, lines: 0, reserved: 4080);
     let kinds = [
         (kind::NODE, 1),
         (kind::VOLUME_CREATE, 2),
@@ -65,6 +69,8 @@ fn every_offset_is_as_documented() {
         (kind::LOG_ADD, 10),
         (kind::LOG_REMOVE, 11),
         (kind::LOG_CLEAR, 12),
+        (kind::UNSURE_ADD, 13),
+        (kind::UNSURE_REMOVE, 14),
         (kind::ZERO_ADD, 18),
         (kind::ZERO_REMOVE, 19),
         (kind::ZERO_MAP, 39),
@@ -75,8 +81,9 @@ fn every_offset_is_as_documented() {
     kinds.iter().for_each(|(kind, number)| assert_eq!(kind, number));
 }
 
-/// The records behind the golden images: in a checkpoint, then in the log after it.
-fn golden_records(disks: usize, zeroed: bool) -> [Vec<Record>; 2] {
+/// The records behind the golden images: in a checkpoint, then in the log after it. The first images are of before
+/// there were checksums and zeros by block.
+fn golden_records(disks: usize, today: bool) -> [Vec<Record>; 2] {
     let (v, w) = (VolumeId(1), VolumeId(0xFFFF_FFFE));
     let slot = |n: u32| match disks {
         1 => Slot { disk: DiskId(0), index: n },
@@ -104,9 +111,16 @@ fn golden_records(disks: usize, zeroed: bool) -> [Vec<Record>; 2] {
         Record::ZeroAdd { volume: v, extent: 3, first: 1, count: 15 },
         Record::ZeroAdd { volume: w, extent: 60_000, first: 5, count: 2 },
     ];
-    let zeros = zeros.into_iter().filter(|_| zeroed);
+    let zeros = zeros.into_iter().filter(|_| today);
     let ragged = (0..40).map(|n| Record::LogAdd { volume: w, first: 90_000 + n * 3, count: 1 });
-    let after = vec![
+    let disk = DiskId(0);
+    let unsure = [
+        Record::UnsureAdd { disk, first: 3, count: 1 },
+        Record::UnsureAdd { disk, first: 0, count: 2 },
+        Record::UnsureRemove { disk, first: 0, count: 1 },
+    ];
+    let [unsure_before, unsure_after] = if today { [&unsure[..2], &unsure[2..]] } else { [&unsure[..0]; 2] };
+    let mut after = vec![
         Record::Node(node),
         Record::VolumeDelete { volume: VolumeId(9) },
         Record::Unmap { volume: v, extent: 700 },
@@ -119,8 +133,10 @@ fn golden_records(disks: usize, zeroed: bool) -> [Vec<Record>; 2] {
         Record::ZeroRemove { volume: v, extent: 3, first: 8, count: 2 },
         Record::ZeroAdd { volume: w, extent: 60_000, first: 15, count: 1 },
     ];
-    let after = after.into_iter().chain(filled.into_iter().filter(|_| zeroed)).collect();
-    [before.into_iter().chain(zeros).chain(ragged).collect(), after]
+    after.extend(filled.into_iter().filter(|_| today));
+    after.extend_from_slice(unsure_after);
+    let unsure_before = unsure_before.iter().cloned();
+    [before.into_iter().chain(zeros).chain(ragged).chain(unsure_before).collect(), after]
 }
 
 /// A pool with these records, three lives old, the last of which ended in the middle of a log write.
@@ -185,30 +201,31 @@ fn from_text(text: &str) -> Vec<Disk> {
     disks
 }
 
-const ONE: &[u64] = &[2 << 20];
-const THREE: &[u64] = &[2 << 20, 1 << 20, 1 << 20];
-
-/// The image, its disks, and whether blocks of zeros are in it (feature bit 1): only then is it what is written today.
-const GOLDEN: [(&str, &[u64], bool); 4] = [
-    (include_str!("golden/pool-v1-one-disk.txt"), ONE, false),
-    (include_str!("golden/pool-v1-three-disks.txt"), THREE, false),
-    (include_str!("golden/pool-v1-zeros-one-disk.txt"), ONE, true),
-    (include_str!("golden/pool-v1-zeros-three-disks.txt"), THREE, true),
+/// As pools are written today.
+const GOLDEN: [(&str, &[u64]); 2] = [
+    (include_str!("golden/pool-v1-full-one-disk.txt"), &[2 << 20]),
+    (include_str!("golden/pool-v1-full-three-disks.txt"), &[2 << 20, 1 << 20, 1 << 20]),
 ];
+
+/// As they were written before there were block checksums and zeros by block.
+const FIRST: [&str; 2] =
+    [include_str!("golden/pool-v1-one-disk.txt"), include_str!("golden/pool-v1-three-disks.txt")];
 
 #[test]
 fn golden_images_open() {
-    for (text, _, zeroed) in GOLDEN {
+    let today = GOLDEN.map(|(text, _)| (text, true));
+    for (text, today) in today.into_iter().chain(FIRST.map(|text| (text, false))) {
         let mut disks = from_text(text);
         let (pool, report) = open(&mut disks).unwrap();
-        let records = golden_records(disks.len(), zeroed).concat();
+        assert_eq!(pool.sum_area(DiskId(0)).is_some(), today);
+        let records = golden_records(disks.len(), today).concat();
         let mut expected = Metadata::new();
         records.iter().for_each(|record| drop(expected.apply(record)));
         assert_eq!(*pool.metadata(), expected);
         assert_eq!(pool.durable().0, records.len() as u64);
         assert!(report.torn.is_some());
         // A pool from before has no room to remember zeros: they are written.
-        assert_eq!((pool.zero_extents_max() > 0, pool.metadata().zero_extents() > 0), (zeroed, zeroed));
+        assert_eq!((pool.zero_extents_max() > 0, pool.metadata().zero_extents() > 0), (today, today));
         assert!(check(&pool).is_clean());
     }
 }
@@ -216,7 +233,7 @@ fn golden_images_open() {
 /// What is written today is what was written when the images were made; if it must change, the version must.
 #[test]
 fn golden_images_are_still_written_so() {
-    for (text, bytes, _) in GOLDEN.into_iter().filter(|(_, _, zeroed)| *zeroed) {
+    for (text, bytes) in GOLDEN {
         assert!(to_text(&golden_disks(bytes)) == text, "the format has changed: see tests/golden/README.md");
     }
 }
@@ -225,14 +242,14 @@ fn golden_images_are_still_written_so() {
 #[test]
 #[ignore = "makes a new golden image; see tests/golden/README.md"]
 fn print_golden_one_disk() {
-    print!("{}", to_text(&golden_disks(ONE)));
+    print!("{}", to_text(&golden_disks(GOLDEN[0].1)));
 }
 
 /// Prints the other one.
 #[test]
 #[ignore = "makes a new golden image; see tests/golden/README.md"]
 fn print_golden_three_disks() {
-    print!("{}", to_text(&golden_disks(THREE)));
+    print!("{}", to_text(&golden_disks(GOLDEN[1].1)));
 }
 
 proptest! {
@@ -254,8 +271,8 @@ proptest! {
         let mut bytes = Vec::new();
         for (kind, units, volume, words) in records {
             let kind = match kind {
-                13.. if mode == 2 => [32, 33, 34, 39][usize::from(kind) % 4],
-                13.. => 18 + kind % 2,
+                15.. if mode == 2 => [32, 33, 34, 39][usize::from(kind) % 4],
+                15.. => 18 + kind % 2,
                 kind => kind,
             };
             let mut record = vec![kind, 0, units + 1, 0];

@@ -219,6 +219,14 @@ fn describe(notice: &Notice) -> String {
                 "the pool lacks {missing} of what it keeps for volumes: others use it; add a disk or unmap something"
             )
         }
+        Notice::Damaged { volume, block, repaired: true } => {
+            format!("block {block} of volume {volume} was damaged, and was put right from the partner")
+        }
+        Notice::Damaged { volume, block, repaired: false } => {
+            format!(
+                "block {block} of volume {volume} is damaged and no good copy is left: overwrite it from a backup"
+            )
+        }
         other => format!("{other:?}"),
     }
 }

@@ -47,8 +47,32 @@ pub(crate) struct Status {
     pub(crate) pool_level: String,
     /// The resync of which this node is the source.
     pub(crate) resync: Resync,
+    /// Its block checksums.
+    #[serde(default)]
+    pub(crate) checksums: Checksums,
     /// Its volumes.
     pub(crate) volumes: Vec<VolumeStatus>,
+}
+
+/// What block checksums have shown in this life, and how far the scrub is.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+pub(crate) struct Checksums {
+    /// Blocks that were read and matched.
+    pub(crate) blocks_verified: u64,
+    /// Blocks put right from the partner.
+    pub(crate) blocks_repaired: u64,
+    /// Answers that no good copy of a block is left.
+    pub(crate) blocks_lost: u64,
+    /// Bytes that a crash has put in doubt and that have not been looked at.
+    pub(crate) bytes_in_doubt: u64,
+    /// Is a scrub running?
+    pub(crate) scrub_running: bool,
+    /// Bytes that it has to look at.
+    pub(crate) scrub_bytes_total: u64,
+    /// Bytes that it has looked at.
+    pub(crate) scrub_bytes_done: u64,
+    /// Damaged blocks that it could not put right.
+    pub(crate) scrub_blocks_unrepaired: u64,
 }
 
 /// A resync, running or the last.
@@ -102,6 +126,7 @@ impl Status {
             pool_bytes_kept: view.pool_bytes_kept,
             pool_level: level_name(view.space_level).into(),
             resync: resync(&view),
+            checksums: checksums(&view),
             volumes: Vec::new(),
         };
         for half in &view.volumes {
@@ -160,6 +185,19 @@ fn resync(view: &View) -> Resync {
         regions_total: view.resync_regions_total,
         regions_left: view.resync_regions_left,
         bytes_copied: view.resync_bytes_copied,
+    }
+}
+
+fn checksums(view: &View) -> Checksums {
+    Checksums {
+        blocks_verified: view.sums.verified,
+        blocks_repaired: view.mends.repaired,
+        blocks_lost: view.mends.lost,
+        bytes_in_doubt: view.sum_lines_in_doubt * 65536,
+        scrub_running: view.scrub.running,
+        scrub_bytes_total: view.scrub.bytes_total,
+        scrub_bytes_done: view.scrub.bytes_done,
+        scrub_blocks_unrepaired: view.scrub.unrepaired,
     }
 }
 
@@ -228,6 +266,18 @@ pub(crate) fn table(status: &Status) -> String {
         let Resync { regions_total, regions_left, bytes_copied, .. } = status.resync;
         let done = regions_total.saturating_sub(regions_left);
         text += &format!("resync: {done} of {regions_total} regions, {} copied\n", show(bytes_copied));
+    }
+    let sums = &status.checksums;
+    if sums.scrub_running {
+        let (done, total) = (show(sums.scrub_bytes_done), show(sums.scrub_bytes_total));
+        text +=
+            &format!("scrub: {done} of {total}, {} bad blocks not put right\n", sums.scrub_blocks_unrepaired);
+    }
+    if sums.blocks_repaired + sums.blocks_lost > 0 {
+        text += &format!(
+            "bad blocks: {} put right, {} without a good copy\n",
+            sums.blocks_repaired, sums.blocks_lost
+        );
     }
     text += &format!(
         "{:<4} {:<16} {:>10} {:>10}  {:<5} {}\n",

@@ -150,6 +150,11 @@ impl Cache {
         held.map(|(block, place)| (block, &self.entries[place as usize].content))
     }
 
+    /// The version of a block in the cache; zero if it is not here, or was read from disk.
+    pub fn version_of(&self, volume: VolumeId, block: u64) -> u64 {
+        self.place(volume, block).map_or(0, |place| self.entries[place as usize].version)
+    }
+
     /// Begins a write: the version that its blocks get.
     pub fn next_version(&mut self) -> u64 {
         self.version += 1;

@@ -7,6 +7,7 @@
 pub mod frame;
 pub mod int;
 pub mod record;
+pub mod sums;
 pub mod superblock;
 
 /// Version of the format that this code writes, and the only one it reads.

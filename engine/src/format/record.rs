@@ -30,6 +30,10 @@ pub mod kind {
     pub const LOG_REMOVE: u8 = 11;
     /// No body.
     pub const LOG_CLEAR: u8 = 12;
+    /// [`UnsureBody`](super::UnsureBody).
+    pub const UNSURE_ADD: u8 = 13;
+    /// [`UnsureBody`](super::UnsureBody).
+    pub const UNSURE_REMOVE: u8 = 14;
     /// [`ZeroBody`](super::ZeroBody).
     pub const ZERO_ADD: u8 = 18;
     /// [`ZeroBody`](super::ZeroBody).
@@ -134,6 +138,20 @@ pub struct RunBody {
     pub first: U64Le,
     /// How many.
     pub count: U64Le,
+}
+
+/// A run of lines of a disk's checksum area.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct UnsureBody {
+    /// The first.
+    pub first: U64Le,
+    /// How many.
+    pub count: U32Le,
+    /// The disk.
+    pub disk: U16Le,
+    /// Zero.
+    pub reserved: U16Le,
 }
 
 /// The beginning of a table.

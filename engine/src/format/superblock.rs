@@ -19,11 +19,13 @@ pub const SUPERBLOCK_AREA_BYTES: u64 = 128 * 1024;
 pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"TWINSAN\x01";
 /// Most disks of a pool.
 pub const DISKS_MAX: usize = 64;
+/// Feature: the disk has a block checksum area.
+pub const FEATURE_SUMS: u32 = 1;
 /// Feature: blocks inside mapped extents may read as zero whatever their place holds; the checkpoint areas have room
 /// for the maps of them.
 pub const FEATURE_ZEROS: u32 = 1 << 1;
 /// Features that this code knows.
-pub const FEATURES_KNOWN: u32 = FEATURE_ZEROS;
+pub const FEATURES_KNOWN: u32 = FEATURE_SUMS | FEATURE_ZEROS;
 /// `DiskEntry::state` of a disk in use.
 pub const DISK_IN_USE: u8 = 1;
 
@@ -97,7 +99,7 @@ pub struct Superblock {
     pub log_start: U64Le,
     /// Sequence of the entry expected there.
     pub log_sequence: U64Le,
-    /// Room for the block checksum area of this disk: offset and bytes. Zero: none.
+    /// The block checksum area of this disk: offset and bytes. Zero: none.
     pub integrity: [U64Le; 2],
     /// Zero.
     pub reserved: [u8; 320],

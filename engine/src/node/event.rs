@@ -55,6 +55,11 @@ pub enum Event {
         /// The answer.
         result: Result<Answer, ArbiterError>,
     },
+    /// Begin a scrub of all extents from the start, or end the one that runs. What it finds is in the view.
+    Scrub {
+        /// Begin?
+        start: bool,
+    },
     /// Stop cleanly: hand over, then [`Notice::Stopped`].
     Stop,
     /// Time has passed.
@@ -159,5 +164,15 @@ pub enum Notice {
     ReservationShort {
         /// Bytes that are missing.
         bytes: u64,
+    },
+    /// A block on this node's disks is not what was written there, or cannot be read. It was put right from the partner,
+    /// or no good copy is left.
+    Damaged {
+        /// The volume.
+        volume: VolumeId,
+        /// The 4 KiB block.
+        block: u64,
+        /// Was it put right?
+        repaired: bool,
     },
 }

@@ -149,6 +149,7 @@ impl Node {
     fn is_in_hand(&self, id: RequestId) -> bool {
         self.reading
             .values()
+            .chain(self.mends.readings())
             .any(|reading| matches!(reading, Reading::Guest { request, .. } if *request == id))
             || self.flushes.values().any(|flush| flush.for_whom == Flusher::Guest(id))
             || self.settling.iter().any(|settling| settling.request == id)

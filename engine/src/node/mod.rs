@@ -12,6 +12,7 @@
 //! | `waiting` | who goes first when the log, room or the right to serve is there |
 //! | `partner` | a write that the owner ordered; a write forwarded to the owner |
 //! | `read`, `flush`, `paths` | what they say |
+//! | `mend`, `scrub` | what becomes of damaged blocks, and how they are looked for |
 //! | `hot` | which areas may differ right now |
 //! | `space` | a write that finds no space; thresholds of the pool's use |
 //! | `status` | which blocks hold data |
@@ -39,6 +40,7 @@ mod guest;
 mod hot;
 mod lock;
 mod membership;
+pub mod mend;
 mod op;
 mod open;
 mod partner;
@@ -47,6 +49,7 @@ mod peek;
 mod phase;
 mod read;
 mod resync;
+pub mod scrub;
 mod source;
 mod space;
 mod start;
@@ -117,8 +120,9 @@ pub struct Node {
     blocks_in_flight: u64,
     stable_sent_at: Instant,
     cool_at: Instant,
-    /// Reads that were asked of the partner.
-    remote: BTreeMap<u64, (VolumeId, core::ops::Range<u64>)>,
+    /// Reads that wait for the partner's copy of damaged blocks.
+    mends: mend::Mends,
+    scrub: scrub::Scrub,
     stopping: bool,
     resync: resync::Progress,
     space_level: SpaceLevel,
@@ -165,7 +169,8 @@ impl Node {
             blocks_in_flight: 0,
             stable_sent_at: Instant::ZERO,
             cool_at: Instant::ZERO,
-            remote: BTreeMap::new(),
+            mends: mend::Mends::default(),
+            scrub: scrub::Scrub::default(),
             stopping: false,
             resync: resync::Progress::default(),
             space_level: SpaceLevel::Normal,
@@ -202,6 +207,7 @@ impl Node {
             Event::Message { link, message } if self.link == Some(link) => self.message(message),
             Event::Message { .. } => return false,
             Event::Arbiter { id, result } => self.answered(id, result),
+            Event::Scrub { start } => self.scrub(start),
             Event::Stop => self.stop(),
             Event::Tick => {}
         }
@@ -216,7 +222,8 @@ impl Node {
     /// When to call `handle` with [`Event::Tick`] if nothing else happens before.
     pub fn deadline(&self) -> Option<Instant> {
         let destage = self.store.as_ref().and_then(Store::deadline);
-        [destage, self.phase_deadline(), self.forward_deadline(), self.hot_deadline()]
+        let scrub = self.store.as_ref().and_then(|_| self.scrub_deadline());
+        [destage, scrub, self.phase_deadline(), self.forward_deadline(), self.hot_deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -225,7 +232,8 @@ impl Node {
     /// Lets the store move and gives what moved to those who wait for it, until nothing moves any more.
     fn pump(&mut self) {
         loop {
-            let now = self.now;
+            let (now, paired) = (self.now, matches!(self.phase, Phase::Paired(_)));
+            self.store_mut().ask_in_doubt(paired);
             self.store_mut().pump(now);
             if self.store().failed() && !matches!(self.phase, Phase::Failed) {
                 self.disk_failed();
@@ -260,6 +268,7 @@ impl Node {
         moved |= self.wake_settled();
         moved |= self.wake_flushes();
         moved |= self.resync_step();
+        self.scrub_step();
         self.report_stable();
         self.cool();
         moved

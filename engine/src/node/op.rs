@@ -100,6 +100,8 @@ pub(super) enum Reading {
     Merge { write: u64 },
     /// The partner cannot read it.
     Partner { ask: u64, volume: VolumeId, blocks: Range<u64>, term: u64 },
+    /// Blocks that the scrub looks at.
+    Scrub { volume: VolumeId, blocks: Range<u64> },
     /// A region to resynchronise.
     Region { volume: VolumeId, region: u64, link: u64 },
 }

@@ -4,7 +4,8 @@ use super::Node;
 use super::membership::Service;
 use super::phase::{Phase, Rejoin};
 use super::view::{Peek, View, VolumeView};
-use crate::ids::{Epoch, Members, NodeName, VolumeId};
+use crate::ids::{DiskId, Epoch, Members, NodeName, VolumeId};
+use crate::store::{Store, SumCounters};
 use crate::time::Instant;
 
 impl Node {
@@ -39,6 +40,10 @@ impl Node {
             resync_regions_left: left,
             resync_regions_total: self.resync.total,
             resync_bytes_copied: self.resync.bytes_copied,
+            mends: self.mends.counters,
+            scrub: self.scrub.report.clone(),
+            sums: store.map_or(SumCounters::default(), Store::sum_counters),
+            sum_lines_in_doubt: store.map_or(0, Store::sum_lines_in_doubt),
             volumes: self.volume_views(),
         }
     }
@@ -80,6 +85,16 @@ impl Node {
                 })
             })
             .collect()
+    }
+
+    /// Where a block of a volume lies, if its extent is mapped: disk and byte offset.
+    pub fn locate(&self, volume: VolumeId, block: u64) -> Option<(DiskId, u64)> {
+        self.store.as_ref()?.pool().locate(volume, block)
+    }
+
+    /// Has the block there a checksum, which no crash has put in doubt?
+    pub fn is_beyond_doubt(&self, disk: DiskId, offset: u64) -> bool {
+        self.store.as_ref().is_some_and(|store| store.is_beyond_doubt(disk, offset))
     }
 
     /// Where a block of a volume would be read from now.

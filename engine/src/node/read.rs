@@ -12,10 +12,9 @@ use super::phase::Phase;
 use crate::block::Payload;
 use crate::guest::{Command, GuestError, Sectors};
 use crate::ids::{Epoch, RequestId, VolumeId};
-use crate::io::DiskError;
 use crate::mirror::message::{Body, Control, Message};
 use crate::planted::Bug;
-use crate::store::{Read, ReadDone, ReadToken};
+use crate::store::{Damaged, Read, ReadDone, ReadToken};
 
 impl Node {
     pub(super) fn begin_read(&mut self, request: RequestId, volume: VolumeId, at: Sectors) {
@@ -63,25 +62,23 @@ impl Node {
         self.finish_read(done.token.0, done.result);
     }
 
-    fn finish_read(&mut self, id: u64, result: Result<(Payload, u64), DiskError>) {
+    fn finish_read(&mut self, id: u64, result: Result<(Payload, u64), Damaged>) {
         let Some(reading) = self.reading.remove(&id) else { return };
-        match reading {
-            Reading::Merge { write } => {
-                let old = result.map(|(data, _)| data).map_err(|_| GuestError::Medium);
-                self.merge_read(write, old);
-            }
-            Reading::Region { volume, region, link } => {
+        match (reading, result) {
+            (Reading::Region { volume, region, link }, result) => {
                 self.region_read(volume, region, link, result.ok().map(|(data, _)| data));
             }
-            Reading::Partner { ask, term, .. } => self.answer_partner(ask, term, result),
-            Reading::Guest { request, volume, at, term } => match result {
-                Ok((data, version)) => self.answer_read(request, volume, at, term, data, version),
-                Err(_) => self.read_elsewhere(request, volume, at, term),
-            },
+            (Reading::Partner { ask, term, .. }, result) => self.answer_partner(ask, term, result),
+            (Reading::Merge { write }, Ok((data, _))) => self.merge_read(write, Ok(data)),
+            (Reading::Guest { request, volume, at, term }, Ok((data, version))) => {
+                self.answer_read(request, volume, at, term, data, version);
+            }
+            (Reading::Scrub { volume, blocks }, Ok(_)) => self.scrubbed(volume, blocks),
+            (reading, Err(damaged)) => self.mend(reading, damaged),
         }
     }
 
-    fn answer_read(
+    pub(super) fn answer_read(
         &mut self,
         id: RequestId,
         volume: VolumeId,
@@ -114,29 +111,6 @@ impl Node {
         }
     }
 
-    /// The disk here cannot read it: the partner may.
-    fn read_elsewhere(&mut self, id: RequestId, volume: VolumeId, at: Sectors, term: u64) {
-        let linked =
-            matches!(&self.phase, Phase::Paired(pair) if pair.link_lost.is_none()) && self.link.is_some();
-        if !self.volumes[&volume].mirrored || !linked || !self.lease_runs() {
-            if matches!(self.phase, Phase::Paired(_)) && self.volumes[&volume].mirrored {
-                self.parked.push_back((id, volume, Command::Read { at }));
-            } else {
-                self.refuse(id, GuestError::Medium);
-            }
-            return;
-        }
-        let Phase::Paired(pair) = &self.phase else { return };
-        let epoch = pair.epoch;
-        let number = self.next_id();
-        let blocks = at.blocks();
-        self.reading.insert(number, Reading::Guest { request: id, volume, at, term });
-        let count = (blocks.end - blocks.start) as u32;
-        self.store_mut().pin(volume, blocks.clone());
-        self.remote.insert(number, (volume, blocks.clone()));
-        self.say(Control::ReadAsk { epoch, id: number, volume, first: blocks.start, blocks: count });
-    }
-
     /// The partner cannot read these blocks; it asks as a guest would.
     pub(super) fn read_asked(&mut self, epoch: Epoch, ask: u64, volume: VolumeId, blocks: Range<u64>) {
         if !matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch) || blocks.is_empty() {
@@ -157,7 +131,7 @@ impl Node {
         }
     }
 
-    fn answer_partner(&mut self, ask: u64, term: u64, result: Result<(Payload, u64), DiskError>) {
+    fn answer_partner(&mut self, ask: u64, term: u64, result: Result<(Payload, u64), Damaged>) {
         if term == self.term {
             self.reply_partner(ask, result.map(|(data, _)| data).map_err(|_| GuestError::Medium));
         }
@@ -171,53 +145,6 @@ impl Node {
             Err(error) => (Some(error), Payload::new()),
         };
         self.send(Message { body: Body::Control(Control::ReadReply { epoch, id, error }), data });
-    }
-
-    /// The partner's copy: answered, and put in place of the one that could not be read.
-    pub(super) fn read_replied(
-        &mut self,
-        epoch: Epoch,
-        number: u64,
-        error: Option<GuestError>,
-        data: Payload,
-    ) {
-        let in_epoch = matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch);
-        if !in_epoch || !self.forget_remote(number) {
-            return;
-        }
-        let Some(Reading::Guest { request, volume, at, term }) = self.reading.remove(&number) else { return };
-        let blocks = at.blocks();
-        if let Some(error) = error {
-            self.refuse(request, error);
-            return;
-        }
-        if data.len() as u64 != blocks.end - blocks.start {
-            self.refuse(request, GuestError::Medium);
-            return;
-        }
-        let now = self.now;
-        if self.store().room(data.len() as u64) {
-            self.store_mut().repair(now, volume, blocks.start, &data);
-        }
-        self.answer_read(request, volume, at, term, data, 0);
-    }
-
-    /// The blocks were pinned while the partner was asked: what is written meanwhile is newer than its answer.
-    fn forget_remote(&mut self, number: u64) -> bool {
-        let Some((volume, blocks)) = self.remote.remove(&number) else { return false };
-        self.store_mut().unpin(volume, blocks);
-        true
-    }
-
-    /// The link was lost: what was asked of the partner is read again from the start.
-    pub(super) fn restart_remote_reads(&mut self) {
-        for (number, (volume, blocks)) in core::mem::take(&mut self.remote) {
-            self.store_mut().unpin(volume, blocks);
-            if let Some(Reading::Guest { request, volume, at, .. }) = self.reading.remove(&number) {
-                self.parked.push_back((request, volume, Command::Read { at }));
-            }
-        }
-        self.reading.retain(|_, reading| !matches!(reading, Reading::Partner { .. }));
     }
 
     pub(super) fn refuse_reads(&mut self, volumes: &[VolumeId], error: GuestError) {
@@ -238,9 +165,7 @@ impl Node {
                 self.refuse(request, error);
             }
         }
-        for (_, (volume, blocks)) in core::mem::take(&mut self.remote) {
-            self.store_mut().unpin(volume, blocks);
-        }
+        self.refuse_mends(error);
     }
 
     /// Answers what has become stable.

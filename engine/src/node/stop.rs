@@ -48,6 +48,7 @@ impl Node {
         }
         self.stopping = true;
         self.store_mut().urge();
+        self.store_mut().close_sums();
         let give_up = self.now + self.config.mirror.lease * 2;
         let Phase::Paired(pair) = &mut self.phase else { return };
         // Two that leave at once: the partner's wish came first, so it goes; this one follows alone.
@@ -96,7 +97,8 @@ impl Node {
     pub(super) fn is_all_stable(&self) -> bool {
         let version = self.store().version();
         let idle = self.writes.values().all(|write| self.volumes[&write.volume].mirrored);
-        idle && self.volumes.keys().all(|&id| self.store().stable_through(id) >= version)
+        let sums = !self.stopping || self.store().are_sums_settled();
+        idle && sums && self.volumes.keys().all(|&id| self.store().stable_through(id) >= version)
     }
 
     pub(super) fn stop_step(&mut self) {

@@ -5,6 +5,9 @@ use crate::block::Block;
 use crate::ids::{DiskId, Epoch, Members, NodeName, VolumeId};
 use crate::mirror::message::PeerPhase;
 use crate::node::config::SpaceLevel;
+use crate::node::mend::MendCounters;
+use crate::node::scrub::ScrubReport;
+use crate::store::SumCounters;
 
 /// What a node is and may do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,6 +44,14 @@ pub struct View {
     pub resync_regions_total: u64,
     /// Bytes of the log's regions copied by the current or last resync (guests' own new writes not counted).
     pub resync_bytes_copied: u64,
+    /// Damaged blocks in this life.
+    pub mends: MendCounters,
+    /// The scrub, running or the last one.
+    pub scrub: ScrubReport,
+    /// What was done with block checksums in this life.
+    pub sums: SumCounters,
+    /// Lines of block checksums (64 KiB of data each) that are in doubt after a crash.
+    pub sum_lines_in_doubt: u64,
     /// The volumes.
     pub volumes: Vec<VolumeView>,
 }

@@ -132,6 +132,15 @@ impl Node {
         self.advance(id);
     }
 
+    /// What the blocks held is to be read once more.
+    pub(super) fn merge_again(&mut self, id: u64) {
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.merging = false;
+            // Nothing is to be durable first: with the next turn.
+            self.waiting.add(Waiter::Write(id), Cause::Log(Lsn(0)));
+        }
+    }
+
     fn reserve_here(&mut self, id: u64) -> Step {
         let write = &self.writes[&id];
         let (volume, blocks) = (write.volume, write.blocks());

@@ -12,7 +12,7 @@ use super::validate::REGION_SECTORS;
 use crate::bits::{BitSet, PAGE_BITS};
 use crate::format::frame::{CHECKPOINT_FRAME_BYTES_MAX, FrameHeader, FrameKind, HEADER_BYTES, frame_bytes};
 use crate::format::record::kind;
-use crate::ids::VolumeId;
+use crate::ids::{DiskId, VolumeId};
 
 const HOT_AREAS_PER_TABLE: usize = 1024;
 /// Runs of a page of the change log that take as much room as the page itself.
@@ -172,7 +172,36 @@ fn side_records(metadata: &Metadata, coarseness: u32) -> Vec<u8> {
         }
         change_log(id, volume, coarseness, &mut out);
     }
+    for (disk, lines) in metadata.unsure() {
+        unsure(disk, lines, coarseness, &mut out);
+    }
     out
+}
+
+/// Exact, or whole pages of 4096 lines up to the last, or one run: it may name too much after a restart, which is then
+/// looked at.
+fn unsure(disk: DiskId, lines: &BitSet, coarseness: u32, out: &mut Vec<u8>) {
+    let runs = lines.runs();
+    let end = runs.last().map_or(0, |(first, count)| first + count);
+    let mut merged: Vec<(u64, u64)> = Vec::new();
+    for (first, count) in runs {
+        let (from, to) = match coarseness {
+            0 => (first, first + count),
+            1 => (first / PAGE_BITS * PAGE_BITS, (first + count).next_multiple_of(PAGE_BITS).min(end)),
+            _ => (0, end),
+        };
+        match merged.last_mut() {
+            Some((_, last)) if *last >= from => *last = to.max(*last),
+            _ => merged.push((from, to)),
+        }
+    }
+    for (mut first, to) in merged {
+        while first < to {
+            let count = u32::try_from(to - first).unwrap_or(u32::MAX);
+            codec::encode(&Record::UnsureAdd { disk, first, count }, out);
+            first += u64::from(count);
+        }
+    }
 }
 
 fn change_log(id: VolumeId, volume: &VolumeMeta, coarseness: u32, out: &mut Vec<u8>) {

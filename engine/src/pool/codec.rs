@@ -7,7 +7,7 @@ use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
 use super::zero_bits::{BLOCKS_MAX, ZeroBits};
 use crate::bits::PageWords;
 use crate::format::record::{
-    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, ZeroBody,
+    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, UnsureBody, ZeroBody,
     ZeroMapBody, kind,
 };
 use crate::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
@@ -75,6 +75,11 @@ fn put_zeros(out: &mut Vec<u8>, kind: u8, volume: VolumeId, [extent, first, coun
     put(out, kind, volume, bytes_of(&ZeroBody { extent, first, count, reserved: 0.into() }));
 }
 
+fn put_lines(out: &mut Vec<u8>, kind: u8, disk: DiskId, first: u64, count: u32) {
+    let (first, count, disk) = (first.into(), count.into(), disk.0.into());
+    put(out, kind, VolumeId(0), bytes_of(&UnsureBody { first, count, disk, reserved: 0.into() }));
+}
+
 /// The place of an extent, as it is stored.
 pub(super) fn map_body(extent: u32, slot: Slot) -> MapBody {
     MapBody { extent: extent.into(), index: slot.index.into(), disk: slot.disk.0.into(), flags: 0.into() }
@@ -123,6 +128,10 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
         }
         Record::ZeroRemove { volume, extent, first, count } => {
             put_zeros(out, kind::ZERO_REMOVE, *volume, [*extent, *first, *count]);
+        }
+        Record::UnsureAdd { disk, first, count } => put_lines(out, kind::UNSURE_ADD, *disk, *first, *count),
+        Record::UnsureRemove { disk, first, count } => {
+            put_lines(out, kind::UNSURE_REMOVE, *disk, *first, *count);
         }
     }
 }
@@ -206,6 +215,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Stored<'_>, Malformed> {
             Record::LogRemove { volume, first, count }
         }
         kind::LOG_CLEAR => Record::LogClear { volume },
+        kind::UNSURE_ADD => {
+            let (disk, first, count) = lines(rest)?;
+            Record::UnsureAdd { disk, first, count }
+        }
+        kind::UNSURE_REMOVE => {
+            let (disk, first, count) = lines(rest)?;
+            Record::UnsureRemove { disk, first, count }
+        }
         kind::ZERO_ADD => {
             let [extent, first, count] = zeros(rest)?;
             Record::ZeroAdd { volume, extent, first, count }
@@ -257,6 +274,11 @@ fn zero_map(volume: VolumeId, bytes: &[u8]) -> Result<Stored<'static>, Malformed
         words.filter(|_| count <= BLOCKS_MAX as usize / 64).ok_or(Malformed("a map of zeros is too long"))?;
     let words = words.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
     Ok(Stored::ZeroMap(volume, head.extent.get(), ZeroBits::from_words(words)))
+}
+
+fn lines(bytes: &[u8]) -> Result<(DiskId, u64, u32), Malformed> {
+    let run: UnsureBody = body(bytes)?;
+    Ok((DiskId(run.disk.get()), run.first.get(), run.count.get()))
 }
 
 fn half(volume: VolumeId, bytes: &[u8]) -> Result<Record, Malformed> {

@@ -1,14 +1,15 @@
 //! Where everything lies on the disks of a pool, planned when it is made and read back from its superblocks.
 //!
-//! On the home disk (the largest): superblocks, log, two checkpoint areas, data. On the others: superblocks,
-//! data. The checkpoint areas hold the map of a full pool, so unmapping never lacks metadata space.
+//! On the home disk (the largest): superblocks, log, two checkpoint areas, checksums, data. On the others: superblocks,
+//! checksums, data. The checkpoint areas hold the map of a full pool, so unmapping never lacks metadata space.
 
 use super::error::PoolError;
 use super::record::Slot;
 use crate::block::BLOCK_BYTES;
 use crate::format::frame::CHECKPOINT_FRAME_BYTES_MAX;
+use crate::format::sums::{LINE_DATA_BYTES, area_bytes};
 use crate::format::superblock::{
-    DISK_IN_USE, DISKS_MAX, DiskEntry, FEATURE_ZEROS, SUPERBLOCK_AREA_BYTES, Superblock,
+    DISK_IN_USE, DISKS_MAX, DiskEntry, FEATURE_SUMS, FEATURE_ZEROS, SUPERBLOCK_AREA_BYTES, Superblock,
 };
 use crate::ids::{DiskId, NodeName, Uuid};
 use crate::io::Geometry;
@@ -67,6 +68,8 @@ pub struct PoolDisk {
     pub data_offset: u64,
     /// Extents in its data area.
     pub slots: u32,
+    /// Where its checksum area lies, in bytes from the beginning: offset and bytes. Zero: it has none.
+    pub sums: [u64; 2],
 }
 
 /// Where everything lies.
@@ -128,7 +131,8 @@ impl Layout {
         };
         for (at, (disk, uuid)) in disks.iter().zip(uuids).enumerate() {
             let meta = if at == home { checkpoints + 2 * area } else { SUPERBLOCK_AREA_BYTES };
-            let data_offset = meta.next_multiple_of(extent.min(1 << 20));
+            let sums = area_bytes(disk.bytes.saturating_sub(meta));
+            let data_offset = (meta + sums).next_multiple_of(extent.min(1 << 20));
             let slots = disk.bytes.saturating_sub(data_offset) / extent;
             let (disk_id, bytes) = (DiskId(at as u16), disk.bytes);
             if slots == 0 {
@@ -141,6 +145,7 @@ impl Layout {
                 sector_bytes: disk.sector_bytes,
                 data_offset,
                 slots,
+                sums: [meta, sums],
             });
         }
         Ok(layout)
@@ -153,7 +158,6 @@ impl Layout {
         block.magic = crate::format::superblock::SUPERBLOCK_MAGIC;
         block.version = crate::format::FORMAT_VERSION.into();
         block.node = identity.node as u8;
-        block.features = self.features.into();
         block.pool = identity.pool.0.into();
         block.partnership = identity.partnership.0.into();
         block.disk = own.uuid.0.into();
@@ -165,6 +169,9 @@ impl Layout {
         block.extent_bytes = (self.extent_bytes as u32).into();
         block.sector_bytes = own.sector_bytes.into();
         block.data_offset = own.data_offset.into();
+        block.integrity = own.sums.map(Into::into);
+        let sums = if own.sums[1] == 0 { 0 } else { FEATURE_SUMS };
+        block.features = (self.features | sums).into();
         block.log_offset = self.log_offset.into();
         block.log_bytes = self.log_bytes.into();
         block.checkpoint_offsets = self.checkpoint_offsets.map(Into::into);
@@ -204,7 +211,7 @@ impl Layout {
             log_bytes: main.log_bytes.get(),
             checkpoint_offsets: main.checkpoint_offsets.map(|offset| offset.get()),
             checkpoint_area_bytes: main.checkpoint_area_bytes.get(),
-            features: main.features.get(),
+            features: main.features.get() & !FEATURE_SUMS,
         };
         for (at, block) in blocks.iter().enumerate() {
             let (entry, id) = (&block.disks[at], DiskId(at as u16));
@@ -214,14 +221,24 @@ impl Layout {
                 sector_bytes: block.sector_bytes.get(),
                 data_offset: block.data_offset.get(),
                 slots: entry.slots.get(),
+                sums: block.integrity.map(|number| number.get()),
             };
+            let has_sums = block.features.get() & FEATURE_SUMS != 0;
+            let [_, sums] = if has_sums { disk.sums } else { [0, u64::MAX] };
+            if has_sums != (disk.sums != [0, 0])
+                || sums < area_bytes(u64::from(disk.slots).saturating_mul(extent))
+            {
+                return Err((id, "its checksum area"));
+            }
             if block.home.get() != home.0 || u64::from(block.extent_bytes.get()) != extent {
                 return Err((id, "it disagrees with the other disks"));
             }
             let mut areas = vec![
                 (0, SUPERBLOCK_AREA_BYTES),
                 (disk.data_offset, u64::from(disk.slots).saturating_mul(extent)),
+                (disk.sums[0], disk.sums[1]),
             ];
+            areas.retain(|(_, bytes)| *bytes != 0);
             if id == home {
                 areas.push((layout.log_offset, layout.log_bytes));
                 areas.extend(layout.checkpoint_offsets.map(|offset| (offset, layout.checkpoint_area_bytes)));
@@ -272,6 +289,12 @@ impl Layout {
     /// Is there such a slot?
     pub(super) fn has(&self, slot: Slot) -> bool {
         self.disks.get(usize::from(slot.disk.0)).is_some_and(|disk| slot.index < disk.slots)
+    }
+
+    /// Lines of the disk's checksum area; zero if there is no such disk, or it has none.
+    pub(super) fn lines(&self, disk: DiskId) -> u64 {
+        let disk = self.disks.get(usize::from(disk.0)).filter(|disk| disk.sums[1] != 0);
+        disk.map_or(0, |disk| u64::from(disk.slots) * self.extent_bytes / LINE_DATA_BYTES)
     }
 
     /// Where a checkpoint of this number begins.

@@ -11,7 +11,7 @@ use super::extent_map::ExtentMap;
 use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
 use super::zero_bits::ZeroBits;
 use crate::bits::BitSet;
-use crate::ids::{Generation, Uuid, VolumeId};
+use crate::ids::{DiskId, Generation, Uuid, VolumeId};
 
 /// Slots that a record has freed.
 pub type Freed = SmallVec<[Slot; 1]>;
@@ -43,6 +43,7 @@ pub struct Metadata {
     /// What the node says of itself.
     pub node: NodeRecord,
     volumes: BTreeMap<VolumeId, VolumeMeta>,
+    unsure: BTreeMap<DiskId, BitSet>,
 }
 
 impl Metadata {
@@ -60,6 +61,17 @@ impl Metadata {
     /// All volumes, by id.
     pub fn volumes(&self) -> impl ExactSizeIterator<Item = (VolumeId, &VolumeMeta)> + '_ {
         self.volumes.iter().map(|(id, volume)| (*id, volume))
+    }
+
+    /// Lines of the disks' checksum areas that may not be those of the data.
+    pub fn unsure(&self) -> impl Iterator<Item = (DiskId, &BitSet)> + '_ {
+        self.unsure.iter().map(|(disk, lines)| (*disk, lines))
+    }
+
+    /// May this line not be that of the data?
+    #[inline]
+    pub fn is_unsure(&self, disk: DiskId, line: u64) -> bool {
+        self.unsure.get(&disk).is_some_and(|lines| lines.contains(line))
     }
 
     /// Mapped extents of all volumes.
@@ -118,6 +130,17 @@ impl Metadata {
             Record::ZeroRemove { volume, extent, first, count } => self.with(*volume, |volume| {
                 volume.map.change_zeros(*extent, |bits| bits.remove(*first..first.saturating_add(*count)));
             }),
+            Record::UnsureAdd { disk, first, count } => {
+                self.unsure.entry(*disk).or_default().insert_run(*first, u64::from(*count));
+            }
+            Record::UnsureRemove { disk, first, count } => {
+                if let Some(lines) = self.unsure.get_mut(disk) {
+                    lines.remove_run(*first, u64::from(*count));
+                    if lines.is_empty() {
+                        self.unsure.remove(disk);
+                    }
+                }
+            }
         }
         Freed::new()
     }

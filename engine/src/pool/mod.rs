@@ -37,6 +37,7 @@ mod opening;
 mod record;
 mod replay;
 mod space;
+mod sums;
 mod validate;
 mod zero_bits;
 mod zeros;
@@ -51,6 +52,7 @@ pub use layout::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Identity, LOG_BYTES_MIN, Po
 pub use metadata::{Freed, Metadata, VolumeMeta};
 pub use opening::{OpenReport, Opening};
 pub use record::{ANCESTORS_MAX, Lsn, NodeRecord, Record, Slot};
+pub use sums::SumArea;
 pub use validate::REGION_SECTORS;
 pub use zero_bits::ZeroBits;
 

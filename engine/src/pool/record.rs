@@ -159,4 +159,22 @@ pub enum Record {
         /// How many.
         count: u32,
     },
+    /// The block checksums in these lines of the disk's checksum area may not be those of the data.
+    UnsureAdd {
+        /// The disk.
+        disk: DiskId,
+        /// The first line.
+        first: u64,
+        /// How many.
+        count: u32,
+    },
+    /// They are.
+    UnsureRemove {
+        /// The disk.
+        disk: DiskId,
+        /// The first line.
+        first: u64,
+        /// How many.
+        count: u32,
+    },
 }

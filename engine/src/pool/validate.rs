@@ -39,6 +39,9 @@ pub(super) fn check(record: &Record, metadata: &Metadata, layout: &Layout) -> Re
             let sectors = metadata.volume(*volume).map_or(SECTORS_MAX, |volume| volume.sectors);
             first.checked_add(*count).is_some_and(|end| end <= sectors.div_ceil(REGION_SECTORS))
         }
+        Record::UnsureAdd { disk, first, count } | Record::UnsureRemove { disk, first, count } => {
+            first.checked_add(u64::from(*count)).is_some_and(|end| *count > 0 && end <= layout.lines(*disk))
+        }
     };
     if good { Ok(()) } else { Err("a record of something beyond the end of its volume or disk") }
 }

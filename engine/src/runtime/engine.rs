@@ -269,6 +269,19 @@ impl Engine {
         self.handle.core.view()
     }
 
+    /// Begins to read everything on the disks in the background, not faster than
+    /// [`CacheConfig::scrub_bytes_per_second`](crate::node::config::CacheConfig::scrub_bytes_per_second), and to compare it
+    /// with its checksums. What a pair finds damaged it puts right. Progress and findings are in [`View::scrub`]; a scrub
+    /// that runs already begins anew.
+    pub fn scrub(&self) {
+        self.handle.core.happened(Event::Scrub { start: true });
+    }
+
+    /// Ends the scrub that runs, if one does.
+    pub fn stop_scrub(&self) {
+        self.handle.core.happened(Event::Scrub { start: false });
+    }
+
     /// What an operator wants to know: the notices so far (the last 256) and those to come. The receiver ends with the
     /// engine. Read it: what is not read is kept.
     pub fn notices(&self) -> Receiver<Notice> {

@@ -8,6 +8,10 @@
 //! - A process crash keeps what had completed, still volatile, and any subset of what was in flight.
 //! - A failed flush may have dropped what it should have kept, for ever: a later flush does not bring it back.
 //!
+//! - A block may rot, a write may be lost though it was answered, or land on another place. What should be there is
+//!   remembered, and comes back when the damage is forgiven or the place is written: only blocks without unflushed
+//!   writes are damaged, so that a power cut never mixes rot with what was written over it.
+//!
 //! Contents are shared [`Block`]s, never copied but where a block is put together from sectors.
 
 use std::collections::BTreeMap;
@@ -36,6 +40,15 @@ pub enum ReadFault {
     Once,
     /// Reads fail until the place is written.
     UntilRewritten,
+}
+
+/// What happens to a write that is answered as if all were well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mishap {
+    /// Nothing is written.
+    Lost,
+    /// It lands on this block.
+    Misdirected(u64),
 }
 
 /// Times of a disk, in microseconds.
@@ -76,6 +89,10 @@ pub struct SimDisk {
     in_flight: BTreeMap<IoId, InFlight>,
     sequence: u64,
     unreadable: BTreeMap<u64, ReadFault>,
+    /// What should be where something else is.
+    damaged: BTreeMap<u64, Block>,
+    mishap: Option<Mishap>,
+    mishaps: u64,
     slow_factor: u64,
     failing_writes: bool,
     failing_flushes: bool,
@@ -94,6 +111,9 @@ impl SimDisk {
             in_flight: BTreeMap::new(),
             sequence: 0,
             unreadable: BTreeMap::new(),
+            damaged: BTreeMap::new(),
+            mishap: None,
+            mishaps: 0,
             slow_factor: 1,
             failing_writes: false,
             failing_flushes: false,
@@ -188,9 +208,33 @@ impl SimDisk {
         self.sequence += 1;
         for (number, block) in (first..).zip(data) {
             self.unreadable.remove(&number);
+            self.forgive(number);
+            if self.has_mishap(number, &block) {
+                continue;
+            }
             let version = Version { sequence: self.sequence, block, doomed: false };
             self.unflushed.entry(number).or_default().push(version);
         }
+    }
+
+    /// What was asked for, if anything, happens to this write instead of it.
+    fn has_mishap(&mut self, number: u64, block: &Block) -> bool {
+        let settled =
+            |number: &u64| !self.unflushed.contains_key(number) && !self.damaged.contains_key(number);
+        let fits = settled(&number) && block.bytes().chunks(SECTOR_BYTES).any(pattern::is_guest);
+        match self.mishap {
+            Some(Mishap::Lost) if fits => {}
+            Some(Mishap::Misdirected(to)) if fits && to != number && settled(&to) => {
+                let there = self.visible(to);
+                self.damaged.insert(to, there);
+                self.stable.insert(to, block.clone());
+            }
+            _ => return false,
+        }
+        self.mishap = None;
+        self.mishaps += 1;
+        self.damaged.insert(number, block.clone());
+        true
     }
 
     /// Any subset of the sectors of a write happens.
@@ -199,7 +243,7 @@ impl SimDisk {
         for (number, block) in (first..).zip(data) {
             let keep: [bool; SECTORS] = core::array::from_fn(|_| rng.chance(share));
             if keep.contains(&true) {
-                let old = self.visible(number);
+                let old = self.truth(number);
                 let mixed = self.mix(|sector| if keep[sector] { (block, None) } else { (&old, None) });
                 self.write(number, [mixed].into_iter().collect());
             }
@@ -240,8 +284,50 @@ impl SimDisk {
         !self.unflushed.contains_key(&number)
     }
 
+    /// What a read of block `number` would return if the disk were sound.
+    pub fn truth(&self, number: u64) -> Block {
+        self.damaged.get(&number).cloned().unwrap_or_else(|| self.visible(number))
+    }
+
+    /// Blocks that are not what they should be.
+    pub fn damaged(&self) -> Vec<u64> {
+        self.damaged.keys().copied().collect()
+    }
+
+    /// The block is what it should be again.
+    pub fn forgive(&mut self, number: u64) {
+        if let Some(truth) = self.damaged.remove(&number) {
+            self.stable.insert(number, truth);
+        }
+    }
+
+    /// A bit of block `number` flips, if nothing is on its way there. Was it so?
+    pub fn rot(&mut self, number: u64, rng: &mut Rng) -> bool {
+        if self.unflushed.contains_key(&number) || self.damaged.contains_key(&number) {
+            return false;
+        }
+        let truth = self.visible(number);
+        let mut page = self.pages.take();
+        page.bytes_mut().copy_from_slice(truth.bytes());
+        page.bytes_mut()[rng.below(BLOCK_BYTES as u64) as usize] ^= 1 << rng.below(8);
+        self.damaged.insert(number, truth);
+        self.stable.insert(number, Block::Data(page.freeze()));
+        true
+    }
+
+    /// This happens to the next write of a guest's block.
+    pub fn arm(&mut self, mishap: Mishap) {
+        self.mishap = Some(mishap);
+    }
+
+    /// How many writes it has happened to.
+    pub fn mishaps(&self) -> u64 {
+        self.mishaps
+    }
+
     /// The node on top of it died.
     pub fn crash(&mut self, crash: Crash, rng: &mut Rng) {
+        self.mishap = None;
         for flight in core::mem::take(&mut self.in_flight).into_values() {
             if let InFlight::Write { first, data } = flight {
                 self.apply_some(first, &data, rng);
@@ -331,6 +417,10 @@ impl SimDisk {
     pub fn heal(&mut self) {
         self.slow_factor = 1;
         self.unreadable.clear();
+        self.mishap = None;
+        for number in self.damaged() {
+            self.forgive(number);
+        }
         self.failing_writes = false;
         self.failing_flushes = false;
     }

@@ -37,9 +37,10 @@ enum Trouble {
     ArbiterSlow,
     BrokenResync,
     DiskFails,
+    Rot,
 }
 
-const TROUBLES: [(Trouble, u32); 15] = [
+const TROUBLES: [(Trouble, u32); 16] = [
     (Trouble::Crash, 10),
     (Trouble::CrashBoth, 4),
     (Trouble::CleanStop, 4),
@@ -55,6 +56,7 @@ const TROUBLES: [(Trouble, u32); 15] = [
     (Trouble::ArbiterSlow, 3),
     (Trouble::BrokenResync, 6),
     (Trouble::DiskFails, 2),
+    (Trouble::Rot, 5),
 ];
 
 /// The plan of this seed.
@@ -142,6 +144,9 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
         dirty_blocks: cache_blocks / rng.pick(&[2, 4]),
         destage_age_ms: rng.pick(&[5, 50, 500]),
         destage_depth: rng.pick(&[2, 8, 16]),
+        sum_pages: 64,
+        sum_idle_ms: rng.pick(&[20, 200, 5000]),
+        scrub_bytes_per_second: rng.pick(&[4, 64, 1024]) << 20,
         lease_ms,
         hot_areas: rng.pick(&[8, 16, 64, 512]),
         area_blocks: rng.pick(&[16, 32, 256]),
@@ -206,6 +211,7 @@ fn episode(plan: &mut Plan, rng: &mut Rng, trouble: Trouble, at: u64, unit: u64)
             plan.at(at, Verb::ReadErrors { who, count, once });
             return at + 1;
         }
+        Trouble::Rot => return rot(plan, rng, at, end),
         Trouble::Drift => {
             let ppm = rng.between(0, 16_000) as i64 - 8_000;
             plan.at(at, Verb::Drift { who, ppm });
@@ -272,6 +278,27 @@ fn flap(plan: &mut Plan, rng: &mut Rng, at: u64, unit: u64) -> u64 {
     at
 }
 
+/// A disk is not to be trusted for a while: bits rot, writes are lost or go astray.
+fn rot(plan: &mut Plan, rng: &mut Rng, at: u64, end: u64) -> u64 {
+    let mut who = rng.pick(&NodeName::BOTH);
+    for _ in 0..rng.between(1, 8) {
+        // Mostly one node's: two bad copies of one block tell little.
+        if rng.chance(0.1) {
+            who = who.partner();
+        }
+        let verb = match rng.below(4) {
+            0 => Verb::LoseWrite { who },
+            1 => Verb::Misdirect { who },
+            _ => Verb::Rot { who, count: rng.between(1, 12) as u32 },
+        };
+        plan.at(rng.between(at, end), verb);
+    }
+    if rng.chance(0.7) {
+        plan.at(end, Verb::Scrub { who });
+    }
+    end
+}
+
 /// A node dies and comes back; while it catches up, it, its partner or the link fails again.
 fn broken_resync(plan: &mut Plan, rng: &mut Rng, at: u64, unit: u64) -> u64 {
     let who = rng.pick(&NodeName::BOTH);
@@ -335,6 +362,10 @@ mod tests {
             "ArbiterUp",
             "ArbiterDelay",
             "HealAll",
+            "Rot",
+            "LoseWrite",
+            "Misdirect",
+            "Scrub",
         ];
         for verb in generated {
             assert!(verbs.contains(verb), "{verb}");

@@ -54,6 +54,12 @@ pub struct Setup {
     pub destage_age_ms: u64,
     /// Destage writes in flight.
     pub destage_depth: usize,
+    /// Pages of block checksums in memory.
+    pub sum_pages: usize,
+    /// Idle time after which checksums are written back.
+    pub sum_idle_ms: u64,
+    /// How fast a scrub reads.
+    pub scrub_bytes_per_second: u64,
     /// The lease; the other times of the mirror follow from it as in the defaults of a product.
     pub lease_ms: u64,
     /// Areas in the hot set of a volume.
@@ -119,6 +125,9 @@ impl Default for Setup {
             dirty_blocks: 512,
             destage_age_ms: 50,
             destage_depth: 8,
+            sum_pages: 64,
+            sum_idle_ms: 200,
+            scrub_bytes_per_second: 64 << 20,
             lease_ms: 500,
             hot_areas: 64,
             area_blocks: 16,
@@ -251,6 +260,28 @@ pub enum Verb {
         count: u32,
         /// Each fails one read only; else until it is rewritten.
         once: bool,
+    },
+    /// Bits flip in blocks that guests have written, on this node's disks.
+    Rot {
+        /// Which node.
+        who: NodeName,
+        /// How many blocks.
+        count: u32,
+    },
+    /// The next write of a guest's block on this node is lost, though it is answered.
+    LoseWrite {
+        /// Which node.
+        who: NodeName,
+    },
+    /// The next write of a guest's block on this node lands on another one.
+    Misdirect {
+        /// Which node.
+        who: NodeName,
+    },
+    /// The node reads all of its extents and compares them with their checksums.
+    Scrub {
+        /// Which node.
+        who: NodeName,
     },
     /// The node's disks fail all writes.
     FailWrites {

@@ -105,6 +105,7 @@ impl Trace {
             Event::Arbiter { id, result } => self.number(id ^ 7 << 60 ^ u64::from(result.is_ok())),
             Event::Stop => self.number(8 << 60),
             Event::Tick => self.number(9 << 60),
+            Event::Scrub { start } => self.number(10 << 60 ^ u64::from(*start)),
         }
         let detail = match event {
             Event::Guest { .. } | Event::Abort { .. } => Detail::Guests,

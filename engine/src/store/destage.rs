@@ -1,14 +1,15 @@
 //! Write-back: dirty blocks → disk, an extent at a time, oldest first, merged into runs.
 //!
-//! A job on an extent goes: write the runs → flush of the disk → stable. Where the extent is new: write the runs →
-//! flush → map it, the rest reading as zero → the map is durable → stable. Where data come to blocks that read as
-//! zero, they cease to after the flush, in the same way. Zeros are not written: that the blocks read as zero → durable
-//! → stable; or if all of the extent does: unmap it → durable → stable, and the place is free. Jobs run beside each
-//! other, one per extent.
+//! A job on an extent goes: its checksums unsure, and that durable → write the runs → flush of the disk → stable. Where the
+//! extent is new: write the runs and their checksums → flush → map it, the rest reading as zero → the map is durable →
+//! stable. Where data come to blocks that read as zero, they cease to after the flush, in the same way. Zeros are not
+//! written: that the blocks read as zero → durable → stable; or if all of the extent does: unmap it → durable → stable, and
+//! the place is free. Jobs run beside each other, one per extent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::{Plan, Zeros};
+use super::sums::Claim;
 use super::{Purpose, Store};
 use crate::block::{BLOCK_BYTES, Block, Payload};
 use crate::ids::{DiskId, VolumeId};
@@ -20,12 +21,15 @@ use crate::time::{Duration, Instant};
 
 /// A flush is started without being asked for when this many jobs wait for one.
 const FLUSH_JOBS: usize = 16;
+const BLOCK: u64 = BLOCK_BYTES as u64;
 
 type Key = (VolumeId, u32);
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
+    /// Waits for its checksums' pages, and for this record, which says that they may be old.
+    Preparing(Lsn),
     /// This many writes have not completed.
     Writing(usize),
     /// The data is written and waits for a flush of this disk.
@@ -43,11 +47,22 @@ struct Job {
     /// What the map says of zeros when the data are on stable media.
     zeros: Zeros,
     stage: Stage,
+    /// The lines of checksums that it changes, if the disk has any.
+    claim: Option<Claim>,
+    /// What to write, while it prepares: the first block, from the beginning of the extent, and the data.
+    runs: Vec<(u64, Payload)>,
+    /// Where the extent lies, in bytes from the beginning of the disk.
+    offset: u64,
     /// Blocks of the extent became dirty meanwhile, the first of them then.
     more: Option<Instant>,
 }
 
 impl Job {
+    fn new(blocks: Vec<u64>, disk: DiskId, slot: Option<Slot>, zeros: Zeros) -> Job {
+        let (stage, claim, runs, offset, more) = (Stage::Written, None, Vec::new(), 0, None);
+        Job { blocks, disk, slot, zeros, stage, claim, runs, offset, more }
+    }
+
     /// What is to be recorded when the data are on stable media.
     fn records(&self, (volume, extent): Key) -> Vec<Record> {
         let map = self.slot.map(|slot| Record::Map { volume, extent, slot });
@@ -69,6 +84,10 @@ struct DiskState {
 pub(super) struct Destager {
     jobs: BTreeMap<Key, Job>,
     logging: BTreeSet<(Lsn, Key)>,
+    /// Jobs that prepare.
+    preparing: Vec<Key>,
+    /// Jobs whose data are written and whose checksums must be too, for their extent is new.
+    awaiting_sums: Vec<Key>,
     disks: Vec<DiskState>,
     promises: BTreeMap<Key, u32>,
     writes: usize,
@@ -87,6 +106,8 @@ impl Destager {
         Destager {
             jobs: BTreeMap::new(),
             logging: BTreeSet::new(),
+            preparing: Vec::new(),
+            awaiting_sums: Vec::new(),
             disks: (0..disks).map(|_| DiskState::default()).collect(),
             promises: BTreeMap::new(),
             writes: 0,
@@ -95,6 +116,10 @@ impl Destager {
             urged: 0,
             eager: false,
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.writes + self.preparing.len() < self.depth
     }
 
     pub(super) fn is_busy(&self, volume: VolumeId, extent: u32) -> bool {
@@ -150,7 +175,7 @@ impl Store {
     }
 
     pub(super) fn start_destage(&mut self, now: Instant) {
-        while self.destager.writes < self.destager.depth {
+        while self.destager.has_room() {
             let Some((volume, block, since)) = self.cache.oldest_dirty() else { break };
             if !self.is_due(now, volume, since) {
                 break;
@@ -175,7 +200,7 @@ impl Store {
         let all_zero = contents.iter().all(|content| matches!(content, Block::Zero));
         match self.pool.place(volume, first) {
             Some((disk, offset)) => {
-                self.write_mapped(now, volume, extent, (disk, offset), (blocks, contents))
+                self.write_mapped(now, (volume, extent), (disk, offset), (blocks, contents));
             }
             None if all_zero => {
                 for block in blocks {
@@ -183,15 +208,14 @@ impl Store {
                 }
                 self.give_back(volume, extent);
             }
-            None => self.write_new_extent(volume, extent, blocks, contents),
+            None => self.write_new_extent(now, (volume, extent), blocks, contents),
         }
     }
 
     fn write_mapped(
         &mut self,
         now: Instant,
-        volume: VolumeId,
-        extent: u32,
+        (volume, extent): Key,
         (disk, offset): (DiskId, u64),
         (blocks, contents): (Vec<u64>, Vec<Block>),
     ) {
@@ -210,13 +234,13 @@ impl Store {
             }
             return;
         }
-        let job = Job { blocks, disk, slot: None, zeros: plan.zeros, stage: Stage::Written, more: None };
-        self.write_runs(volume, extent, job, offset, plan.writes);
+        let job = Job::new(blocks, disk, None, plan.zeros);
+        self.prepare(now, (volume, extent), job, offset, plan.writes);
     }
 
     fn unmap(&mut self, volume: VolumeId, extent: u32, disk: DiskId, blocks: Vec<u64>) {
-        let stage = Stage::Logging(self.pool.append(&[Record::Unmap { volume, extent }]));
-        let job = Job { blocks, disk, slot: None, zeros: Zeros::default(), stage, more: None };
+        let lsn = self.pool.append(&[Record::Unmap { volume, extent }]);
+        let job = Job { stage: Stage::Logging(lsn), ..Job::new(blocks, disk, None, Zeros::default()) };
         self.add_job(volume, extent, job);
     }
 
@@ -231,11 +255,17 @@ impl Store {
         }
     }
 
-    fn write_new_extent(&mut self, volume: VolumeId, extent: u32, blocks: Vec<u64>, contents: Vec<Block>) {
+    fn write_new_extent(
+        &mut self,
+        now: Instant,
+        (volume, extent): Key,
+        blocks: Vec<u64>,
+        contents: Vec<Block>,
+    ) {
         if self.planted.has(Bug::WriteWithoutSpace) && !self.pool.reserve(volume, extent) {
             // The planted bug's loss: there is no place for data that was acknowledged.
             for block in blocks {
-                self.cache.stable(Instant::ZERO, volume, block);
+                self.cache.stable(crate::time::Instant::ZERO, volume, block);
             }
             return;
         }
@@ -249,34 +279,74 @@ impl Store {
             plan.zeros = Zeros::default();
         }
         let offset = self.pool.slot_offset(slot);
-        let (disk, zeros) = (slot.disk, plan.zeros);
-        let job = Job { blocks, disk, slot: Some(slot), zeros, stage: Stage::Written, more: None };
-        self.write_runs(volume, extent, job, offset, plan.writes);
+        let job = Job::new(blocks, slot.disk, Some(slot), plan.zeros);
+        self.prepare(now, (volume, extent), job, offset, plan.writes);
     }
 
-    /// Writes runs of an extent that lies at byte `offset`; without any, what remains is said in the log.
-    fn write_runs(
-        &mut self,
-        volume: VolumeId,
-        extent: u32,
-        mut job: Job,
-        offset: u64,
-        runs: Vec<(u64, Payload)>,
-    ) {
+    /// Begins a job that writes runs of an extent that lies at byte `offset`: its checksums are made ready first. Without
+    /// any, what remains is said in the log.
+    fn prepare(&mut self, now: Instant, key: Key, mut job: Job, offset: u64, runs: Vec<(u64, Payload)>) {
+        if runs.is_empty() {
+            job.stage = Stage::Logging(self.pool.append(&job.records(key)));
+            self.add_job(key.0, key.1, job);
+            return;
+        }
+        job.runs = runs;
+        let places = job.runs.iter().map(|(first, data)| (offset + first * BLOCK, data.len() as u64 * BLOCK));
+        job.claim = self.sums.claim(job.disk, places);
+        let lsn = job.claim.as_ref().map_or(Lsn(0), |claim| self.guard(claim, job.slot.is_some()));
+        job.stage = Stage::Preparing(lsn);
+        job.offset = offset;
+        self.add_job(key.0, key.1, job);
+        if !self.start_writing(now, key) {
+            self.destager.preparing.push(key);
+        }
+    }
+
+    /// Starts the jobs whose checksums are ready.
+    pub(super) fn start_prepared(&mut self, now: Instant) {
+        if self.destager.preparing.is_empty() {
+            return;
+        }
+        let mut preparing = core::mem::take(&mut self.destager.preparing);
+        preparing.retain(|key| !self.start_writing(now, *key));
+        self.destager.preparing.append(&mut preparing);
+    }
+
+    /// Submits the writes of a job if it is ready, with its checksums set.
+    fn start_writing(&mut self, now: Instant, key: Key) -> bool {
+        let durable = self.pool.durable();
+        let (volume, extent) = key;
+        let job = self.destager.jobs.get_mut(&key).expect("a job that prepares");
+        let Stage::Preparing(lsn) = job.stage else { return true };
+        if lsn > durable || job.claim.as_ref().is_some_and(|claim| !self.sums.is_ready(claim)) {
+            return false;
+        }
+        let (disk, offset, runs) = (job.disk, job.offset, core::mem::take(&mut job.runs));
         job.stage = Stage::Writing(runs.len());
         self.destager.writes += runs.len();
-        let disk = job.disk;
-        if runs.is_empty() {
-            job.stage = Stage::Logging(self.pool.append(&job.records((volume, extent))));
+        if let Some(claim) = &job.claim {
+            let start = u64::from(extent) * self.pool.extent_blocks();
+            for (first, data) in &runs {
+                self.sums.set_run(now, disk, offset + first * BLOCK, (volume, start + first), data);
+            }
+            if job.slot.is_some() {
+                self.sums.hurry(claim);
+            }
         }
-        self.add_job(volume, extent, job);
+        if self.sums.doubtful() > 0 {
+            for (first, data) in &runs {
+                self.settle_zeros((volume, extent), *first..first + data.len() as u64);
+            }
+        }
         for (first, data) in runs {
-            let offset = offset + first * BLOCK_BYTES as u64;
+            let offset = offset + first * BLOCK;
             self.submit(disk, DiskOp::Write { offset, data }, Purpose::Destage { volume, extent });
         }
         if self.planted.has(Bug::MapBeforeData) || self.planted.has(Bug::ZeroBitClearedBeforeData) {
             self.map_early(volume, extent);
         }
+        true
     }
 
     fn add_job(&mut self, volume: VolumeId, extent: u32, job: Job) {
@@ -316,30 +386,54 @@ impl Store {
         let Stage::Writing(left) = &mut job.stage else { return };
         *left -= 1;
         if *left == 0 {
-            job.stage = Stage::Written;
-            let disk = &mut self.destager.disks[job.disk.0 as usize];
-            disk.waiting.push(key);
-            disk.since.get_or_insert(now);
+            self.written(now, key);
         }
+    }
+
+    /// A job's data is written; so must be the checksums of a new extent, before the flush that covers both.
+    fn written(&mut self, now: Instant, key: Key) {
+        let job = self.destager.jobs.get_mut(&key).expect("a job that writes");
+        if job.slot.is_some() && job.claim.as_ref().is_some_and(|claim| !self.sums.is_written(claim)) {
+            self.destager.awaiting_sums.push(key);
+            return;
+        }
+        job.stage = Stage::Written;
+        let disk = job.disk;
+        self.destager.disks[disk.0 as usize].waiting.push(key);
+        self.flush_later(now, disk);
+    }
+
+    /// A page of checksums is written.
+    pub(super) fn recheck_written(&mut self, now: Instant) {
+        for key in core::mem::take(&mut self.destager.awaiting_sums) {
+            self.written(now, key);
+        }
+    }
+
+    /// What has been written to this disk is flushed at the latest when it is old enough.
+    pub(super) fn flush_later(&mut self, now: Instant, disk: DiskId) {
+        self.destager.disks[disk.0 as usize].since.get_or_insert(now);
     }
 
     pub(super) fn start_flushes(&mut self, now: Instant) {
         for index in 0..self.destager.disks.len() {
-            let disk = &self.destager.disks[index];
-            if disk.flushing.is_some() || disk.waiting.is_empty() {
+            let (disk, id) = (&self.destager.disks[index], DiskId(index as u16));
+            let sums = self.sums.has_written(id);
+            if disk.flushing.is_some() || (disk.waiting.is_empty() && !sums) {
                 continue;
             }
             let old = disk.since.is_some_and(|since| now >= since + self.destager.age);
             let wanted = self.destager.eager
                 || old
                 || disk.waiting.len() >= FLUSH_JOBS
+                || (sums && self.sums.wants_flush())
                 || disk.waiting.iter().any(|&(volume, _)| self.is_urged(volume))
                 || self.cache.unstable_blocks() * 2 > self.cache.dirty_blocks_max();
             if wanted {
                 let disk = &mut self.destager.disks[index];
                 disk.since = None;
                 disk.flushing = Some(core::mem::take(&mut disk.waiting));
-                let id = DiskId(index as u16);
+                self.sums.flush_begun(id);
                 self.submit(id, DiskOp::Flush, Purpose::Flush { disk: id });
             }
         }
@@ -356,6 +450,7 @@ impl Store {
             self.failed = true;
             return;
         }
+        self.sums_flushed(disk);
         for key in jobs {
             let job = self.destager.jobs.get_mut(&key).expect("a job waits for its flush");
             let records = job.records(key);
@@ -383,6 +478,9 @@ impl Store {
 
     fn finish_job(&mut self, now: Instant, key: Key) {
         let job = self.destager.jobs.remove(&key).expect("a job ends once");
+        if let Some(claim) = &job.claim {
+            self.release_sums(claim);
+        }
         for block in job.blocks {
             self.cache.stable(now, key.0, block);
         }
@@ -403,7 +501,7 @@ impl Store {
         let flush =
             self.destager.disks.iter().filter(|disk| disk.flushing.is_none()).filter_map(|disk| disk.since);
         let mut next = flush.min().map(|since| since + age);
-        if self.destager.writes < self.destager.depth
+        if self.destager.has_room()
             && let Some((volume, block, since)) = self.cache.next_dirty()
         {
             let extent = (block / self.pool.extent_blocks()) as u32;

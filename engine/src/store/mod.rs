@@ -8,27 +8,33 @@
 //!   from the same moment. A block that reads as zero ceases to only after its data are flushed.
 //! - An extent is unmapped only when every block of it is zero, and given out again only when that is durable.
 //! - At most one destage job works on an extent, so that writes to one place of a disk never race.
+//! - What is read from disk is compared with its checksum before anyone sees it (`sums`).
 //! - A flush covers just the writes that had completed when it was submitted. A failed write or flush fails
 //!   the store for good: nothing becomes stable any more.
 
 mod destage;
+mod guard;
 mod plan;
 mod read;
+mod sums;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::block::{Block, Payload};
 use crate::cache::Cache;
 use crate::ids::{DiskId, VolumeId};
-use crate::io::{DiskError, DiskOp, DiskRequest, DiskResult, IoId};
+use crate::io::{DiskOp, DiskRequest, DiskResult, IoId};
 use crate::node::config::CacheConfig;
 use crate::planted::{Bug, Planted};
 use crate::pool::{Lsn, Pool, Record};
 use crate::time::Instant;
 
 use destage::Destager;
+pub use guard::Damaged;
 use read::Reads;
 pub use read::{Read, ReadToken};
+pub use sums::{Damage, SumCounters};
+use sums::{PageKey, SumTable};
 
 /// What a disk request of the store was for.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +43,8 @@ enum Purpose {
     Read { token: ReadToken, part: usize },
     Destage { volume: VolumeId, extent: u32 },
     Flush { disk: DiskId },
+    SumRead { key: PageKey, tries: u32 },
+    SumWrite { key: PageKey },
 }
 
 /// A read that finished.
@@ -45,7 +53,7 @@ pub struct ReadDone {
     /// As given to [`Store::read`].
     pub token: ReadToken,
     /// The blocks, and the newest version among them that is not stable (zero if all is).
-    pub result: Result<(Payload, u64), DiskError>,
+    pub result: Result<(Payload, u64), Damaged>,
 }
 
 /// The pool with its cache.
@@ -55,11 +63,14 @@ pub struct Store {
     cache: Cache,
     destager: Destager,
     reads: Reads,
+    sums: SumTable,
     purposes: BTreeMap<IoId, Purpose>,
     last_io: u64,
     out: VecDeque<DiskRequest>,
     done: VecDeque<ReadDone>,
     failed: bool,
+    /// Can the partner be asked what is in doubt?
+    ask: bool,
     planted: Planted,
 }
 
@@ -67,15 +78,22 @@ impl Store {
     /// A store over an open pool.
     pub fn new(mut pool: Pool, config: &CacheConfig, first_io: u64, planted: Planted) -> Store {
         pool.set_planted(planted);
+        let sums = SumTable::new(&pool, config, planted);
+        let leftovers = sums.leftovers(&pool);
+        if !leftovers.is_empty() {
+            pool.append(&leftovers);
+        }
         Store {
             cache: Cache::new(config.blocks_max, config.dirty_blocks_max),
             destager: Destager::new(config, pool.disks().len()),
             reads: Reads::default(),
+            sums,
             purposes: BTreeMap::new(),
             last_io: first_io,
             out: VecDeque::new(),
             done: VecDeque::new(),
             failed: false,
+            ask: false,
             planted,
             pool,
         }
@@ -237,6 +255,8 @@ impl Store {
         }
         self.finish_mapped(now);
         self.start_destage(now);
+        self.start_prepared(now);
+        self.write_sums(now);
         self.start_flushes(now);
         while let Some(io) = self.pool.poll_io() {
             self.submit(io.disk, io.op, Purpose::Pool { token: io.token });
@@ -245,7 +265,10 @@ impl Store {
 
     /// When to call [`pump`](Self::pump) even if nothing happens.
     pub fn deadline(&self) -> Option<Instant> {
-        self.next_destage()
+        if self.failed() {
+            return None;
+        }
+        self.next_destage().into_iter().chain(self.sums.deadline()).min()
     }
 
     /// The next disk request.
@@ -263,9 +286,11 @@ impl Store {
         let Some(purpose) = self.purposes.remove(&id) else { return };
         match purpose {
             Purpose::Pool { token } => self.pool.io_done(token, result),
-            Purpose::Read { token, part } => self.read_part_done(token, part, result),
+            Purpose::Read { token, part } => self.read_part_done(now, token, part, result),
             Purpose::Destage { volume, extent } => self.destage_write_done(now, volume, extent, result),
             Purpose::Flush { disk } => self.flush_done(now, disk, result),
+            Purpose::SumRead { key, tries } => self.sum_read_done(now, key, tries, result),
+            Purpose::SumWrite { key } => self.sum_write_done(now, key, result),
         }
     }
 

@@ -1,15 +1,20 @@
-//! Reading: from the cache where it can, from disk where it must.
+//! Reading: from the cache where it can, from disk where it must, compared with its checksums.
 //!
 //! Blocks that a disk read is looking at are pinned: whatever is written to them meanwhile is still in the
 //! cache when the read comes back, and wins. So a read never returns a mixture with a write-back that ran
-//! beside it, nor what a later owner of the extent wrote.
+//! beside it, nor what a later owner of the extent wrote; and a checksum is never that of newer data.
+//!
+//! A disk that cannot read a run of blocks is asked for each of them, so that one bad block costs no others.
 
 use std::collections::BTreeMap;
 
+use super::guard::Damaged;
+use super::sums::Damage;
 use super::{Purpose, ReadDone, Store};
 use crate::block::{Block, Payload};
 use crate::ids::{DiskId, VolumeId};
 use crate::io::{DiskError, DiskOp, DiskResult};
+use crate::time::Instant;
 
 /// Caller's number of a read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -31,6 +36,8 @@ struct Part {
     blocks: u64,
     disk: DiskId,
     offset: u64,
+    /// What the disk returned, while the checksums are on the way.
+    read: Option<Payload>,
 }
 
 #[derive(Debug)]
@@ -40,26 +47,50 @@ struct Job {
     found: Payload,
     parts: Vec<Part>,
     left: usize,
-    error: Option<DiskError>,
+    damaged: Vec<(u64, Damage)>,
+    /// The version of the last write when the read began.
+    began: u64,
+    scrub: bool,
 }
 
 /// Reads in progress.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     jobs: BTreeMap<ReadToken, Job>,
+    /// Parts whose checksums are on the way.
+    waiting: Vec<(ReadToken, usize)>,
 }
 
 impl Store {
     /// Reads blocks. `token` must not be in use.
     pub fn read(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>, token: ReadToken) -> Read {
+        self.begin_read(volume, blocks, token, false)
+    }
+
+    /// Reads blocks from disk, whatever the cache has, to see whether they are what was written. What is not stable is
+    /// left out. The cache does not change.
+    pub fn scrub(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>, token: ReadToken) -> Read {
+        self.begin_read(volume, blocks, token, true)
+    }
+
+    fn begin_read(
+        &mut self,
+        volume: VolumeId,
+        blocks: core::ops::Range<u64>,
+        token: ReadToken,
+        scrub: bool,
+    ) -> Read {
         let mut found = Payload::with_capacity((blocks.end - blocks.start) as usize);
         let mut parts: Vec<Part> = Vec::new();
         for block in blocks.clone() {
-            if let Some(content) = self.cache.get(volume, block) {
+            if !scrub && let Some(content) = self.cache.get(volume, block) {
                 found.push(content.clone());
                 continue;
             }
             found.push(Block::Zero);
+            if scrub && !self.cache.is_stable(volume, block..block + 1, u64::MAX) {
+                continue;
+            }
             let Some((disk, offset)) = self.pool.locate(volume, block) else { continue };
             match parts.last_mut() {
                 Some(part)
@@ -69,63 +100,148 @@ impl Store {
                 {
                     part.blocks += 1;
                 }
-                _ => parts.push(Part { first: block, blocks: 1, disk, offset }),
+                _ => parts.push(Part { first: block, blocks: 1, disk, offset, read: None }),
             }
         }
         if parts.is_empty() {
             let version = self.cache.unstable_version(volume, blocks);
             return Read::Ready(found, version);
         }
+        let began = self.cache.version();
+        let (left, damaged) = (parts.len(), Vec::new());
         for (index, part) in parts.iter().enumerate() {
-            let op = DiskOp::Read { offset: part.offset, blocks: part.blocks as u32 };
-            self.submit(part.disk, op, Purpose::Read { token, part: index });
+            self.ask_disk(token, index, part);
         }
-        for part in &parts {
+        let job = Job { volume, first: blocks.start, found, left, parts, damaged, began, scrub };
+        for part in &job.parts {
             for block in part.first..part.first + part.blocks {
                 self.cache.pin(volume, block);
             }
         }
-        let job = Job { volume, first: blocks.start, found, left: parts.len(), parts, error: None };
         let before = self.reads.jobs.insert(token, job);
         assert!(before.is_none(), "read tokens are used once");
         Read::Pending
     }
 
-    pub(super) fn read_part_done(&mut self, token: ReadToken, part: usize, result: DiskResult) {
+    fn ask_disk(&mut self, token: ReadToken, index: usize, part: &Part) {
+        self.sums.want(part.disk, part.offset, part.blocks * 4096);
+        self.load_sums();
+        let op = DiskOp::Read { offset: part.offset, blocks: part.blocks as u32 };
+        self.submit(part.disk, op, Purpose::Read { token, part: index });
+    }
+
+    pub(super) fn read_part_done(&mut self, now: Instant, token: ReadToken, part: usize, result: DiskResult) {
         let Some(job) = self.reads.jobs.get_mut(&token) else { return };
-        let (volume, first) = (job.volume, job.first);
-        let at = &job.parts[part];
-        let blocks = at.first..at.first + at.blocks;
+        let at = &mut job.parts[part];
         match result {
             Ok(read) if read.len() as u64 == at.blocks => {
-                for (block, content) in blocks.clone().zip(read) {
-                    // What was written meanwhile is newer, and still here, for the block is pinned.
-                    let slot = &mut job.found[(block - first) as usize];
-                    match self.cache.peek(volume, block) {
-                        Some(newer) => *slot = newer.clone(),
-                        None => {
-                            *slot = content.clone();
-                            self.cache.keep(volume, block, content);
-                        }
-                    }
+                at.read = Some(read);
+                if self.sums.is_loaded(at.disk, at.offset, at.blocks * 4096) {
+                    self.verify_part(now, token, part);
+                } else {
+                    self.reads.waiting.push((token, part));
                 }
             }
-            Ok(_) => job.error = Some(DiskError::Failed),
-            Err(error) => job.error = Some(error),
+            Err(DiskError::Unreadable) if at.blocks > 1 => self.split(token, part),
+            _ => {
+                let blocks = at.first..at.first + at.blocks;
+                let cache = &self.cache;
+                // What was written meanwhile is here, and need not be read.
+                let gone = blocks.filter(|block| match cache.peek(job.volume, *block) {
+                    Some(newer) if !job.scrub => {
+                        job.found[(*block - job.first) as usize] = newer.clone();
+                        false
+                    }
+                    newer => newer.is_none() || job.scrub,
+                });
+                job.damaged.extend(gone.map(|block| (block, Damage::Unreadable)));
+                self.part_over(token, part);
+            }
         }
-        for block in blocks {
-            self.cache.unpin(volume, block);
+    }
+
+    /// One of these blocks cannot be read: which?
+    fn split(&mut self, token: ReadToken, part: usize) {
+        let job = self.reads.jobs.get_mut(&token).expect("found by the caller");
+        let (disk, offset, first, blocks) = {
+            let whole = &mut job.parts[part];
+            let blocks = core::mem::replace(&mut whole.blocks, 0);
+            (whole.disk, whole.offset, whole.first, blocks)
+        };
+        self.sums.unwant(disk, offset, blocks * 4096);
+        let begin = job.parts.len();
+        job.left += blocks as usize - 1;
+        let single = |n| Part { first: first + n, blocks: 1, disk, offset: offset + n * 4096, read: None };
+        job.parts.extend((0..blocks).map(single));
+        for n in 0..blocks {
+            let part = single(n);
+            self.ask_disk(token, begin + n as usize, &part);
         }
+    }
+
+    /// Pages of checksums have come.
+    pub(super) fn verify_waiting(&mut self, now: Instant) {
+        for (token, part) in core::mem::take(&mut self.reads.waiting) {
+            let Some(job) = self.reads.jobs.get(&token) else { continue };
+            let at = &job.parts[part];
+            if self.sums.is_loaded(at.disk, at.offset, at.blocks * 4096) {
+                self.verify_part(now, token, part);
+            } else {
+                self.reads.waiting.push((token, part));
+            }
+        }
+    }
+
+    /// Compares what the disk returned with its checksums.
+    fn verify_part(&mut self, now: Instant, token: ReadToken, part: usize) {
+        let ask = self.reads.jobs.get(&token).is_some_and(|job| self.may_ask(job.volume));
+        let Some(job) = self.reads.jobs.get_mut(&token) else { return };
+        let (volume, first) = (job.volume, job.first);
+        let at = &mut job.parts[part];
+        let (disk, mut offset) = (at.disk, at.offset);
+        for (block, content) in (at.first..).zip(at.read.take().unwrap_or_default()) {
+            let place = offset;
+            offset += 4096;
+            // What was written meanwhile is newer, and still here, for the block is pinned.
+            match self.cache.peek(volume, block) {
+                Some(_) if job.scrub && self.cache.version_of(volume, block) > job.began => continue,
+                Some(newer) if !job.scrub => {
+                    job.found[(block - first) as usize] = newer.clone();
+                    continue;
+                }
+                _ => {}
+            }
+            match self.sums.verify(now, disk, place, (volume, block), &content, ask) {
+                Ok(()) if job.scrub => {}
+                Ok(()) => {
+                    job.found[(block - first) as usize] = content.clone();
+                    self.cache.keep(volume, block, content);
+                }
+                Err(damage) => job.damaged.push((block, damage)),
+            }
+        }
+        self.part_over(token, part);
+    }
+
+    fn part_over(&mut self, token: ReadToken, part: usize) {
+        let job = self.reads.jobs.get_mut(&token).expect("found by the caller");
+        let at = &job.parts[part];
+        self.sums.unwant(at.disk, at.offset, at.blocks * 4096);
         job.left -= 1;
         if job.left > 0 {
             return;
         }
         let job = self.reads.jobs.remove(&token).expect("found above");
+        for block in job.parts.iter().flat_map(|part| part.first..part.first + part.blocks) {
+            self.cache.unpin(job.volume, block);
+        }
         let all = job.first..job.first + job.found.len() as u64;
         let version = self.cache.unstable_version(job.volume, all);
-        let result = match job.error {
-            Some(error) => Err(error),
-            None => Ok((job.found, version)),
+        let Job { found, mut damaged, .. } = job;
+        damaged.sort_unstable_by_key(|(block, _)| *block);
+        let result = match damaged.is_empty() {
+            true => Ok((found, version)),
+            false => Err(Damaged { found, version, blocks: damaged }),
         };
         self.done.push_back(ReadDone { token, result });
     }

@@ -16,7 +16,7 @@ use super::{Disk, SECTOR, Sector, open_with};
 const ALL_SUBSETS: usize = 6;
 
 /// A sector that was written and not flushed.
-struct Loose {
+pub(crate) struct Loose {
     disk: usize,
     at: u64,
     /// What it may hold, oldest first; the first is what is durable.
@@ -24,9 +24,9 @@ struct Loose {
 }
 
 /// Which version each loose sector has, and which of them is torn.
-struct Choice {
-    versions: Vec<usize>,
-    torn: Option<usize>,
+pub(crate) struct Choice {
+    pub(crate) versions: Vec<usize>,
+    pub(crate) torn: Option<usize>,
 }
 
 /// Tries all crashes of each moment.
@@ -88,13 +88,9 @@ impl Witness for PowerCuts {
         let loose = loose(disks);
         let tried: Vec<Choice> = choices(&loose).collect();
         let last = tried.len() - 1;
-        let base = disks.iter().enumerate().fold(0, |hash, (at, disk)| hash ^ media_hash(at, disk));
+        let base = durable_hash(disks);
         for (at, choice) in tried.iter().enumerate() {
-            let hash = loose.iter().enumerate().fold(base, |hash, (n, loose)| {
-                let old = &loose.versions[0];
-                let new = chosen(loose, choice.versions[n], choice.torn == Some(n));
-                hash ^ sector_hash(loose.disk, loose.at, old) ^ sector_hash(loose.disk, loose.at, &new)
-            });
+            let hash = state_hash(base, &loose, choice);
             if self.seen.insert((hash, expected.fingerprint())) {
                 let deep = at == last || at == 0 && disks.len() == 1;
                 self.crash(&left(disks, &loose, choice), expected, deep).map_err(|what| {
@@ -106,7 +102,7 @@ impl Witness for PowerCuts {
     }
 }
 
-fn loose(disks: &[Disk]) -> Vec<Loose> {
+pub(crate) fn loose(disks: &[Disk]) -> Vec<Loose> {
     let mut all = Vec::new();
     for (n, disk) in disks.iter().enumerate() {
         for (at, versions) in &disk.unflushed {
@@ -120,7 +116,7 @@ fn loose(disks: &[Disk]) -> Vec<Loose> {
 
 /// Up to six sectors: all subsets. Beyond: none, all, each missing, each alone, prefixes. With either: each torn,
 /// the others before it written; and each older version alone.
-fn choices(loose: &[Loose]) -> impl Iterator<Item = Choice> + '_ {
+pub(crate) fn choices(loose: &[Loose]) -> impl Iterator<Item = Choice> + '_ {
     let count = loose.len();
     let newest = |n: usize| loose[n].versions.len() - 1;
     let pick = move |has: &dyn Fn(usize) -> bool| -> Vec<usize> {
@@ -163,7 +159,7 @@ fn chosen(loose: &Loose, version: usize, torn: bool) -> Sector {
 }
 
 /// The disks after the power has come back.
-fn left(disks: &[Disk], loose: &[Loose], choice: &Choice) -> Vec<Disk> {
+pub(crate) fn left(disks: &[Disk], loose: &[Loose], choice: &Choice) -> Vec<Disk> {
     let mut left = disks.to_vec();
     left.iter_mut().for_each(|disk| disk.unflushed.clear());
     for (n, (each, version)) in loose.iter().zip(&choice.versions).enumerate() {
@@ -172,6 +168,20 @@ fn left(disks: &[Disk], loose: &[Loose], choice: &Choice) -> Vec<Disk> {
         }
     }
     left
+}
+
+/// Tells what is durable on these disks from anything else.
+pub(crate) fn durable_hash(disks: &[Disk]) -> u64 {
+    disks.iter().enumerate().fold(0, |hash, (at, disk)| hash ^ media_hash(at, disk))
+}
+
+/// Tells one crash state from another; `base` is the hash of what is durable.
+pub(crate) fn state_hash(base: u64, loose: &[Loose], choice: &Choice) -> u64 {
+    loose.iter().enumerate().fold(base, |hash, (n, loose)| {
+        let old = &loose.versions[0];
+        let new = chosen(loose, choice.versions[n], choice.torn == Some(n));
+        hash ^ sector_hash(loose.disk, loose.at, old) ^ sector_hash(loose.disk, loose.at, &new)
+    })
 }
 
 fn sector_hash(disk: usize, at: u64, sector: &Sector) -> u64 {

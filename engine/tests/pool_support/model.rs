@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use twinsan::ids::{Generation, VolumeId};
+use twinsan::ids::{DiskId, Generation, VolumeId};
 use twinsan::pool::{NodeRecord, Pool, Record, Slot, check};
 
 use super::Disk;
@@ -25,6 +25,7 @@ pub(crate) struct PlainVolume {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Plain {
     node: NodeRecord,
+    unsure: BTreeSet<(DiskId, u64)>,
     pub(crate) volumes: BTreeMap<VolumeId, PlainVolume>,
 }
 
@@ -77,6 +78,13 @@ impl Plain {
                 self.volumes.get_mut(volume).unwrap_or(&mut none).log.retain(|region| !gone.contains(region));
             }
             Record::LogClear { volume } => self.volumes.get_mut(volume).unwrap_or(&mut none).log.clear(),
+            Record::UnsureAdd { disk, first, count } => {
+                self.unsure.extend((*first..first + u64::from(*count)).map(|line| (*disk, line)));
+            }
+            Record::UnsureRemove { disk, first, count } => {
+                let gone = *first..first + u64::from(*count);
+                self.unsure.retain(|(of, line)| of != disk || !gone.contains(line));
+            }
         }
     }
 }
@@ -168,7 +176,11 @@ pub(crate) fn mark_blocks() -> [u32; 2] {
 
 /// The pool's metadata in the model's terms. Which writes an extent holds the pool does not know: that is taken from `like`.
 fn plain_of(pool: &Pool, like: &Plain) -> Result<Plain, String> {
-    let mut plain = Plain { node: pool.metadata().node, volumes: BTreeMap::new() };
+    let unsure = pool.metadata().unsure();
+    let unsure =
+        unsure.flat_map(|(disk, lines)| lines.iter().map(move |line| (disk, line)).collect::<Vec<_>>());
+    let (node, unsure) = (pool.metadata().node, unsure.collect());
+    let mut plain = Plain { node, unsure, volumes: BTreeMap::new() };
     for (id, volume) in pool.metadata().volumes() {
         let old = like.volumes.get(&id).ok_or_else(|| format!("there is a volume {id}"))?;
         let content = |extent: u32| old.map.get(&extent).map_or([0; 2], |(_, contents)| *contents);

@@ -35,6 +35,8 @@ pub(crate) enum Op {
     Half,
     Hot,
     Log,
+    /// Checksums may be old, or are not any more.
+    Unsure,
     /// Several kinds of records that must not be torn apart.
     Together,
     /// Three calls of several KiB, the later undoing the earlier.
@@ -57,7 +59,7 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    pub(crate) const ALL: [Op; 20] = [
+    pub(crate) const ALL: [Op; 21] = [
         Op::WriteNew,
         Op::Overwrite,
         Op::Unmap,
@@ -68,6 +70,7 @@ impl Op {
         Op::Half,
         Op::Hot,
         Op::Log,
+        Op::Unsure,
         Op::Together,
         Op::Burst,
         Op::Abort,
@@ -313,6 +316,14 @@ impl<'a> Session<'a> {
                 Record::LogAdd { volume, first: 3, count: 9 },
                 Record::LogRemove { volume, first: value % 12, count: 1 },
             ],
+            Op::Unsure => {
+                let (disk, first) = (DiskId(0), value % 7);
+                vec![
+                    Record::UnsureRemove { disk, first: 1, count: 2 },
+                    Record::UnsureAdd { disk, first, count: 1 },
+                    Record::UnsureAdd { disk, first: 5, count: 3 },
+                ]
+            }
             _ => vec![
                 Record::HotClear { volume },
                 node,

@@ -183,6 +183,15 @@ impl Cluster {
             }
             Err(GuestError::Medium) => {
                 self.counters.medium_errors += 1;
+                let counters = &self.counters;
+                if counters.read_errors + counters.blocks_rotted + self.writes_astray() == 0 {
+                    let request = self.hosts.pending[&op].request;
+                    self.fail(
+                        13,
+                        format!("node {node} finds no good copy for {request:?}, and nothing was damaged"),
+                    );
+                    return;
+                }
                 let pending = self.hosts.pending.get_mut(&op).expect("an attempt belongs to a request");
                 pending.medium_errors += 1;
                 if pending.medium_errors < MEDIUM_ERRORS_MAX {

@@ -218,9 +218,7 @@ impl Cluster {
         let slot = &self.slots[node.index()];
         Some(match slot.node.as_ref()?.peek(volume, block) {
             Peek::Cached(block) => block,
-            Peek::OnDisk(disk, offset) => {
-                slot.disks[usize::from(disk.0)].visible(Cluster::disk_block(offset))
-            }
+            Peek::OnDisk(disk, offset) => slot.disks[usize::from(disk.0)].truth(Cluster::disk_block(offset)),
             Peek::Unmapped => Block::Zero,
         })
     }

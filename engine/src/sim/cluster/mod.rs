@@ -415,7 +415,10 @@ impl Cluster {
     fn noticed(&mut self, name: NodeName, life: u64, notice: Notice) {
         let slot = &mut self.slots[name.index()];
         match notice {
-            Notice::Opened => (slot.opened, slot.phase) = (true, PeerPhase::Starting),
+            Notice::Opened => {
+                (slot.opened, slot.phase) = (true, PeerPhase::Starting);
+                self.forgive_doubtful(name);
+            }
             Notice::Paired(_) => {
                 slot.phase = PeerPhase::Paired;
                 (slot.resyncing, slot.fresh) = (false, false);
@@ -428,6 +431,8 @@ impl Cluster {
             Notice::Unreadable { .. } | Notice::ReservationShort { .. } => {}
             Notice::SpaceReached { .. } => self.counters.thresholds_reached += 1,
             Notice::SpaceRegained { .. } => self.counters.thresholds_left += 1,
+            Notice::Damaged { repaired: true, .. } => self.counters.blocks_repaired += 1,
+            Notice::Damaged { .. } => self.counters.blocks_lost += 1,
             Notice::PartnerFull => self.partner_full = true,
             Notice::ResyncBegan { source, regions } => {
                 if source == name {
@@ -491,6 +496,7 @@ impl Cluster {
     /// The node's life ends, without a word.
     fn end_life(&mut self, name: NodeName, crash: Crash) {
         let now = self.now;
+        self.count_sums(name);
         let slot = &mut self.slots[name.index()];
         if slot.node.take().is_none() {
             return;
@@ -512,6 +518,21 @@ impl Cluster {
         self.interrupted();
         self.paths_died(name, silently);
         self.watch.life_ended(name);
+    }
+
+    /// Counts what a node did in its life that ends, or at the end of a run.
+    fn count_sums(&mut self, name: NodeName) {
+        if let Some(view) = self.view(name) {
+            self.counters.blocks_asked += view.sums.asked;
+            self.counters.sums_remade += view.sums.remade;
+            self.counters.blocks_scrubbed += view.scrub.bytes_done / 4096;
+            self.counters.scrub_repairs += view.scrub.repaired;
+        }
+        self.counters.writes_astray = self.counters.writes_astray.max(self.writes_astray());
+    }
+
+    fn writes_astray(&self) -> u64 {
+        self.slots.iter().flat_map(|slot| &slot.disks).map(|disk| disk.mishaps()).sum()
     }
 
     /// Runs until `until`, or until something is wrong.

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::{Cluster, Violation};
+use crate::ids::NodeName;
 use crate::planted::Planted;
 use crate::sim::checker::Checked;
 use crate::sim::generate::{self, Scale};
@@ -81,6 +82,22 @@ counters! {
     slow_disks,
     /// Blocks made unreadable.
     read_errors,
+    /// Blocks in which a bit was flipped.
+    blocks_rotted,
+    /// Writes that were lost or went astray.
+    writes_astray,
+    /// Blocks put right from the partner.
+    blocks_repaired,
+    /// Answers that no good copy of a block is left.
+    blocks_lost,
+    /// Blocks that scrubs looked at.
+    blocks_scrubbed,
+    /// Damaged blocks that scrubs put right.
+    scrub_repairs,
+    /// Blocks in doubt after a crash, asked of the partner.
+    blocks_asked,
+    /// Blocks in doubt after a crash, whose checksum was made anew.
+    sums_remade,
     /// Nodes whose disk failed for good.
     disks_failed,
     /// Nodes that got new disks.
@@ -174,6 +191,7 @@ pub fn run_plan(plan: Plan, planted: Planted, detail: Detail) -> Report {
     }
     let keeps = plan.setup.volumes.iter().any(|volume| volume.reserved_bytes > 0);
     cluster.counters.kept_while_full += u64::from(keeps && cluster.counters.out_of_space > 0);
+    NodeName::BOTH.into_iter().for_each(|node| cluster.count_sums(node));
     let seed = plan.setup.seed;
     let failure = cluster.violation.take().map(|violation| Failure { violation, plan });
     let (counters, trace_hash, timeline) =

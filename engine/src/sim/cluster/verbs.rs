@@ -3,10 +3,10 @@
 use super::{Cluster, slot};
 use crate::block::BLOCK_BYTES;
 use crate::guest::Sectors;
-use crate::ids::{NodeName, VolumeId};
+use crate::ids::{DiskId, NodeName, VolumeId};
 use crate::mirror::message::PeerPhase;
 use crate::node::event::Event;
-use crate::sim::disk::{Crash, ReadFault};
+use crate::sim::disk::{Crash, Mishap, ReadFault};
 use crate::sim::history::Kind;
 use crate::sim::hosts::Request;
 use crate::sim::pattern;
@@ -43,6 +43,14 @@ impl Cluster {
                 }
             }
             Verb::ReadErrors { who, count, once } => self.read_errors(who, count, once),
+            Verb::Rot { who, count } => self.rot(who, count),
+            Verb::Scrub { who } => {
+                if self.slots[who.index()].opened {
+                    self.deliver(who, Event::Scrub { start: true });
+                }
+            }
+            Verb::LoseWrite { who } => self.arm(who, false),
+            Verb::Misdirect { who } => self.arm(who, true),
             Verb::FailWrites { who } => self.fail_disks(who, false),
             Verb::FailFlushes { who } => self.fail_disks(who, true),
             Verb::Drift { who, ppm } => {
@@ -156,6 +164,51 @@ impl Cluster {
                 let number = self.fault_rng.pick(&guests);
                 disk.make_unreadable(number, fault);
                 self.counters.read_errors += 1;
+            }
+        }
+    }
+
+    /// Blocks that guests have written, where they lie on this node's disks, if rot there would be found: not those
+    /// whose checksums are in doubt after a crash, which a lone node can but take as they are.
+    fn guarded(&self, who: NodeName) -> Vec<(usize, u64)> {
+        let Some(node) = self.slots[who.index()].node.as_ref() else { return Vec::new() };
+        let volumes = (1..=self.setup.volumes.len() as u32).map(VolumeId);
+        let blocks = volumes.flat_map(|volume| self.watch.blocks(volume).map(move |block| (volume, block)));
+        let places = blocks.filter_map(|(volume, block)| node.locate(volume, block));
+        places
+            .filter(|(disk, offset)| node.is_beyond_doubt(*disk, *offset))
+            .map(|(disk, offset)| (usize::from(disk.0), Cluster::disk_block(offset)))
+            .collect()
+    }
+
+    fn rot(&mut self, who: NodeName, count: u32) {
+        let guarded = self.guarded(who);
+        for _ in 0..if guarded.is_empty() { 0 } else { count } {
+            let (disk, number) = self.fault_rng.pick(&guarded);
+            let hit = self.slots[who.index()].disks[disk].rot(number, &mut self.disk_rng);
+            self.counters.blocks_rotted += u64::from(hit);
+        }
+    }
+
+    fn arm(&mut self, who: NodeName, misdirect: bool) {
+        let guarded = self.guarded(who);
+        if guarded.is_empty() {
+            return;
+        }
+        let (disk, number) = self.fault_rng.pick(&guarded);
+        let mishap = if misdirect { Mishap::Misdirected(number) } else { Mishap::Lost };
+        self.slots[who.index()].disks[disk].arm(mishap);
+    }
+
+    /// A node has read its pool. Damaged blocks that a crash has put in doubt it could not tell from sound ones.
+    pub(super) fn forgive_doubtful(&mut self, who: NodeName) {
+        let slot = &mut self.slots[who.index()];
+        let Some(node) = slot.node.as_ref() else { return };
+        for (index, disk) in slot.disks.iter_mut().enumerate() {
+            for number in disk.damaged() {
+                if !node.is_beyond_doubt(DiskId(index as u16), number * BLOCK_BYTES as u64) {
+                    disk.forgive(number);
+                }
             }
         }
     }

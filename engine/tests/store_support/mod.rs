@@ -1,0 +1,405 @@
+//! A store on disks that can lose what was not flushed, and what each of its blocks may hold.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::collections::{BTreeMap, VecDeque};
+
+use twinsan::block::{Block, PagePool, Payload};
+use twinsan::ids::{DiskId, Uuid, VolumeId};
+use twinsan::io::{DiskError, DiskOp, DiskRequest};
+use twinsan::node::config::CacheConfig;
+use twinsan::planted::Planted;
+use twinsan::pool::{PoolOptions, Record};
+use twinsan::store::{Damage, Read, ReadToken, Store};
+use twinsan::time::{Duration, Instant};
+
+use crate::pool_support::{Disk, block_of, disk, formatted, open_with};
+
+pub(crate) const V: VolumeId = VolumeId(1);
+/// Extents of two lines.
+const EXTENT_BLOCKS: u64 = 32;
+const EXTENTS: u64 = 6;
+const OPTIONS: PoolOptions = PoolOptions { extent_bytes: EXTENT_BLOCKS << 12, log_bytes: 32 << 10 };
+const IDLE: Duration = Duration::from_millis(100);
+
+/// What is done with a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Op {
+    Create,
+    /// The first write to an extent: two blocks in different lines.
+    WriteNew,
+    /// One block of an extent that has data.
+    Overwrite,
+    /// Blocks of two extents, in several lines.
+    OverwriteWide,
+    /// A block becomes zero.
+    Clear,
+    /// An extent becomes zero, and its space free.
+    Unmap,
+    /// The same, and a new one begins in its place.
+    Replace,
+    /// Time passes, until all checksums are on disk.
+    Idle,
+    /// Everything is read.
+    Read,
+}
+
+impl Op {
+    pub(crate) const ALL: [Op; 8] = [
+        Op::WriteNew,
+        Op::Overwrite,
+        Op::OverwriteWide,
+        Op::Clear,
+        Op::Unmap,
+        Op::Replace,
+        Op::Idle,
+        Op::Read,
+    ];
+}
+
+/// How requests in flight complete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    First,
+    Last,
+}
+
+/// A store, its disks, and what is expected of them.
+pub(crate) struct Bench {
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) order: Order,
+    pub(crate) requests: u64,
+    /// This request fails.
+    pub(crate) fail_at: Option<u64>,
+    store: Option<Store>,
+    now: Instant,
+    in_flight: VecDeque<(DiskRequest, u64, bool)>,
+    /// By block: (version, value), the first of which is stable.
+    may: BTreeMap<u64, Vec<(u64, u64)>>,
+    next_value: u64,
+    next_token: u64,
+    idle: bool,
+    planted: Planted,
+    pages: PagePool,
+    extents: u64,
+}
+
+type Witness<'a> = &'a mut dyn FnMut(&Bench) -> Result<(), String>;
+
+impl Bench {
+    pub(crate) fn new(planted: Planted) -> Bench {
+        let mut bench = Bench::over(formatted(&OPTIONS, &[4 << 20]), planted);
+        bench.restart();
+        bench
+    }
+
+    /// With more data than its checksum pages cover: 2 GiB, in extents of 1 MiB.
+    pub(crate) fn large() -> Bench {
+        let options = PoolOptions { extent_bytes: 1 << 20, log_bytes: 0 };
+        let mut bench = Bench::over(formatted(&options, &[3 << 30]), Planted::NONE);
+        bench.extents = 2048 * 256 / EXTENT_BLOCKS;
+        bench.restart();
+        bench
+    }
+
+    /// Blocks of the volume.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.extents * EXTENT_BLOCKS
+    }
+
+    /// Writes one block.
+    pub(crate) fn write_some(&mut self, block: u64) {
+        self.write(block, 1);
+    }
+
+    fn over(disks: Vec<Disk>, planted: Planted) -> Bench {
+        Bench {
+            extents: EXTENTS,
+            disks,
+            order: Order::First,
+            requests: 0,
+            fail_at: None,
+            store: None,
+            now: Instant::ZERO,
+            in_flight: VecDeque::new(),
+            may: BTreeMap::new(),
+            next_value: 1,
+            next_token: 0,
+            idle: false,
+            planted,
+            pages: PagePool::new(),
+        }
+    }
+
+    /// The same expectations over these disks, the store closed.
+    pub(crate) fn fork(&self, disks: Vec<Disk>) -> Bench {
+        let (may, next_value, now) = (self.may.clone(), self.next_value, self.now);
+        Bench { may, next_value, now, ..Bench::over(disks, self.planted) }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    pub(crate) fn store_mut(&mut self) -> &mut Store {
+        self.store.as_mut().unwrap()
+    }
+
+    /// Lines that are unsure.
+    pub(crate) fn unsure(&self) -> u64 {
+        self.store().pool().metadata().unsure().map(|(_, lines)| lines.len()).sum()
+    }
+
+    pub(crate) fn in_doubt(&self) -> u64 {
+        self.store().sum_lines_in_doubt()
+    }
+
+    /// Tells one expectation from another.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let may = self.may.iter().flat_map(|(block, may)| may.iter().map(move |(_, value)| (block, value)));
+        may.fold(0, |hash, (block, value)| (hash ^ block << 32 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    /// The power fails: of the unflushed sectors those stay that `keep` says.
+    pub(crate) fn cut_power(&mut self, keep: impl Fn(u64) -> bool) {
+        self.in_flight.clear();
+        self.store = None;
+        for disk in &mut self.disks {
+            disk.unflushed.retain(|at, _| keep(*at));
+            disk.flush();
+        }
+    }
+
+    /// The store is opened. What a block held before and what it may hold count alike from now on.
+    pub(crate) fn restart(&mut self) {
+        let (pool, _) = open_with(&mut self.disks, self.planted).unwrap();
+        let config = CacheConfig {
+            blocks_max: 512,
+            dirty_blocks_max: 256,
+            destage_age: Duration::ZERO,
+            destage_depth: 8,
+            sum_pages_max: 64,
+            sum_idle: IDLE,
+            ..CacheConfig::default()
+        };
+        self.store = Some(Store::new(pool, &config, 0, self.planted));
+        for may in self.may.values_mut() {
+            may.iter_mut().for_each(|(version, _)| *version = 0);
+        }
+        self.idle = false;
+    }
+
+    fn mapped(&self) -> Vec<u64> {
+        let meta = self.store().pool().metadata().volume(V);
+        meta.map_or(Vec::new(), |meta| meta.map.iter().map(|(extent, _)| u64::from(extent)).collect())
+    }
+
+    /// Begins an operation.
+    pub(crate) fn begin(&mut self, op: Op) {
+        let mapped = self.mapped();
+        let first = mapped.first().copied().unwrap_or(0) * EXTENT_BLOCKS;
+        match op {
+            Op::Create => {
+                let sectors = self.blocks() * 8;
+                let create = Record::VolumeCreate { volume: V, uuid: Uuid(1), sectors, mirrored: true };
+                self.store_mut().append(&[create]);
+            }
+            Op::WriteNew => {
+                let Some(extent) = (0..EXTENTS).find(|extent| !mapped.contains(extent)) else { return };
+                self.write(extent * EXTENT_BLOCKS + 3, 1);
+                self.write(extent * EXTENT_BLOCKS + 20, 1);
+            }
+            Op::Overwrite => self.write(first + 3, 1),
+            Op::OverwriteWide => {
+                for extent in mapped.iter().take(2) {
+                    self.write(extent * EXTENT_BLOCKS + 15, 2);
+                }
+            }
+            Op::Clear => self.zero(first + 3, 1),
+            Op::Unmap => self.zero(first, EXTENT_BLOCKS),
+            Op::Replace => {
+                self.zero(first, EXTENT_BLOCKS);
+                let spare = (0..EXTENTS).rev().find(|extent| !mapped.contains(extent)).unwrap_or(0);
+                self.write(spare * EXTENT_BLOCKS + 4, 1);
+            }
+            Op::Idle => self.idle = true,
+            Op::Read => self.read(0..self.blocks()),
+        }
+    }
+
+    fn write(&mut self, first: u64, count: u64) {
+        let store = self.store.as_mut().unwrap();
+        if !store.reserve(V, first..first + count) {
+            return;
+        }
+        let value = self.next_value;
+        self.next_value += 1;
+        let data: Vec<Block> = (0..count).map(|_| content(&self.pages, value)).collect();
+        let version = store.write(self.now, V, first, &data);
+        self.expect(first, count, version, value);
+    }
+
+    fn zero(&mut self, first: u64, count: u64) {
+        let now = self.now;
+        let version = self.store_mut().zero(now, V, first..first + count);
+        self.expect(first, count, version, 0);
+    }
+
+    fn expect(&mut self, first: u64, count: u64, version: u64, value: u64) {
+        for block in first..first + count {
+            self.may.entry(block).or_insert_with(|| vec![(0, 0)]).push((version, value));
+        }
+    }
+
+    fn read(&mut self, blocks: core::ops::Range<u64>) {
+        self.next_token += 1;
+        let token = ReadToken(self.next_token);
+        self.store_mut().read(V, blocks, token);
+    }
+
+    /// What is stable can no longer be lost.
+    fn note_stable(&mut self) {
+        let Some(store) = self.store.as_ref().filter(|store| !store.failed()) else { return };
+        let stable = store.stable_through(V);
+        for may in self.may.values_mut() {
+            let last = may.iter().rposition(|(version, _)| *version != 0 && *version <= stable);
+            may.drain(..last.unwrap_or(0));
+        }
+    }
+
+    /// Runs until nothing moves any more.
+    pub(crate) fn run(&mut self, witness: Witness<'_>) -> Result<(), String> {
+        for _ in 0..10_000 {
+            if self.step(witness)? {
+                continue;
+            }
+            let deadline = self.store().deadline();
+            match deadline.filter(|_| self.idle) {
+                Some(at) => self.now = self.now.max(at),
+                None => {
+                    self.idle = false;
+                    return Ok(());
+                }
+            }
+        }
+        Err("it never comes to rest".into())
+    }
+
+    /// Submits what there is to submit, and completes one request; false if there was none.
+    pub(crate) fn step(&mut self, witness: Witness<'_>) -> Result<bool, String> {
+        let now = self.now;
+        self.store_mut().pump(now);
+        while let Some(request) = self.store_mut().poll_io() {
+            self.requests += 1;
+            let fails = self.fail_at == Some(self.requests);
+            let number = disk(&mut self.disks, request.disk).begin(&request.op);
+            self.in_flight.push_back((request, number, fails));
+        }
+        self.note_stable();
+        while let Some(done) = self.store_mut().poll_read() {
+            let first = done.result.as_ref().map_or(0, |(data, _)| data.len() as u64);
+            if first == self.blocks() {
+                // Read while it may have been written: whatever it may hold.
+                let (data, _) = done.result.as_ref().unwrap();
+                (0..).zip(data).try_for_each(|(block, content)| self.check(block, content))?;
+            } else if self.fail_at.is_none() {
+                return Err(format!("a read failed: {:?}", done.result));
+            }
+        }
+        witness(self)?;
+        let next = match self.order {
+            Order::First => self.in_flight.pop_front(),
+            Order::Last => self.in_flight.pop_back(),
+        };
+        let Some((request, number, fails)) = next else { return Ok(false) };
+        let medium = disk(&mut self.disks, request.disk);
+        let result = if fails {
+            medium.fail(number, &request.op);
+            let read = matches!(request.op, DiskOp::Read { .. });
+            Err(if read { DiskError::Unreadable } else { DiskError::Failed })
+        } else {
+            medium.end(number, &request.op)
+        };
+        self.store_mut().io_done(now, request.id, result);
+        Ok(true)
+    }
+
+    /// Reads every block, one by one, from the disks as they are now.
+    pub(crate) fn read_all(&mut self) -> Result<(), String> {
+        self.read_these((0..self.blocks()).collect())
+    }
+
+    /// Reads the blocks that were ever written.
+    pub(crate) fn read_written(&mut self) -> Result<(), String> {
+        self.read_these(self.may.keys().copied().collect())
+    }
+
+    fn read_these(&mut self, blocks: Vec<u64>) -> Result<(), String> {
+        for block in blocks {
+            let content = self.read_one(block).map_err(|damage| format!("block {block}: {damage:?}"))?;
+            self.check(block, &content)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a block, alone.
+    pub(crate) fn read_one(&mut self, block: u64) -> Result<Block, Damage> {
+        let read = self.read_blocks(block..block + 1);
+        read.map(|mut data| data.pop().unwrap_or_default()).map_err(|damaged| damaged[0].1)
+    }
+
+    /// Reads several at once, and tells which of them are damaged.
+    pub(crate) fn read_run(&mut self, blocks: core::ops::Range<u64>) -> Vec<(u64, Damage)> {
+        self.read_blocks(blocks).err().unwrap_or_default()
+    }
+
+    fn read_blocks(&mut self, blocks: core::ops::Range<u64>) -> Result<Payload, Vec<(u64, Damage)>> {
+        self.next_token += 1;
+        let (token, now) = (ReadToken(self.next_token), self.now);
+        let store = self.store.as_mut().unwrap();
+        if let Read::Ready(data, _) = store.read(V, blocks, token) {
+            return Ok(data);
+        }
+        loop {
+            let store = self.store.as_mut().unwrap();
+            if let Some(done) = store.poll_read() {
+                return done.result.map(|(data, _)| data).map_err(|damaged| damaged.blocks);
+            }
+            let request = store.poll_io().expect("a read that is pending waits for a disk");
+            let medium = disk(&mut self.disks, request.disk);
+            let number = medium.begin(&request.op);
+            let result = medium.end(number, &request.op);
+            self.store_mut().io_done(now, request.id, result);
+        }
+    }
+
+    /// Is each word of the block one that it may hold?
+    fn check(&self, block: u64, content: &Block) -> Result<(), String> {
+        let may = self.may.get(&block);
+        let marked = |sector: usize| sector == 0 || sector == 7;
+        for (at, word) in content.bytes().chunks_exact(8).enumerate() {
+            let value = u64::from_le_bytes(word.try_into().unwrap());
+            let zero = value == 0 && !(marked(at / 64) && may.is_some());
+            let allowed = may.is_some_and(|may| may.iter().any(|(_, may)| *may == value));
+            if !(zero || allowed && marked(at / 64)) {
+                return Err(format!("block {block} word {at} holds {value}, of {may:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a block lies.
+    pub(crate) fn place(&self, block: u64) -> (DiskId, u64) {
+        self.store().pool().locate(V, block).unwrap()
+    }
+}
+
+/// A block marked in its first and last sector.
+fn content(pages: &PagePool, value: u64) -> Block {
+    let mut bytes = [0; 4096];
+    for sector in [0, 7] {
+        let words = bytes[sector * 512..(sector + 1) * 512].chunks_exact_mut(8);
+        words.for_each(|word| word.copy_from_slice(&value.to_le_bytes()));
+    }
+    block_of(pages, &bytes)
+}
