@@ -137,6 +137,11 @@ impl Disk {
         unflushed.or_else(|| self.durable.get(&at)).cloned().unwrap_or_default()
     }
 
+    /// The medium holds this there, though nobody wrote it.
+    pub(super) fn replace(&mut self, at: u64, block: Block) {
+        self.durable.insert(at, block);
+    }
+
     /// Is there, in the data area, a block of this byte?
     pub(super) fn has_block_of(&self, fill: u8) -> bool {
         let from = self.data_offset / BLOCK_BYTES as u64;

@@ -8,6 +8,7 @@
 mod arbiter;
 mod disk;
 mod guests;
+mod medium;
 mod watch;
 mod wire;
 
