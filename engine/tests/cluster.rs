@@ -115,6 +115,7 @@ fn the_same_seed_takes_the_same_way() {
 
 /// Plans that broke a promise once. Each is named for what it showed.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "reads the plans from the disk")]
 fn no_plan_breaks_a_promise_again() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans");
     let mut paths: Vec<_> = std::fs::read_dir(folder)
@@ -136,6 +137,7 @@ fn no_plan_breaks_a_promise_again() {
 
 /// Not a test of its own: tells the story of one seed or plan.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a plan is read from the disk")]
 fn replay() {
     let plan = match (text("TWINSAN_PLAN"), text("TWINSAN_SEED")) {
         (Some(path), _) => Plan::parse(&std::fs::read_to_string(&path).expect(&path)).expect(&path),

@@ -127,6 +127,11 @@ impl Cache {
         self.unstable + count <= self.dirty_blocks_max || self.unstable == 0
     }
 
+    /// Is there place for `count` more dirty blocks beside those that are there?
+    pub fn has_place(&self, count: u64) -> bool {
+        self.unstable as u64 + count <= self.dirty_blocks_max as u64
+    }
+
     /// The content of a block, if it is here.
     pub fn get(&mut self, volume: VolumeId, block: u64) -> Option<&Block> {
         let place = self.place(volume, block)?;

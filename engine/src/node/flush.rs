@@ -14,10 +14,7 @@ impl Node {
         let id = self.next_id();
         let version = self.store().version();
         self.store_mut().urge();
-        let after_order = match for_whom {
-            Flusher::Partner(_) => self.volumes.get(&volume).map(|state| state.last_order),
-            Flusher::Guest(_) => None,
-        };
+        let after_order = self.volumes.get(&volume).map(|state| state.last_order);
         let local = matches!(for_whom, Flusher::Partner(_)) || !self.volumes[&volume].mirrored;
         self.flushes
             .insert(id, Flush { for_whom, volume, version, after_order, partner_done: local, asked: false });
@@ -61,7 +58,8 @@ impl Node {
         }
     }
 
-    /// The partner may have acknowledged writes whose confirmation is still on its way here: they come first.
+    /// The partner may have acknowledged writes whose confirmation is still on its way here: they come first, whoever asks.
+    /// At takeover they are in the cache before this is asked.
     fn flush_begins(&mut self, id: u64) -> bool {
         let version = self.store().version();
         let Some(flush) = self.flushes.get_mut(&id) else { return false };

@@ -112,7 +112,7 @@ pub(super) struct Flush {
     pub(super) for_whom: Flusher,
     pub(super) volume: VolumeId,
     pub(super) version: u64,
-    /// The partner asks: its writes up to this order must be in the cache here first, then `version` is taken.
+    /// Writes up to this order must be in the cache here first, then `version` is taken.
     pub(super) after_order: Option<u64>,
     pub(super) partner_done: bool,
     pub(super) asked: bool,

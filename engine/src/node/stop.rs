@@ -105,7 +105,7 @@ impl Node {
         match &self.phase {
             Phase::Paired(pair) if pair.stop.holds() => self.pair_stop_step(),
             _ if !self.stopping => {}
-            Phase::Alone(_) if self.is_swap_overdue() => self.stopped(),
+            Phase::Alone(_) if self.is_swap_overdue() && self.is_all_stable() => self.stopped(),
             Phase::Alone(alone) => {
                 let free = matches!(
                     alone.rejoin,
@@ -119,9 +119,25 @@ impl Node {
                 self.stopped();
             }
             Phase::Lost(_) => self.lost_stop_step(),
-            Phase::Deciding(deciding) if deciding.refusing => self.stopped(),
+            Phase::Deciding(deciding) if deciding.refusing => self.undecided_stop_step(),
             Phase::Failed => self.stopped(),
             _ => {}
+        }
+    }
+
+    /// No verdict is to be had: what is here becomes stable, kept writes too, for this may be the last copy.
+    fn undecided_stop_step(&mut self) {
+        self.settle_kept_writes();
+        if self.is_all_stable() {
+            self.stopped();
+        }
+    }
+
+    /// Writes that a reader at the partner may have seen go to disk here. Their areas are hot.
+    fn settle_kept_writes(&mut self) {
+        if self.writes.values().any(|write| write.sent.is_some()) {
+            self.keep_sent_writes();
+            self.store_mut().urge();
         }
     }
 
@@ -129,10 +145,7 @@ impl Node {
     /// stable media is everything that the pair acknowledged or showed, kept writes too. The partner may have
     /// crashed with less, and would otherwise be chosen when both come back.
     fn lost_stop_step(&mut self) {
-        if self.writes.values().any(|write| write.sent.is_some()) {
-            self.keep_sent_writes();
-            self.store_mut().urge();
-        }
+        self.settle_kept_writes();
         if !self.is_all_stable() {
             return;
         }

@@ -101,6 +101,8 @@ pub(super) struct Waiting {
     service: BTreeSet<Waiter>,
     room: Queue,
     window: Queue,
+    /// The last that went from `window` to `room`.
+    promoted: Option<Waiter>,
     seen: Option<Stamp>,
     /// How often areas have cooled: those that wait for a place in the hot set look again.
     pub(super) cooled: u64,
@@ -155,18 +157,25 @@ impl Node {
     pub(super) fn take_window(&mut self, waiter: Waiter, count: u64) -> bool {
         let in_flight = self.blocks_in_flight;
         let limit = self.config.mirror.write_blocks_in_flight;
-        let fits = (in_flight == 0 || in_flight + count <= limit) && self.store().room(in_flight + count);
+        // Only what goes alone may be larger than the whole allowance.
+        let fits = match in_flight {
+            0 => self.store().room(count),
+            _ => in_flight + count <= limit && self.store().cache().has_place(in_flight + count),
+        };
         if fits && self.has(Bug::SmallWritesPassLarge) {
             return true;
         }
-        let Waiting { room, window, .. } = &mut self.waiting;
+        let Waiting { room, window, promoted, .. } = &mut self.waiting;
         if room.holds(waiter) {
             return room.take(waiter, fits);
         }
         if window.take(waiter, fits && room.is_empty()) {
             return true;
         }
-        if in_flight == 0 && window.front() == Some(waiter) {
+        // One at a time: a second would wait for the answer to the first.
+        if in_flight == 0 && window.front() == Some(waiter) && promoted.is_none_or(|other| !room.holds(other))
+        {
+            *promoted = Some(waiter);
             window.leave();
             room.take(waiter, false);
         }
