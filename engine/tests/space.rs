@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use twinsan::block::{BLOCK_BYTES, Block, PagePool, Payload, payload_from};
-use twinsan::format::superblock::{SUPERBLOCK_OFFSETS, Superblock};
+use twinsan::format::superblock::{FEATURE_ZEROS, SUPERBLOCK_OFFSETS, Superblock};
 use twinsan::guest::BlockState::{Data, Unmapped, Zero};
 use twinsan::guest::{BlockState, Command, GuestError, GuestResult, Sectors};
 use twinsan::ids::{BootId, NodeName, RequestId, Uuid, VolumeId};
@@ -397,7 +397,7 @@ fn without_room_zeros_are_written() {
     let mut solo = Solo::new(8, |_| {});
     for (copy, offset) in (0..).zip(SUPERBLOCK_OFFSETS) {
         let mut block = Superblock::parse(solo.blocks[&(offset / 4096)].bytes(), copy).unwrap();
-        block.features = 0.into();
+        block.features = (block.features.get() & !FEATURE_ZEROS).into();
         let sealed = payload_from(&solo.pages, &block.seal());
         solo.blocks.extend((offset / 4096..).zip(sealed));
     }
