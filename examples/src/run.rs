@@ -2,6 +2,7 @@
 //!
 //! The portals are opened when the node may serve for the first time, so that initiators find no node that is still
 //! looking for its partner; from then on a node that may not serve answers NOT READY. They close when it stops.
+//! SIGHUP has the node read its hosts and mappings again.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -16,7 +17,7 @@ use twinsan::node::config::NodeConfig;
 use twinsan::node::event::Notice;
 use twinsan::planted::Planted;
 use twinsan::runtime::Engine;
-use twinsan_iscsi::{Mapping, Server, TargetConfig};
+use twinsan_iscsi::{Server, TargetConfig};
 use twinsan_mirror::{LinkConfig, TcpLink};
 
 use crate::Failure;
@@ -35,6 +36,8 @@ enum Event {
     Ended,
     /// Someone asked for a clean stop.
     Stop,
+    /// Someone has changed the configuration.
+    Reload,
 }
 
 /// Runs the node of this configuration until it is stopped.
@@ -45,6 +48,7 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
     check_portals(&config)?;
     let (events, inbox) = channel();
     signals::watch(events.clone(), || Event::Stop)?;
+    signals::watch_hangup(events.clone(), || Event::Reload)?;
     let pages = PagePool::new();
     let engine = start_engine(&config, &pages)?;
     let asked = engine.clone();
@@ -58,6 +62,7 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
             Event::Notice(notice) => {
                 node.heard(&notice)?;
             }
+            Event::Reload => node.reload(path),
             Event::Stop => {
                 outcome = node.stop();
                 break;
@@ -86,18 +91,49 @@ impl Running {
         log(self.config.name(), &describe(notice));
         if matches!(notice, Notice::Paired(_) | Notice::Alone(_)) && self.server.is_none() {
             let server = serve(&self.config, &self.engine, &self.pages)?;
-            for mapping in &self.config.mapping {
-                for portal in server.local_addrs() {
-                    let (iqn, lun) = (&self.config.target.iqn, mapping.lun);
-                    log(
-                        self.config.name(),
-                        &format!("serves {}: iscsi://{portal}/{iqn}/{lun}", mapping.volume),
-                    );
-                }
-            }
+            self.tell_urls(&server);
             self.server = Some(server);
         }
         Ok(())
+    }
+
+    fn tell_urls(&self, server: &Server) {
+        for mapping in &self.config.mapping {
+            for portal in server.local_addrs() {
+                let iqn = mapping.target.as_ref().unwrap_or(&self.config.target.iqn);
+                let lun = self.config.lun(mapping).unwrap_or_default();
+                let url = format!("serves {}: iscsi://{portal}/{iqn}/{lun}", mapping.volume);
+                log(self.config.name(), &url);
+            }
+        }
+    }
+
+    /// Reads the configuration again and takes over its hosts and mappings; everything else waits for a restart.
+    fn reload(&mut self, path: &Path) {
+        let name = self.config.name();
+        let outcome = self.take_over(path);
+        match outcome {
+            Ok(()) => log(name, "hosts and mappings were read again"),
+            Err(error) => log(name, &format!("hosts and mappings stay as they were: {error}")),
+        }
+    }
+
+    fn take_over(&mut self, path: &Path) -> Result<(), Failure> {
+        let Config { host, mapping, .. } = Config::load(path)?;
+        let before = (
+            std::mem::replace(&mut self.config.host, host),
+            std::mem::replace(&mut self.config.mapping, mapping),
+        );
+        // Judged again beside what stays: the volumes and the targets that this node began with.
+        let mut outcome = self.config.check_again(path).map_err(Failure::from);
+        if let (Ok(()), Some(server)) = (&outcome, &self.server) {
+            outcome =
+                server.set_access(self.config.access(|id| self.engine.volume(id))).map_err(Failure::from);
+        }
+        if outcome.is_err() {
+            (self.config.host, self.config.mapping) = before;
+        }
+        outcome
     }
 
     /// Hands over first, then closes the portals: an initiator that is told NOT READY, or cut off, finds the partner
@@ -146,6 +182,7 @@ fn start_engine(config: &Config, pages: &PagePool) -> Result<Engine, Failure> {
 
 fn serve(config: &Config, engine: &Engine, pages: &PagePool) -> Result<Server, Failure> {
     let mut target = TargetConfig::new(&config.target.iqn);
+    target.names = config.target.names().cloned().collect();
     target.portals = config.target.portals.clone();
     target.partner_portals = config.partner.iter().flat_map(|partner| partner.portals.clone()).collect();
     (target.portal_group, target.partner_portal_group) = match config.name() {
@@ -153,15 +190,7 @@ fn serve(config: &Config, engine: &Engine, pages: &PagePool) -> Result<Server, F
         NodeName::B => (2, 1),
     };
     target.pages = pages.clone();
-    let mut mappings = Vec::new();
-    for mapping in &config.mapping {
-        let host = config.host.iter().find(|host| host.name == mapping.host);
-        let volume = config.volume.iter().find(|volume| volume.name == mapping.volume);
-        let (Some(host), Some(volume)) = (host, volume) else { continue };
-        let Some(volume) = engine.volume(twinsan::ids::VolumeId(volume.id)) else { continue };
-        mappings.push(Mapping { initiators: host.iqns.clone(), lun: mapping.lun, volume });
-    }
-    Ok(Server::start(target, mappings)?)
+    Ok(Server::start(target, config.access(|id| engine.volume(id)))?)
 }
 
 /// A portal that cannot be had is told at once, not when the node is about to serve.

@@ -21,7 +21,7 @@ impl Place {
     fn lone_node(&self) -> PathBuf {
         let text = EXAMPLE
             .replace("mirrored = true", "mirrored = false")
-            .replace("\"127.0.0.1:3260\"", "\"127.0.0.1:0\"")
+            .replace("\"127.0.0.1:3260\", \"[::1]:3260\"", "\"127.0.0.1:0\"")
             .replace("link = \"127.0.0.1:7260\"", "link = \"127.0.0.1:0\"")
             .replace("size = \"64GiB\" },", "size = \"1GiB\" },");
         let path = self.0.join("node.toml");
@@ -118,4 +118,34 @@ fn a_node_tells_how_it_is_and_its_pool_can_be_checked_when_it_is_stopped() {
     assert!(checked.status.success());
     let directory = Command::new(DAEMON).arg("check").arg(place.0.join("san1")).output().unwrap();
     assert!(directory.status.success(), "{directory:?}");
+}
+
+#[test]
+fn hosts_and_mappings_are_read_again_when_asked() {
+    let place = Place::new("reload");
+    let config = place.lone_node();
+    let log = place.0.join("node.log");
+    let child = Command::new(DAEMON)
+        .args(["run", "--config"])
+        .arg(&config)
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .expect("the daemon runs");
+    let node = Running(child);
+    let told = |what: &str| {
+        wait_until(|| std::fs::read_to_string(&log).unwrap().contains(what).then_some(()));
+    };
+    let hang_up = || {
+        let asked = Command::new("kill").args(["-HUP", &node.0.id().to_string()]).status().unwrap();
+        assert!(asked.success());
+    };
+    told("serves vmfs-v1: iscsi://");
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, good.replace("host = \"any\"", "host = \"nobody\"")).unwrap();
+    hang_up();
+    told("stay as they were");
+    told("\"nobody\" is no [[host]]");
+    std::fs::write(&config, good.replace("read_only = true", "read_only = false")).unwrap();
+    hang_up();
+    told("hosts and mappings were read again");
 }

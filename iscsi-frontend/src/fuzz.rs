@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::access::Access;
 use crate::scsi::{Cdb, Plan, Port, Unit};
 use crate::session::drive::{Drive, HandVolume};
-use crate::target::{ANY_INITIATOR, Mapping, Target, TargetConfig};
+use crate::target::{Target, TargetConfig};
 
 /// What a connection may hold for an initiator that reads nothing: commands' data, unsent output, a large write
 /// that is alone, and change.
@@ -14,8 +15,8 @@ const TARGET: &str = "iqn.2026-01.example:san";
 
 fn drive(volume: &Arc<HandVolume>) -> Drive {
     let volume = Arc::clone(volume);
-    let mapping = Mapping { initiators: vec![ANY_INITIATOR.to_owned()], lun: 0, volume };
-    Drive::new(Target::new(TargetConfig::new(TARGET), vec![mapping]))
+    let access = Access::for_anyone([(0, volume as _)]);
+    Drive::new(Target::new(TargetConfig::new(TARGET), access).expect("a good configuration"))
 }
 
 /// Feeds bytes from an initiator to a connection. The first byte chooses: bit 0 logs in first, bit 1 lets the
@@ -72,9 +73,9 @@ fn login(digests: bool) -> Vec<u8> {
 /// By the bug that is being looked for.
 pub fn command(input: &[u8]) {
     let volume = HandVolume::new(1);
-    let mut unit = Unit::new(0, volume);
+    let mut unit = Unit::new(0, volume, false);
     let config = TargetConfig::new(TARGET);
-    let port = Port::new(&config.name, (1, 2), &config.vendor, &config.product, &config.revision);
+    let port = Port::new(TARGET, (1, 2), &config.vendor, &config.product, &config.revision);
     let mut cdb = Cdb([0; 16]);
     let (head, parameters) = input.split_at(input.len().min(16));
     cdb.0[..head.len()].copy_from_slice(head);

@@ -6,15 +6,19 @@
 //!
 //! ```no_run
 //! # fn volume() -> std::sync::Arc<dyn twinsan::guest::VirtualVolume> { unimplemented!() }
-//! use twinsan_iscsi::{Mapping, Server, TargetConfig};
+//! use twinsan_iscsi::{Access, Host, Mapping, Server, TargetConfig};
 //!
 //! let mut config = TargetConfig::new("iqn.2026-01.example:san");
 //! config.portals = vec!["127.0.0.1:3260".parse().expect("an address")];
-//! let mapping = Mapping { initiators: vec!["*".into()], lun: 0, volume: volume() };
-//! let server = Server::start(config, vec![mapping]).expect("the portal is free");
+//! let access = Access {
+//!     hosts: vec![Host::new("esx1", &["iqn.1998-01.com.vmware:esx1"])],
+//!     mappings: vec![Mapping::new("esx1", 0, volume())],
+//! };
+//! let server = Server::start(config, access).expect("the portal is free");
 //! println!("serving at {:?}", server.local_addrs());
 //! ```
 
+mod access;
 pub mod fuzz;
 mod pdu;
 mod scsi;
@@ -22,5 +26,6 @@ mod server;
 mod session;
 mod target;
 
+pub use access::{ANY_INITIATOR, Access, AccessError, Host, Mapping};
 pub use server::{Server, ServerError};
-pub use target::{ANY_INITIATOR, Mapping, TargetConfig};
+pub use target::TargetConfig;

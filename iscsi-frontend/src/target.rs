@@ -1,7 +1,7 @@
-//! What is served to whom: configuration, LUN masking, and the registry through which sessions reach each
-//! other.
+//! What all connections of a server share: its configuration, who may see what, and the registry through which
+//! sessions reach each other.
 //!
-//! Invariant: of two sessions with the same initiator name and ISID, the later one has its first command
+//! Invariant: of two sessions with the same initiator name, ISID and target, the later one has its first command
 //! only after the last task of the earlier one is dead (RFC 7143 6.3.5).
 
 use std::net::SocketAddr;
@@ -11,19 +11,17 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use twinsan::block::PagePool;
-use twinsan::guest::{Sink, VirtualVolume};
+use twinsan::guest::Sink;
 use twinsan::ids::VolumeId;
 
+use crate::access::{Access, AccessError};
 use crate::scsi::{Attention, Port, Unit};
 
-/// In [`Mapping::initiators`]: any initiator. For demonstrations; a SAN names its hosts.
-pub const ANY_INITIATOR: &str = "*";
-
-/// How this node's target presents itself.
+/// How this node's targets present themselves.
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
-    /// The target's iSCSI name (RFC 7143 4.2.7), the same on both nodes.
-    pub name: String,
+    /// The targets' iSCSI names (RFC 7143 4.2.7), the same on both nodes; at least one. All are reached at all portals.
+    pub names: Vec<String>,
     /// Addresses to listen on. Port 0 takes any free port.
     pub portals: Vec<SocketAddr>,
     /// This node's target portal group tag, target port group and relative target port identifier: 1 for node
@@ -56,7 +54,7 @@ impl TargetConfig {
     /// Node `a`'s target `name` without portals: add them, and the partner's.
     pub fn new(name: &str) -> TargetConfig {
         TargetConfig {
-            name: name.to_owned(),
+            names: vec![name.to_owned()],
             portals: Vec::new(),
             portal_group: 1,
             partner_portals: Vec::new(),
@@ -73,71 +71,73 @@ impl TargetConfig {
     }
 }
 
-/// A volume at a LUN for a host.
-#[derive(Clone)]
-pub struct Mapping {
-    /// The host's initiator names, or [`ANY_INITIATOR`].
-    pub initiators: Vec<String>,
-    /// The logical unit number, below 16,384.
-    pub lun: u16,
-    /// What is there.
-    pub volume: Arc<dyn VirtualVolume>,
-}
-
-impl Mapping {
-    fn admits(&self, initiator: &str) -> bool {
-        self.initiators.iter().any(|name| name == ANY_INITIATOR || name.eq_ignore_ascii_case(initiator))
-    }
-}
-
 /// Everything that all connections of a server share.
 pub(crate) struct Target {
     pub(crate) config: TargetConfig,
-    pub(crate) port: Port,
+    /// One for each of the names.
+    ports: Vec<Port>,
     /// The portals as bound, once they are.
     pub(crate) bound: Mutex<Vec<SocketAddr>>,
     /// May new sessions begin?
     pub(crate) open: AtomicBool,
-    mappings: Mutex<Vec<Mapping>>,
+    access: Mutex<Arc<Access>>,
     registry: Mutex<Registry>,
 }
 
 impl Target {
-    pub(crate) fn new(config: TargetConfig, mappings: Vec<Mapping>) -> Target {
+    pub(crate) fn new(config: TargetConfig, access: Access) -> Result<Target, AccessError> {
+        access.check(&config.names)?;
         let groups = (config.portal_group, config.partner_portal_group);
-        let port = Port::new(&config.name, groups, &config.vendor, &config.product, &config.revision);
-        Target {
+        let port = |name: &String| Port::new(name, groups, &config.vendor, &config.product, &config.revision);
+        Ok(Target {
+            ports: config.names.iter().map(port).collect(),
             config,
-            port,
             bound: Mutex::new(Vec::new()),
             open: AtomicBool::new(true),
-            mappings: Mutex::new(mappings),
+            access: Mutex::new(Arc::new(access)),
             registry: Mutex::new(Registry { sessions: Vec::new(), tsih_last: 0 }),
-        }
+        })
     }
 
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Replaces the mappings and tells every session.
-    pub(crate) fn set_mappings(&self, mappings: Vec<Mapping>) {
-        *self.mappings.lock() = mappings;
+    /// The place of a target's name.
+    pub(crate) fn site(&self, name: &str) -> Option<usize> {
+        self.config.names.iter().position(|own| own.eq_ignore_ascii_case(name))
+    }
+
+    /// This node's port of the target at `site`.
+    pub(crate) fn port(&self, site: usize) -> &Port {
+        &self.ports[site]
+    }
+
+    /// Who may see what, now.
+    pub(crate) fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access.lock())
+    }
+
+    /// Replaces the hosts and mappings and tells every session.
+    pub(crate) fn set_access(&self, access: Access) -> Result<(), AccessError> {
+        access.check(&self.config.names)?;
+        *self.access.lock() = Arc::new(access);
         self.registry.lock().sessions.iter().for_each(|entry| entry.address.post(Notice::Remap));
+        Ok(())
     }
 
-    /// Is anything mapped to this initiator? If not, there is no target for it.
-    pub(crate) fn admits(&self, initiator: &str) -> bool {
-        self.mappings.lock().iter().any(|mapping| mapping.admits(initiator))
+    /// Is anything at this target mapped to this initiator? If not, there is no target for it.
+    pub(crate) fn admits(&self, initiator: &str, site: usize) -> bool {
+        !self.access().mappings_of(initiator, &self.config.names, site).is_empty()
     }
 
-    /// The units that an initiator sees, by LUN, each LUN once.
-    pub(crate) fn units(&self, initiator: &str) -> Vec<Unit> {
-        let mappings = self.mappings.lock();
-        let mut seen: Vec<&Mapping> = mappings.iter().filter(|mapping| mapping.admits(initiator)).collect();
-        seen.sort_by_key(|mapping| mapping.lun);
-        seen.dedup_by_key(|mapping| mapping.lun);
-        seen.iter().map(|mapping| Unit::new(mapping.lun, Arc::clone(&mapping.volume))).collect()
+    /// The units that an initiator sees at a target, by LUN.
+    pub(crate) fn units(&self, initiator: &str, site: usize) -> Vec<Unit> {
+        let access = self.access();
+        let seen = access.mappings_of(initiator, &self.config.names, site);
+        seen.iter()
+            .map(|mapping| Unit::new(mapping.lun, Arc::clone(&mapping.volume), mapping.read_only))
+            .collect()
     }
 
     /// A TSIH that is not zero and not taken. Fewer than 65,535 sessions exist, by `connections_max`.
@@ -149,7 +149,7 @@ impl Target {
     /// it has.
     pub(crate) fn enter(&self, nexus: Nexus, address: Address, ticket: &Arc<Ticket>) {
         let mut registry = self.registry.lock();
-        let same = |entry: &Entry| entry.nexus.is(&nexus.initiator, nexus.isid);
+        let same = |entry: &Entry| entry.nexus.is(&nexus.initiator, nexus.isid, nexus.site);
         if let Some(place) = registry.sessions.iter().position(same) {
             let old = registry.sessions.swap_remove(place);
             old.address.post(Notice::Terminate(Arc::clone(ticket)));
@@ -158,9 +158,9 @@ impl Target {
     }
 
     /// The connection id of the session with this TSIH, name and ISID.
-    pub(crate) fn session_cid(&self, initiator: &str, isid: [u8; 6], tsih: u16) -> Option<u16> {
+    pub(crate) fn session_cid(&self, initiator: &str, isid: [u8; 6], site: usize, tsih: u16) -> Option<u16> {
         let registry = self.registry.lock();
-        let found = |entry: &&Entry| entry.nexus.tsih == tsih && entry.nexus.is(initiator, isid);
+        let found = |entry: &&Entry| entry.nexus.tsih == tsih && entry.nexus.is(initiator, isid, site);
         registry.sessions.iter().find(found).map(|entry| entry.nexus.cid)
     }
 
@@ -204,14 +204,16 @@ struct Entry {
 pub(crate) struct Nexus {
     pub(crate) initiator: String,
     pub(crate) isid: [u8; 6],
+    /// The target's place.
+    pub(crate) site: usize,
     pub(crate) tsih: u16,
     /// Of its one connection.
     pub(crate) cid: u16,
 }
 
 impl Nexus {
-    fn is(&self, initiator: &str, isid: [u8; 6]) -> bool {
-        self.isid == isid && self.initiator.eq_ignore_ascii_case(initiator)
+    fn is(&self, initiator: &str, isid: [u8; 6], site: usize) -> bool {
+        self.isid == isid && self.site == site && self.initiator.eq_ignore_ascii_case(initiator)
     }
 }
 

@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use initiator::{Initiator, TARGET};
-use twinsan_iscsi::{ANY_INITIATOR, Mapping, Server, TargetConfig};
+use twinsan_iscsi::{Access, Server, TargetConfig};
 
 fn serve(change: impl FnOnce(&mut TargetConfig)) -> (Server, SocketAddr) {
     let mut config = TargetConfig::new(TARGET);
     config.portals = vec![([127, 0, 0, 1], 0).into()];
     change(&mut config);
     let volume = Arc::new(ram::RamVolume::new(1, 1 << 17, config.pages.clone()));
-    let mapping = Mapping { initiators: vec![ANY_INITIATOR.to_owned()], lun: 0, volume };
-    let server = Server::start(config, vec![mapping]).expect("a free port");
+    let access = Access::for_anyone([(0, volume as _)]);
+    let server = Server::start(config, access).expect("a free port");
     let portal = server.local_addrs()[0];
     (server, portal)
 }

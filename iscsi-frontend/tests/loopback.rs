@@ -11,15 +11,15 @@ use std::sync::{Arc, mpsc};
 use initiator::{Initiator, TARGET};
 use twinsan::guest::{Command, GuestResult, PathState, Sink, VirtualVolume, VolumeInfo};
 use twinsan::ids::RequestId;
-use twinsan_iscsi::{ANY_INITIATOR, Mapping, Server, TargetConfig};
+use twinsan_iscsi::{Access, Server, TargetConfig};
 
 fn serve(reactors: usize) -> Server {
     let mut config = TargetConfig::new(TARGET);
     config.portals = vec![([127, 0, 0, 1], 0).into(), "[::1]:0".parse().expect("an address")];
     config.reactors = reactors;
     let volume = Arc::new(ram::RamVolume::new(1, 1 << 17, config.pages.clone()));
-    let mapping = Mapping { initiators: vec![ANY_INITIATOR.to_owned()], lun: 0, volume };
-    Server::start(config, vec![mapping]).expect("portals on free ports")
+    let access = Access::for_anyone([(0, volume as _)]);
+    Server::start(config, access).expect("portals on free ports")
 }
 
 type Request = (Command, Arc<dyn Sink>, u64);
@@ -80,8 +80,8 @@ fn completions_from_another_thread_wake_the_reactor() {
     config.reactors = 2;
     let inner = Arc::new(ram::RamVolume::new(1, 1 << 17, config.pages.clone()));
     let volume = Arc::new(Elsewhere::new(inner));
-    let mapping = Mapping { initiators: vec![ANY_INITIATOR.to_owned()], lun: 0, volume };
-    let server = Server::start(config, vec![mapping]).expect("a free port");
+    let access = Access::for_anyone([(0, volume as _)]);
+    let server = Server::start(config, access).expect("a free port");
     let portal = server.local_addrs()[0];
     std::thread::scope(|scope| {
         for host in 0..4u32 {
@@ -171,6 +171,6 @@ fn a_portal_in_use_is_named() {
     let server = serve(1);
     let mut config = TargetConfig::new(TARGET);
     config.portals = vec![server.local_addrs()[0]];
-    let error = Server::start(config, Vec::new()).err().expect("the port is taken");
+    let error = Server::start(config, Access::default()).err().expect("the port is taken");
     assert!(error.to_string().contains(&server.local_addrs()[0].to_string()), "{error}");
 }

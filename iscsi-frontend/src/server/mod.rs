@@ -17,7 +17,8 @@ use std::thread::JoinHandle;
 
 use mio::net::TcpListener;
 
-use crate::target::{Mapping, Target, TargetConfig};
+use crate::access::{Access, AccessError, NAME_BYTES_MAX};
+use crate::target::{Target, TargetConfig};
 use inbox::{Inbox, Letter};
 use reactor::Reactor;
 
@@ -39,6 +40,9 @@ pub enum ServerError {
     /// The configuration cannot work.
     #[error("{0}")]
     Config(&'static str),
+    /// The hosts and mappings cannot be.
+    #[error("{0}")]
+    Access(#[from] AccessError),
 }
 
 /// What all reactors share.
@@ -57,16 +61,10 @@ pub struct Server {
 
 impl Server {
     /// Binds the portals and serves.
-    pub fn start(config: TargetConfig, mappings: Vec<Mapping>) -> Result<Server, ServerError> {
-        if config.reactors == 0 {
-            return Err(ServerError::Config("at least one reactor thread is needed"));
-        }
-        if config.name.is_empty() || config.name.len() > 223 {
-            return Err(ServerError::Config("a target name has 1 to 223 bytes (RFC 7143 4.2.7.2)"));
-        }
-        check(&mappings)?;
+    pub fn start(config: TargetConfig, access: Access) -> Result<Server, ServerError> {
+        check(&config)?;
         let reactors = config.reactors;
-        let target = Arc::new(Target::new(config, mappings));
+        let target = Arc::new(Target::new(config, access)?);
         let polls: Vec<mio::Poll> = (0..reactors).map(|_| mio::Poll::new()).collect::<Result<_, _>>()?;
         let inboxes = polls
             .iter()
@@ -114,12 +112,11 @@ impl Server {
         while wait.recv().is_ok() {}
     }
 
-    /// Replaces the mappings, live: initiators are told that their LUNs have changed, requests to volumes that
-    /// they no longer see are given up, and an initiator that sees nothing any more is logged out.
-    pub fn set_mappings(&self, mappings: Vec<Mapping>) -> Result<(), ServerError> {
-        check(&mappings)?;
-        self.shared.target.set_mappings(mappings);
-        Ok(())
+    /// Replaces the hosts and mappings, live: initiators are told that their LUNs have changed, requests to volumes that
+    /// they no longer see are given up, and an initiator that sees nothing any more is logged out. A command that is
+    /// under way when its unit becomes read-only is carried out.
+    pub fn set_access(&self, access: Access) -> Result<(), AccessError> {
+        self.shared.target.set_access(access)
     }
 
     /// The portals as bound.
@@ -150,9 +147,21 @@ impl Server {
     }
 }
 
-fn check(mappings: &[Mapping]) -> Result<(), ServerError> {
-    if mappings.iter().any(|mapping| mapping.lun >= 1 << 14) {
-        return Err(ServerError::Config("a LUN is below 16384"));
+fn check(config: &TargetConfig) -> Result<(), ServerError> {
+    if config.reactors == 0 {
+        return Err(ServerError::Config("at least one reactor thread is needed"));
+    }
+    if config.names.is_empty() {
+        return Err(ServerError::Config("at least one target is needed"));
+    }
+    if !config.names.iter().all(|name| (1..=NAME_BYTES_MAX).contains(&name.len())) {
+        return Err(ServerError::Config("a target name has 1 to 223 bytes (RFC 7143 4.2.7.2)"));
+    }
+    let twice = |(index, name): (usize, &String)| {
+        config.names[..index].iter().any(|other| other.eq_ignore_ascii_case(name))
+    };
+    if config.names.iter().enumerate().any(twice) {
+        return Err(ServerError::Config("a target name is there twice"));
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use twinsan::guest::GuestResult;
 use twinsan::ids::RequestId;
 
 use crate::pdu::{Header, Residual, Response, reject};
-use crate::scsi::{self, Cdb, Plan, Sense, Work, code};
+use crate::scsi::{self, Attention, Cdb, Plan, Sense, Work, code};
 
 use super::framer::Place;
 use super::landing::Landing;
@@ -90,11 +90,14 @@ impl Connection {
         if cdb.0[0] == 0xa0
             && let Some(plan) = scsi::plan_report_luns(cdb, self.units.iter().map(|unit| unit.lun))
         {
+            // Whoever asks knows them (SPC-4 6.33).
+            self.units.iter_mut().for_each(|unit| unit.forget(Attention::UnitsChanged));
             return (usize::MAX, plan);
         }
+        let port = self.target.port(self.site);
         match self.unit_of(lun) {
-            Some(index) => (index, self.units[index].plan(cdb, &self.target.port)),
-            None => (usize::MAX, scsi::no_unit(cdb, &self.target.port)),
+            Some(index) => (index, self.units[index].plan(cdb, port)),
+            None => (usize::MAX, scsi::no_unit(cdb, port)),
         }
     }
 

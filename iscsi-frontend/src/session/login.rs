@@ -4,6 +4,7 @@
 //! has a name and, unless it only discovers, this target's name; a connection whose login takes longer than
 //! the login timer is closed by whoever owns the socket.
 
+use crate::access::NAME_BYTES_MAX;
 use crate::pdu::{Header, Response, text};
 use crate::target::Nexus;
 
@@ -16,8 +17,6 @@ const TEXT_BYTES_MAX: usize = 8192;
 const UNKNOWN_KEYS_MAX: u32 = 32;
 /// PDUs of one login.
 const PDUS_MAX: u32 = 64;
-/// The longest iSCSI name (RFC 7143 4.2.7.2).
-const NAME_BYTES_MAX: usize = 223;
 
 const SECURITY: u8 = 0;
 const OPERATIONAL: u8 = 1;
@@ -52,8 +51,8 @@ pub(super) struct Login {
     initiator: Option<String>,
     target: Option<String>,
     discovery: bool,
-    /// The target was found and may be used.
-    found: bool,
+    /// The place of the target that was found and may be used.
+    site: Option<usize>,
     /// What this target declares unasked has been said.
     declared: bool,
     params: Params,
@@ -75,7 +74,7 @@ impl Login {
             initiator: None,
             target: None,
             discovery: false,
-            found: false,
+            site: None,
             declared: false,
             params: Params::default(),
             isid: [0; 6],
@@ -203,9 +202,8 @@ impl Connection {
         if login.initiator.is_none() {
             return Err(status::MISSING_PARAMETER);
         }
-        if !login.found {
-            self.find_target(login)?;
-            login.found = true;
+        if login.site.is_none() {
+            login.site = Some(self.find_target(login)?);
             if !login.discovery {
                 text::put(&mut reply, "TargetPortalGroupTag", &self.target.config.portal_group.to_string());
             }
@@ -228,24 +226,25 @@ impl Connection {
         Ok(false)
     }
 
-    /// Is this the target, and may this initiator know of it?
-    fn find_target(&self, login: &Login) -> Result<(), u16> {
+    /// The target's place, if this initiator may know of it.
+    fn find_target(&self, login: &Login) -> Result<usize, u16> {
         if !self.target.is_open() {
             return Err(status::UNAVAILABLE);
         }
         if login.discovery {
-            return Ok(());
+            return Ok(0);
         }
         let (Some(initiator), Some(name)) = (&login.initiator, &login.target) else {
             return Err(status::MISSING_PARAMETER);
         };
-        let ours = name.eq_ignore_ascii_case(&self.target.config.name);
-        if ours && self.target.admits(initiator) { Ok(()) } else { Err(status::NOT_FOUND) }
+        let site = self.target.site(name).filter(|site| self.target.admits(initiator, *site));
+        site.ok_or(status::NOT_FOUND)
     }
 
     /// Enters the full-feature phase, after any earlier session of the same nexus has ended.
     fn enter(&mut self, login: &mut Login, flags: u8, reply: Vec<u8>) -> Result<(), u16> {
         let initiator = login.initiator.take().ok_or(status::MISSING_PARAMETER)?;
+        self.site = login.site.unwrap_or_default();
         if login.tsih != 0 {
             self.rejoin(&initiator, login)?;
         }
@@ -265,7 +264,8 @@ impl Connection {
         }
         let tsih = self.target.reserve_tsih();
         let ticket = self.expect(Awaited::Enter { response: response(tsih), reply });
-        let nexus = Nexus { initiator: initiator.clone(), isid: login.isid, tsih, cid: self.cid };
+        let nexus =
+            Nexus { initiator: initiator.clone(), isid: login.isid, site: self.site, tsih, cid: self.cid };
         self.target.enter(nexus, self.address.clone(), &ticket);
         self.initiator = initiator;
         self.phase = Phase::Entering;
@@ -277,7 +277,7 @@ impl Connection {
         if login.discovery {
             return Err(status::INVALID_REQUEST);
         }
-        match self.target.session_cid(initiator, login.isid, login.tsih) {
+        match self.target.session_cid(initiator, login.isid, self.site, login.tsih) {
             None => Err(status::NO_SESSION),
             Some(cid) if cid != self.cid => Err(status::TOO_MANY_CONNECTIONS),
             Some(_) => Ok(()),

@@ -93,9 +93,14 @@ impl Connection {
     /// initiator is told (SPC-4 6.33). One that sees nothing any more is asked to leave.
     pub(super) fn remap(&mut self) {
         let Phase::Full { discovery: false } = self.phase else { return };
-        let mut fresh = self.target.units(&self.initiator);
+        let mut fresh = self.target.units(&self.initiator, self.site);
         let stays = |unit: &Unit| fresh.iter().position(|new| new.is_same(unit));
         let moved: Vec<Option<usize>> = self.units.iter().map(stays).collect();
+        for (old, place) in self.units.iter_mut().zip(&moved) {
+            if let Some(place) = place {
+                old.protect(fresh[*place].is_read_only());
+            }
+        }
         if fresh.len() == self.units.len() && moved.iter().all(Option::is_some) {
             return;
         }

@@ -22,6 +22,8 @@ mod tasks;
 mod text;
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
@@ -121,6 +123,8 @@ pub(crate) struct Connection {
     exp_cmd_sn: u32,
     cid: u16,
     initiator: String,
+    /// The place of the session's target.
+    site: usize,
     units: Vec<Unit>,
     tasks: Tasks,
     /// Bytes that tasks have reserved.
@@ -164,6 +168,7 @@ impl Connection {
             exp_cmd_sn: 0,
             cid: 0,
             initiator: String::new(),
+            site: 0,
             units: Vec::new(),
             tasks: Tasks::default(),
             reserved: 0,
@@ -478,7 +483,7 @@ impl Connection {
         match awaited {
             Awaited::Enter { response, reply } => {
                 // As late as possible: mappings may have changed while an old session died.
-                self.units = self.target.units(&self.initiator);
+                self.units = self.target.units(&self.initiator, self.site);
                 self.begin_session(response, &reply, false);
             }
             Awaited::Answer { response, closing } => {
