@@ -18,6 +18,9 @@ use crate::sizes;
 
 mod check;
 mod hosts;
+mod secrets;
+
+pub(crate) use secrets::Secrets;
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,9 @@ pub(crate) struct Config {
     pub(crate) cache: Cache,
     #[serde(default)]
     pub(crate) mirror: Mirror,
+    /// Read from a file of their own.
+    #[serde(skip)]
+    pub(crate) secrets: Secrets,
 }
 
 /// Who this node is.
@@ -137,6 +143,13 @@ pub(crate) struct Host {
     pub(crate) name: String,
     /// Its initiators. `*` is any that no other host has.
     pub(crate) iqns: Vec<String>,
+    /// With a file of secrets: must it prove who it is?
+    #[serde(default = "yes")]
+    pub(crate) chap: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A volume at a LUN for a host.
@@ -162,6 +175,11 @@ pub(crate) struct Target {
     /// Further targets, reached at the same portals.
     #[serde(default)]
     pub(crate) more_iqns: Vec<String>,
+    /// The secrets of hosts, in a file that only its owner can read.
+    pub(crate) chap_file: Option<PathBuf>,
+    /// Allowed hash functions; all, if nothing is said.
+    #[serde(default)]
+    pub(crate) chap_algorithms: Vec<String>,
     /// Where this node listens for initiators.
     pub(crate) portals: Vec<SocketAddr>,
 }
@@ -235,6 +253,7 @@ impl Config {
         for disk in self.pool.iter_mut().flat_map(|pool| &mut pool.disks) {
             disk.path = self.node.directory.join(&disk.path);
         }
+        self.settle_chap_file(here);
         if let Some(file) = &mut self.arbiter.file {
             *file = here.join(&*file);
         }

@@ -42,7 +42,8 @@ enum Event {
 
 /// Runs the node of this configuration until it is stopped.
 pub(crate) fn run(path: &Path) -> Result<(), Failure> {
-    let config = Config::load(path)?;
+    let mut config = Config::load(path)?;
+    config.load_secrets(path)?;
     std::fs::create_dir_all(&config.node.directory)
         .map_err(|error| format!("{} cannot be made: {error}", config.node.directory.display()))?;
     check_portals(&config)?;
@@ -108,7 +109,7 @@ impl Running {
         }
     }
 
-    /// Reads the configuration again and takes over its hosts and mappings; everything else waits for a restart.
+    /// Reads the configuration again and takes over its hosts, their secrets, and mappings; everything else waits for a restart.
     fn reload(&mut self, path: &Path) {
         let name = self.config.name();
         let outcome = self.take_over(path);
@@ -119,10 +120,13 @@ impl Running {
     }
 
     fn take_over(&mut self, path: &Path) -> Result<(), Failure> {
-        let Config { host, mapping, .. } = Config::load(path)?;
+        let mut fresh = Config::load(path)?;
+        fresh.load_secrets(path)?;
+        let Config { host, mapping, secrets, .. } = fresh;
         let before = (
             std::mem::replace(&mut self.config.host, host),
             std::mem::replace(&mut self.config.mapping, mapping),
+            std::mem::replace(&mut self.config.secrets, secrets),
         );
         // Judged again beside what stays: the volumes and the targets that this node began with.
         let mut outcome = self.config.check_again(path).map_err(Failure::from);
@@ -131,7 +135,7 @@ impl Running {
                 server.set_access(self.config.access(|id| self.engine.volume(id))).map_err(Failure::from);
         }
         if outcome.is_err() {
-            (self.config.host, self.config.mapping) = before;
+            (self.config.host, self.config.mapping, self.config.secrets) = before;
         }
         outcome
     }
@@ -183,6 +187,7 @@ fn start_engine(config: &Config, pages: &PagePool) -> Result<Engine, Failure> {
 fn serve(config: &Config, engine: &Engine, pages: &PagePool) -> Result<Server, Failure> {
     let mut target = TargetConfig::new(&config.target.iqn);
     target.names = config.target.names().cloned().collect();
+    target.chap_algorithms = config.chap_algorithms();
     target.portals = config.target.portals.clone();
     target.partner_portals = config.partner.iter().flat_map(|partner| partner.portals.clone()).collect();
     (target.portal_group, target.partner_portal_group) = match config.name() {

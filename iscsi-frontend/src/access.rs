@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use twinsan::guest::VirtualVolume;
 
+use crate::chap::{Chap, Credentials};
+
 /// In [`Host::initiators`]: any initiator that no other host names. For demonstrations; a SAN names its hosts.
 pub const ANY_INITIATOR: &str = "*";
 
@@ -23,13 +25,15 @@ pub struct Host {
     pub name: String,
     /// Its initiators' iSCSI names, or [`ANY_INITIATOR`]. No other host has them.
     pub initiators: Vec<String>,
+    /// What it must show to log in, to discover too. `None` lets in whoever uses its initiators' names.
+    pub chap: Option<Chap>,
 }
 
 impl Host {
-    /// A host with these initiators.
+    /// A host with these initiators, without CHAP.
     pub fn new(name: &str, initiators: &[&str]) -> Host {
         let initiators = initiators.iter().map(|name| (*name).to_owned()).collect();
-        Host { name: name.to_owned(), initiators }
+        Host { name: name.to_owned(), initiators, chap: None }
     }
 
     fn has(&self, initiator: &str) -> bool {
@@ -93,6 +97,27 @@ pub enum AccessError {
         /// Another.
         second: String,
     },
+    /// A CHAP name cannot be sent.
+    #[error("host \"{host}\" has a CHAP name of {bytes} bytes; take 1 to 223")]
+    ChapName {
+        /// Whose it is.
+        host: String,
+        /// Its length.
+        bytes: usize,
+    },
+    /// A secret serves in both directions, so that one side's answer is the other's.
+    #[error(
+        "the secret of host \"{host}\" is also the target's, shown to \"{other}\"; give the target another"
+    )]
+    SecretBothWays {
+        /// Whose it is.
+        host: String,
+        /// To whom the target shows it.
+        other: String,
+    },
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes, so there can be no CHAP challenges")]
+    NoRandom,
     /// A mapping names a host that is not there.
     #[error("a mapping names host \"{0}\", which is not there; add the host or remove the mapping")]
     NoHost(String),
@@ -120,9 +145,10 @@ impl Access {
         Access { hosts: vec![Host::new("anyone", &[ANY_INITIATOR])], mappings }
     }
 
-    /// Can this be what a server with these targets grants?
-    pub(crate) fn check(&self, targets: &[String]) -> Result<(), AccessError> {
+    /// Can this be what a server with these targets grants? It is asked again by whoever takes it.
+    pub fn check(&self, targets: &[String]) -> Result<(), AccessError> {
         self.check_hosts()?;
+        self.check_chap()?;
         let mut taken = BTreeSet::new();
         for mapping in &self.mappings {
             if !self.hosts.iter().any(|host| host.name == mapping.host) {
@@ -161,6 +187,34 @@ impl Access {
             }
         }
         Ok(())
+    }
+
+    fn check_chap(&self) -> Result<(), AccessError> {
+        for (host, chap) in self.chaps() {
+            for credentials in std::iter::once(&chap.host).chain(&chap.target) {
+                let Credentials { name, .. } = credentials;
+                if !(1..=NAME_BYTES_MAX).contains(&name.len()) {
+                    return Err(AccessError::ChapName { host: host.name.clone(), bytes: name.len() });
+                }
+            }
+            let shown = |(_, other): &(&Host, &Chap)| {
+                other.target.as_ref().is_some_and(|target| target.secret.same(&chap.host.secret))
+            };
+            if let Some((other, _)) = self.chaps().find(shown) {
+                let (host, other) = (host.name.clone(), other.name.clone());
+                return Err(AccessError::SecretBothWays { host, other });
+            }
+        }
+        Ok(())
+    }
+
+    fn chaps(&self) -> impl Iterator<Item = (&Host, &Chap)> {
+        self.hosts.iter().filter_map(|host| Some((host, host.chap.as_ref()?)))
+    }
+
+    /// Does any host have to prove who it is?
+    pub(crate) fn asks_for_proof(&self) -> bool {
+        self.chaps().next().is_some()
     }
 
     /// The host that an initiator is of.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::access::Access;
+use crate::access::{Access, Host, Mapping};
+use crate::chap::{Algorithm, Chap, Credentials, Secret};
+use crate::pdu::text;
 use crate::scsi::{Cdb, Plan, Port, Unit};
 use crate::session::drive::{Drive, HandVolume};
 use crate::target::{Target, TargetConfig};
@@ -65,6 +67,80 @@ fn login(digests: bool) -> Vec<u8> {
     pdu.extend_from_slice(text.as_bytes());
     pdu.resize((pdu.len() + 3) & !3, 0);
     pdu
+}
+
+const SECRETS: [&str; 2] = ["the host's secret", "the target's secret"];
+
+/// Logs in to a target that asks for CHAP: each line is the text of one request, its first byte the flags (bit 0 asks
+/// to go on, bit 1 to the full-feature phase, bit 2 says that more text follows, bit 3 is the
+/// operational stage). `;` stands for the zero between keys,
+/// `@R` for the right response to the challenge of this login, `@C` for that challenge.
+/// Returns whether the login got through.
+///
+/// # Panics
+/// If a login gets through that has not proved who it is, or by the bug that is being looked for.
+pub fn login_text(input: &[u8]) -> bool {
+    let credentials = |name: &str, secret| Credentials {
+        name: name.to_owned(),
+        secret: Secret::new(secret).unwrap_or_else(|error| unreachable!("{error}")),
+    };
+    let [host, target] = SECRETS;
+    let chap = Chap { host: credentials("esx1", host), target: Some(credentials("san", target)) };
+    let hosts = vec![Host { chap: Some(chap), ..Host::new("fuzz", &["iqn.2026-01.example:fuzz"]) }];
+    let mappings = vec![Mapping::new("fuzz", 0, HandVolume::new(1))];
+    let target = Target::new(TargetConfig::new(TARGET), Access { hosts, mappings });
+    let mut drive = Drive::new(target.expect("a good configuration"));
+    let link = drive.connect();
+    let (mut challenge, mut proved) = (Vec::new(), false);
+    for line in input.split(|byte| *byte == b'\n') {
+        let Some((&how, line)) = line.split_first() else { continue };
+        let (response, asked) = (right_response(&challenge), value(&challenge, "CHAP_C"));
+        proved |= !response.is_empty() && line.windows(2).any(|pair| pair == b"@R");
+        let line: Vec<u8> = line.iter().map(|byte| if *byte == b';' { 0 } else { *byte }).collect();
+        let line = replace(&replace(&line, b"@R", response.as_bytes()), b"@C", asked.as_bytes());
+        drive.feed(link, &login_pdu(how, &line));
+        challenge = drive.drain(link).get(48..).unwrap_or_default().to_vec();
+        let Some(connection) = drive.get(link) else { return false };
+        if !connection.is_logging_in() {
+            assert!(proved, "a login got through without a proof");
+            return true;
+        }
+    }
+    false
+}
+
+fn login_pdu(how: u8, text: &[u8]) -> Vec<u8> {
+    let mut pdu = vec![0; 48];
+    pdu[0] = 0x43;
+    pdu[1] = (how & 1) << 7 | (how & 4) << 4 | (how & 8) >> 1 | if how & 2 != 0 { 3 } else { how & 1 };
+    let length = (text.len() as u32).to_be_bytes();
+    pdu[5..8].copy_from_slice(&length[1..]);
+    pdu.extend_from_slice(text);
+    pdu.resize((pdu.len() + 3) & !3, 0);
+    pdu
+}
+
+fn value(reply: &[u8], key: &str) -> String {
+    let mut pairs = text::pairs(reply).flatten();
+    pairs.find(|(found, _)| *found == key).map(|(_, value)| value.to_owned()).unwrap_or_default()
+}
+
+/// What proves the initiator to whoever sent this challenge; empty if it is none.
+fn right_response(reply: &[u8]) -> String {
+    let number = text::number(&value(reply, "CHAP_A"));
+    let algorithm = Algorithm::ALL.into_iter().find(|algorithm| Some(algorithm.number()) == number);
+    let id = text::number(&value(reply, "CHAP_I")).and_then(|id| u8::try_from(id).ok());
+    let challenge = crate::chap::decode(&value(reply, "CHAP_C"), 1024);
+    let (Some(algorithm), Some(id), Some(challenge)) = (algorithm, id, challenge) else {
+        return String::new();
+    };
+    let Ok(secret) = Secret::new(SECRETS[0]) else { return String::new() };
+    crate::chap::encode(&algorithm.response(id, &secret, &challenge))
+}
+
+fn replace(text: &[u8], from: &[u8; 2], to: &[u8]) -> Vec<u8> {
+    let Some(place) = text.windows(2).position(|pair| pair == from) else { return text.to_vec() };
+    [&text[..place], to, &text[place + 2..]].concat()
 }
 
 /// Plans a command from a CDB (the first 16 bytes) and, if it takes any, the parameters that follow.

@@ -19,6 +19,7 @@
 //! ```
 
 mod access;
+pub mod chap;
 pub mod fuzz;
 mod pdu;
 mod scsi;

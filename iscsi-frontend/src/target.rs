@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,6 +15,7 @@ use twinsan::guest::Sink;
 use twinsan::ids::VolumeId;
 
 use crate::access::{Access, AccessError};
+use crate::chap::{Algorithm, Challenges, Secret, Throttle};
 use crate::scsi::{Attention, Port, Unit};
 
 /// How this node's targets present themselves.
@@ -37,6 +38,8 @@ pub struct TargetConfig {
     pub product: String,
     /// INQUIRY's revision, at most 4 ASCII characters.
     pub revision: String,
+    /// The hash functions for CHAP that are allowed; the strongest that the initiator knows too is taken.
+    pub chap_algorithms: Vec<Algorithm>,
     /// Where the data of writes is received. Give the engine's pool, so that pages circulate.
     pub pages: PagePool,
     /// Threads that serve connections, at least 1.
@@ -62,6 +65,7 @@ impl TargetConfig {
             vendor: "TWINSAN".to_owned(),
             product: "VIRTUAL VOLUME".to_owned(),
             revision: "0001".to_owned(),
+            chap_algorithms: Algorithm::ALL.to_vec(),
             pages: PagePool::new(),
             reactors: 1,
             login_time: Duration::from_secs(15),
@@ -80,6 +84,12 @@ pub(crate) struct Target {
     pub(crate) bound: Mutex<Vec<SocketAddr>>,
     /// May new sessions begin?
     pub(crate) open: AtomicBool,
+    pub(crate) challenges: Challenges,
+    pub(crate) throttle: Throttle,
+    /// What unknown initiators would have to know.
+    pub(crate) nobodys_secret: Secret,
+    /// What the owner of the clock has last said, in milliseconds.
+    now_ms: AtomicU64,
     access: Mutex<Arc<Access>>,
     registry: Mutex<Registry>,
 }
@@ -94,6 +104,10 @@ impl Target {
             config,
             bound: Mutex::new(Vec::new()),
             open: AtomicBool::new(true),
+            challenges: Challenges::new().map_err(|_| AccessError::NoRandom)?,
+            throttle: Throttle::default(),
+            nobodys_secret: Secret::random().map_err(|_| AccessError::NoRandom)?,
+            now_ms: AtomicU64::new(0),
             access: Mutex::new(Arc::new(access)),
             registry: Mutex::new(Registry { sessions: Vec::new(), tsih_last: 0 }),
         })
@@ -101,6 +115,15 @@ impl Target {
 
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
+    }
+
+    /// So much time has passed since the server began. Sessions have no other clock.
+    pub(crate) fn tick(&self, now: Duration) {
+        self.now_ms.fetch_max(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::Relaxed)
     }
 
     /// The place of a target's name.

@@ -40,6 +40,7 @@ impl Config {
         self.check_pool()?;
         self.check_volumes()?;
         self.check_hosts()?;
+        self.check_chap()?;
         self.check_target()?;
         self.check_cache_and_mirror()
     }

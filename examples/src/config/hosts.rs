@@ -88,6 +88,7 @@ impl Config {
         let host = |host: &super::Host| twinsan_iscsi::Host {
             name: host.name.clone(),
             initiators: host.iqns.clone(),
+            chap: self.secrets.of(&host.name),
         };
         let mapping = |mapping: &super::Mapping| {
             let named = self.volume.iter().find(|volume| volume.name == mapping.volume)?;

@@ -2,9 +2,9 @@
 
 use super::*;
 
-const GOOD: &str = include_str!("../../node.toml");
+pub(super) const GOOD: &str = include_str!("../../node.toml");
 
-fn parse(text: &str) -> Result<Config, String> {
+pub(super) fn parse(text: &str) -> Result<Config, String> {
     let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
     config.check().map_err(|(key, problem)| format!("{key}: {problem}"))?;
     Ok(config)
@@ -44,7 +44,7 @@ fn what_is_wrong_is_named() {
         ("# more_iqns = [\"iqn.2026-01.example.office:lab\"]", "more_iqns = [\"lab\"]", "target.iqn"),
         ("id = 2", "id = 1", "volume.id"),
         ("extent = \"1MiB\"", "extent = \"3MiB\"", "pool.extent"),
-        ("file = ", "policy = \"preferred\"\nfile = ", "arbiter.policy"),
+        ("\nfile = ", "\npolicy = \"preferred\"\nfile = ", "arbiter.policy"),
         ("iqns = [\"*\"]", "iqns = []", "host.iqns"),
         ("host = \"any\"", "host = \"none\"", "mapping.host"),
         ("iqn = \"iqn.2026", "iqn = \"2026", "target.iqn"),

@@ -4,7 +4,6 @@
 //! is awake.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
@@ -12,6 +11,7 @@ use mio::net::{TcpListener, TcpStream};
 use parking_lot::Mutex;
 use twinsan::guest::{GuestResult, Sink};
 
+use crate::session::Ends;
 use crate::target::{Mailbox, Notice};
 
 /// What reaches a reactor.
@@ -22,8 +22,8 @@ pub(super) enum Letter {
     Aborted(u64),
     /// From one connection to another.
     Notice(u64, Notice),
-    /// A new connection, accepted at this address.
-    Adopt(TcpStream, SocketAddr),
+    /// A new connection between these addresses.
+    Adopt(TcpStream, Ends),
     /// Listen here.
     Listen(Vec<TcpListener>),
     /// Stop listening, drop all connections, and say so.

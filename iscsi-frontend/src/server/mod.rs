@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use mio::net::TcpListener;
 
@@ -51,6 +52,7 @@ struct Shared {
     inboxes: Vec<Arc<Inbox>>,
     /// Connections open, over all reactors.
     connections: AtomicUsize,
+    begun: Instant,
 }
 
 /// A target that is being served. Dropping it stops it.
@@ -70,7 +72,8 @@ impl Server {
             .iter()
             .map(|poll| mio::Waker::new(poll.registry(), reactor::WAKER).map(|w| Arc::new(Inbox::new(w))))
             .collect::<Result<_, _>>()?;
-        let shared = Arc::new(Shared { target, inboxes, connections: AtomicUsize::new(0) });
+        let shared =
+            Arc::new(Shared { target, inboxes, connections: AtomicUsize::new(0), begun: Instant::now() });
         let mut server = Server { shared, threads: Vec::new() };
         for (number, poll) in polls.into_iter().enumerate() {
             let mut reactor = Reactor::new(number, poll, Arc::clone(&server.shared));

@@ -19,7 +19,7 @@ use super::Shared;
 use super::inbox::{Inbox, Letter};
 use super::links::{Link, Links};
 use super::receive::Receiver;
-use crate::session::Connection;
+use crate::session::{Connection, Ends};
 use crate::target::{Address, Mailbox};
 
 pub(super) const WAKER: Token = Token(usize::MAX);
@@ -111,6 +111,7 @@ impl Reactor {
             events.clear();
         }
         self.inbox.awake();
+        self.shared.target.tick(self.shared.begun.elapsed());
     }
 
     fn next_timer(&self) -> Option<Duration> {
@@ -155,7 +156,7 @@ impl Reactor {
         loop {
             let Some(listener) = self.listeners.get(listener) else { return };
             match listener.accept() {
-                Ok((stream, _)) => self.assign(stream),
+                Ok((stream, peer)) => self.assign(stream, peer),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
                 Err(_) => {
@@ -167,21 +168,21 @@ impl Reactor {
     }
 
     /// Gives a new connection to a reactor, if there may be one more.
-    fn assign(&mut self, stream: TcpStream) {
+    fn assign(&mut self, stream: TcpStream, peer: SocketAddr) {
         let Ok(local) = stream.local_addr() else { return };
         if self.shared.connections.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
             self.shared.connections.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         self.next_reactor = (self.next_reactor + 1) % self.shared.inboxes.len();
-        self.shared.inboxes[self.next_reactor].send(Letter::Adopt(stream, local));
+        self.shared.inboxes[self.next_reactor].send(Letter::Adopt(stream, Ends { local, peer }));
     }
 
-    fn adopt(&mut self, mut stream: TcpStream, local: SocketAddr) {
+    fn adopt(&mut self, mut stream: TcpStream, ends: Ends) {
         let key = self.links.next_key();
         let address = Address { mailbox: Arc::clone(&self.mailbox), key };
         let target = Arc::clone(&self.shared.target);
-        let connection = Connection::new(target, address, Arc::clone(&self.sink), local);
+        let connection = Connection::new(target, address, Arc::clone(&self.sink), ends);
         let link = Link {
             stream: None,
             connection,
@@ -232,7 +233,7 @@ impl Reactor {
                 }
                 Letter::Aborted(token) => self.with(token, |connection, slot| connection.aborted(slot)),
                 Letter::Notice(key, notice) => self.with(key, |connection, _| connection.notice(notice)),
-                Letter::Adopt(stream, local) => self.adopt(stream, local),
+                Letter::Adopt(stream, ends) => self.adopt(stream, ends),
                 Letter::Listen(listeners) => self.listen(listeners),
                 Letter::Withdraw(done) => {
                     self.withdraw();

@@ -10,8 +10,8 @@ use twinsan::block::{Block, SECTOR_BYTES, SECTORS_PER_BLOCK};
 use twinsan::guest::{Command, GuestError, GuestResult, PathState, Sectors, Sink, VirtualVolume, VolumeInfo};
 use twinsan::ids::{RequestId, Uuid, VolumeId};
 
-use super::Connection;
 use super::landing::Slices;
+use super::{Connection, Ends};
 use crate::target::{Address, Mailbox, Notice, Target};
 
 /// Sectors of a [`HandVolume`]: 64 MiB.
@@ -201,9 +201,9 @@ impl Drive {
         let key = (self.links.len() as u64 + 1) << 16;
         let mailbox = Arc::clone(&self.office) as Arc<dyn Mailbox>;
         let sink = Arc::clone(&self.office) as Arc<dyn Sink>;
-        let local = std::net::SocketAddr::from(([127, 0, 0, 1], 3260));
+        let ends = Ends { local: ([127, 0, 0, 1], 3260).into(), peer: ([127, 0, 0, 1], 4000).into() };
         let address = Address { mailbox, key };
-        self.links.push(Some(Connection::new(Arc::clone(&self.target), address, sink, local)));
+        self.links.push(Some(Connection::new(Arc::clone(&self.target), address, sink, ends)));
         self.links.len() - 1
     }
 

@@ -117,10 +117,6 @@ fn fixed(key: &str, value: &str) -> Answer {
         "IFMarkInt" | "OFMarkInt" => Answer::Reject,
         "TaskReporting" => Answer::Value("RFC3720".to_owned()),
         "InitiatorName" | "InitiatorAlias" | "TargetName" | "SessionType" | "TargetAddress" => Answer::Silent,
-        "AuthMethod" => match value.split(',').any(|method| method == "None") {
-            true => Answer::Value("None".to_owned()),
-            false => Answer::Reject,
-        },
         _ => Answer::Unknown,
     }
 }

@@ -1,6 +1,6 @@
 //! The login phase (RFC 7143 section 6): security and operational stages in any number of PDUs.
 //!
-//! Invariants: the whole text of a login is at most [`TEXT_BYTES_MAX`]; no session exists before the initiator
+//! Invariants: an initiator that has to prove who it is learns of no target before it has (`security`); the whole text of a login is at most [`TEXT_BYTES_MAX`]; no session exists before the initiator
 //! has a name and, unless it only discovers, this target's name; a connection whose login takes longer than
 //! the login timer is closed by whoever owns the socket.
 
@@ -9,6 +9,7 @@ use crate::pdu::{Header, Response, text};
 use crate::target::Nexus;
 
 use super::keys::{Answer, Params, RECEIVE_BYTES_MAX};
+use super::security::Security;
 use super::{Awaited, Closing, Connection, Phase};
 
 /// Text of one login, all PDUs together.
@@ -18,7 +19,7 @@ const UNKNOWN_KEYS_MAX: u32 = 32;
 /// PDUs of one login.
 const PDUS_MAX: u32 = 64;
 
-const SECURITY: u8 = 0;
+pub(super) const SECURITY: u8 = 0;
 const OPERATIONAL: u8 = 1;
 const FULL_FEATURE: u8 = 3;
 const TRANSIT: u8 = 0x80;
@@ -26,33 +27,37 @@ const CONTINUE: u8 = 0x40;
 
 /// Login status: class and detail (RFC 7143 11.13.5).
 pub(super) mod status {
-    pub(super) const SUCCESS: u16 = 0x0000;
-    pub(super) const INITIATOR_ERROR: u16 = 0x0200;
-    pub(super) const AUTHENTICATION: u16 = 0x0201;
-    pub(super) const NOT_FOUND: u16 = 0x0203;
-    pub(super) const VERSION: u16 = 0x0205;
-    pub(super) const TOO_MANY_CONNECTIONS: u16 = 0x0206;
-    pub(super) const MISSING_PARAMETER: u16 = 0x0207;
-    pub(super) const SESSION_TYPE: u16 = 0x0209;
-    pub(super) const NO_SESSION: u16 = 0x020a;
-    pub(super) const INVALID_REQUEST: u16 = 0x020b;
-    pub(super) const UNAVAILABLE: u16 = 0x0301;
+    pub(crate) const SUCCESS: u16 = 0x0000;
+    pub(crate) const INITIATOR_ERROR: u16 = 0x0200;
+    pub(crate) const AUTHENTICATION: u16 = 0x0201;
+    pub(crate) const NOT_FOUND: u16 = 0x0203;
+    pub(crate) const VERSION: u16 = 0x0205;
+    pub(crate) const TOO_MANY_CONNECTIONS: u16 = 0x0206;
+    pub(crate) const MISSING_PARAMETER: u16 = 0x0207;
+    pub(crate) const SESSION_TYPE: u16 = 0x0209;
+    pub(crate) const NO_SESSION: u16 = 0x020a;
+    pub(crate) const INVALID_REQUEST: u16 = 0x020b;
+    pub(crate) const TARGET_ERROR: u16 = 0x0300;
+    pub(crate) const UNAVAILABLE: u16 = 0x0301;
 }
 
 /// A login in progress.
 pub(super) struct Login {
-    stage: u8,
+    pub(super) stage: u8,
     /// Text of the PDUs so far that said "more follows", then of this one.
     text: Vec<u8>,
     text_total: usize,
     keys: Vec<String>,
     unknown: u32,
     pdus: u32,
-    initiator: Option<String>,
+    pub(super) initiator: Option<String>,
     target: Option<String>,
     discovery: bool,
     /// The place of the target that was found and may be used.
     site: Option<usize>,
+    pub(super) security: Security,
+    /// The portal group has been said.
+    grouped: bool,
     /// What this target declares unasked has been said.
     declared: bool,
     params: Params,
@@ -75,6 +80,8 @@ impl Login {
             target: None,
             discovery: false,
             site: None,
+            security: Security::default(),
+            grouped: false,
             declared: false,
             params: Params::default(),
             isid: [0; 6],
@@ -127,7 +134,9 @@ impl Login {
             }
             self.keys.push(key.to_owned());
             self.declare(key, value)?;
-            self.answer(key, value, &mut reply)?;
+            if !self.security.take(key, value) {
+                self.answer(key, value, &mut reply)?;
+            }
         }
         Ok(reply)
     }
@@ -155,7 +164,6 @@ impl Login {
             return Ok(());
         }
         match self.params.offer(key, value, self.discovery) {
-            Answer::Reject if key == "AuthMethod" => return Err(status::AUTHENTICATION),
             Answer::Silent => {}
             Answer::Value(value) => text::put(reply, key, &value),
             Answer::Reject => text::put(reply, key, "Reject"),
@@ -202,18 +210,23 @@ impl Connection {
         if login.initiator.is_none() {
             return Err(status::MISSING_PARAMETER);
         }
-        if login.site.is_none() {
+        if !self.target.is_open() {
+            return Err(status::UNAVAILABLE);
+        }
+        self.have_proved(login, &mut reply)?;
+        if login.security.is_settled() && login.site.is_none() {
             login.site = Some(self.find_target(login)?);
-            if !login.discovery {
-                text::put(&mut reply, "TargetPortalGroupTag", &self.target.config.portal_group.to_string());
-            }
+        }
+        if !login.discovery && !login.grouped {
+            login.grouped = true;
+            text::put(&mut reply, "TargetPortalGroupTag", &self.target.config.portal_group.to_string());
         }
         if login.stage == OPERATIONAL && !login.declared {
             login.declared = true;
             login.params.receive_bytes_max = RECEIVE_BYTES_MAX;
             text::put(&mut reply, "MaxRecvDataSegmentLength", &RECEIVE_BYTES_MAX.to_string());
         }
-        if flags & TRANSIT == 0 {
+        if flags & TRANSIT == 0 || !login.security.is_settled() {
             self.answer_login(login, flags & 0x0c, &reply);
             return Ok(false);
         }
@@ -228,9 +241,6 @@ impl Connection {
 
     /// The target's place, if this initiator may know of it.
     fn find_target(&self, login: &Login) -> Result<usize, u16> {
-        if !self.target.is_open() {
-            return Err(status::UNAVAILABLE);
-        }
         if login.discovery {
             return Ok(0);
         }

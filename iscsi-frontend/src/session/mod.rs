@@ -18,6 +18,7 @@ mod landing;
 mod login;
 mod management;
 mod output;
+mod security;
 mod tasks;
 mod text;
 
@@ -58,6 +59,13 @@ const GATHER_BYTES_MAX: usize = 8192;
 const DIRECT_BYTES_MIN: usize = 4096;
 /// After a data segment of this length the next one is expected to be long too.
 const LONG_BYTES_MIN: usize = 16 << 10;
+
+/// The addresses of a connection's ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+}
 
 /// What a receive will probably bring, over and over.
 pub(crate) struct Forecast {
@@ -110,7 +118,7 @@ pub(crate) struct Connection {
     target: Arc<Target>,
     address: Address,
     sink: Arc<dyn Sink>,
-    local: SocketAddr,
+    ends: Ends,
     framer: Framer,
     gathered: Vec<u8>,
     current: Current,
@@ -149,13 +157,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// A connection that was accepted at `local`. `sink` is the mailbox of `address`.
-    pub(crate) fn new(target: Arc<Target>, address: Address, sink: Arc<dyn Sink>, local: SocketAddr) -> Self {
+    /// A connection that was accepted. `sink` is the mailbox of `address`.
+    pub(crate) fn new(target: Arc<Target>, address: Address, sink: Arc<dyn Sink>, ends: Ends) -> Self {
         Connection {
             target,
             address,
             sink,
-            local,
+            ends,
             framer: Framer::new(),
             gathered: Vec::new(),
             current: Current::Ignored,

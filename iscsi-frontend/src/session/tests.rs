@@ -1,6 +1,7 @@
 //! Connections driven by hand-made PDUs.
 
 mod access;
+mod chap;
 
 use std::sync::Arc;
 

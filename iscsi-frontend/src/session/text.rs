@@ -112,7 +112,7 @@ impl Connection {
 
     /// A portal bound to any address is reached as the initiator just did.
     fn reachable(&self, portal: SocketAddr) -> SocketAddr {
-        let ip = if portal.ip().is_unspecified() { self.local.ip() } else { portal.ip() };
+        let ip = if portal.ip().is_unspecified() { self.ends.local.ip() } else { portal.ip() };
         SocketAddr::new(ip, portal.port())
     }
 }
