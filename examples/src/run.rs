@@ -1,14 +1,15 @@
 //! `twinsand run`: one node. Joins the engine, the mirror link and the iSCSI target, and ends them in order.
 //!
 //! The portals are opened when the node may serve for the first time, so that initiators find no node that is still
-//! looking for its partner; from then on a node that may not serve answers NOT READY. They close when it stops.
+//! looking for its partner. From then on a node that may not serve answers NOT READY, and closes its portals if that
+//! lasts, until it may again. When it stops it asks initiators to log out, and closes them for good.
 //! SIGHUP has the node read its hosts and mappings again.
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use twinsan::backend::{FileArbiter, random_boot_id};
 use twinsan::block::PagePool;
@@ -28,6 +29,12 @@ use crate::status::{Status, StatusSocket};
 
 /// How long a clean stop may take before the node stops as it is.
 const STOP_BOUND: Duration = Duration::from_secs(30);
+
+/// How long initiators have to log out when the node stops.
+const LOGOUT_GRACE: Duration = Duration::from_secs(2);
+/// How long a node that may not serve says so before it closes its portals. A short loss shall not cost hosts their
+/// sessions; a long one shall not keep them on a path that leads nowhere.
+const LOST_BOUND: Duration = Duration::from_secs(10);
 
 /// What the node's main loop waits for.
 enum Event {
@@ -56,25 +63,8 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
     let status = StatusSocket::serve(&config.socket(), move || Status::of(&asked))
         .map_err(|error| format!("{} cannot be served: {error}", config.socket().display()))?;
     forward_notices(&engine, events)?;
-    let mut node = Running { config, pages, engine, server: None };
-    let mut outcome = Ok(());
-    for event in inbox {
-        match event {
-            Event::Notice(notice) => {
-                node.heard(&notice)?;
-            }
-            Event::Reload => node.reload(path),
-            Event::Stop => {
-                outcome = node.stop();
-                break;
-            }
-            Event::Ended => {
-                outcome =
-                    Err(node.engine.failure().unwrap_or_else(|| "the node ended by itself".into()).into());
-                break;
-            }
-        }
-    }
+    let mut node = Running { config, pages, engine, server: None, portals: Portals::default() };
+    let outcome = node.until_ended(&inbox, path);
     drop(status);
     drop(node);
     outcome
@@ -85,17 +75,81 @@ struct Running {
     pages: PagePool,
     engine: Engine,
     server: Option<Server>,
+    portals: Portals,
+}
+
+/// Whether the portals of a node that has served are open.
+#[derive(Default)]
+struct Portals {
+    /// When they will be closed, if the node may not serve.
+    close_at: Option<Instant>,
+    closed: bool,
+}
+
+impl Portals {
+    /// The next event, or a timeout when the portals are to be closed.
+    fn next(&self, inbox: &Receiver<Event>) -> Result<Event, RecvTimeoutError> {
+        match self.close_at {
+            Some(when) => inbox.recv_timeout(when.saturating_duration_since(Instant::now())),
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
 }
 
 impl Running {
+    /// The main loop.
+    fn until_ended(&mut self, inbox: &Receiver<Event>, path: &Path) -> Result<(), Failure> {
+        loop {
+            match self.portals.next(inbox) {
+                Ok(Event::Notice(notice)) => self.heard(&notice)?,
+                Ok(Event::Reload) => self.reload(path),
+                Ok(Event::Stop) => return self.stop(),
+                Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => {
+                    let failure = self.engine.failure();
+                    return Err(failure.unwrap_or_else(|| "the node ended by itself".into()).into());
+                }
+                Err(RecvTimeoutError::Timeout) => self.close_portals(),
+            }
+        }
+    }
+
     fn heard(&mut self, notice: &Notice) -> Result<(), Failure> {
         log(self.config.name(), &describe(notice));
+        match notice {
+            Notice::Paired(_) | Notice::Alone(_) => self.open_portals(),
+            Notice::Lost if self.server.is_some() && !self.portals.closed => {
+                self.portals.close_at = Some(Instant::now() + LOST_BOUND);
+            }
+            _ => {}
+        }
         if matches!(notice, Notice::Paired(_) | Notice::Alone(_)) && self.server.is_none() {
             let server = serve(&self.config, &self.engine, &self.pages)?;
             self.tell_urls(&server);
             self.server = Some(server);
         }
         Ok(())
+    }
+
+    /// The node has not been allowed to serve for a while.
+    fn close_portals(&mut self) {
+        self.portals = Portals { close_at: None, closed: true };
+        if let Some(server) = &self.server {
+            server.close_portals();
+            log(self.config.name(), "closed its portals until it may serve again");
+        }
+    }
+
+    fn open_portals(&mut self) {
+        let Portals { closed, .. } = std::mem::take(&mut self.portals);
+        let Some(server) = self.server.as_ref().filter(|_| closed) else { return };
+        match server.open_portals() {
+            Ok(()) => log(self.config.name(), "opened its portals again"),
+            Err(error) => {
+                // Hosts have the other path; the next change of state tries again.
+                self.portals.closed = true;
+                log(self.config.name(), &format!("could not open its portals: {error}"));
+            }
+        }
     }
 
     fn tell_urls(&self, server: &Server) {
@@ -140,13 +194,14 @@ impl Running {
         outcome
     }
 
-    /// Hands over first, then closes the portals: an initiator that is told NOT READY, or cut off, finds the partner
+    /// Hands over first, then asks initiators to log out and closes the portals: an initiator that is told NOT READY, or cut off, finds the partner
     /// ready.
     fn stop(&mut self) -> Result<(), Failure> {
         let name = self.config.name();
         log(name, "stops: hands over");
         let clean = self.engine.stop(STOP_BOUND);
         if let Some(server) = self.server.take() {
+            server.drain(LOGOUT_GRACE);
             server.stop();
         }
         log(name, if clean.is_ok() { "stopped cleanly" } else { "stopped without handing over" });

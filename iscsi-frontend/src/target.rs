@@ -280,6 +280,8 @@ pub(crate) enum Notice {
 pub(crate) struct Clear {
     pub(crate) volumes: Vec<VolumeId>,
     pub(crate) attention: Attention,
+    /// Is their session to end too?
+    pub(crate) drop: bool,
 }
 
 /// Held by everyone whom a connection waits for. Tells it when the last one lets go.

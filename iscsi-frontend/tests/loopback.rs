@@ -7,6 +7,7 @@ mod ram;
 
 use std::net::TcpStream;
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use initiator::{Initiator, TARGET};
 use twinsan::guest::{Command, GuestResult, PathState, Sink, VirtualVolume, VolumeInfo};
@@ -173,4 +174,32 @@ fn a_portal_in_use_is_named() {
     config.portals = vec![server.local_addrs()[0]];
     let error = Server::start(config, Access::default()).err().expect("the port is taken");
     assert!(error.to_string().contains(&server.local_addrs()[0].to_string()), "{error}");
+}
+
+#[test]
+fn a_planned_stop_asks_initiators_to_log_out_and_drops_those_that_stay() {
+    let server = serve(2);
+    let portals = server.local_addrs();
+    let names = ["iqn.2026-01.example:polite", "iqn.2026-01.example:deaf"];
+    let [mut polite, mut deaf] = names.map(|name| Initiator::login(portals[0], name));
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.drain(Duration::from_secs(2)));
+        let (head, _) = polite.receive();
+        assert_eq!((head[0], head[36]), (0x32, 1), "a logout is requested");
+        assert_eq!(polite.write(0, &[4; 512]), 0, "and until then all is served");
+        assert!(TcpStream::connect(portals[0]).is_err(), "nobody comes in any more");
+        let mut logout = [0; 48];
+        logout[..2].copy_from_slice(&[0x46, 0x80]);
+        polite.send(logout, &[]);
+        assert_eq!(polite.receive().0[0], 0x26);
+        assert!(polite.is_closed());
+        assert!(deaf.is_closed());
+    });
+    // With nobody there it takes no time.
+    let begun = Instant::now();
+    server.drain(Duration::from_secs(600));
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    server.open_portals().expect("the ports are still free");
+    assert_eq!(Initiator::login(portals[0], names[0]).read(0, 1), [4; 512]);
+    server.stop();
 }

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use mio::net::{TcpListener, TcpStream};
 use parking_lot::Mutex;
@@ -28,6 +29,8 @@ pub(super) enum Letter {
     Listen(Vec<TcpListener>),
     /// Stop listening, drop all connections, and say so.
     Withdraw(Sender<()>),
+    /// Stop listening, ask all initiators to log out, drop at this time those that are left, and say so.
+    Drain(Instant, Sender<()>),
     /// End the thread.
     Stop,
 }

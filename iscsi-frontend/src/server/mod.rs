@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::net::TcpListener;
 
@@ -106,10 +106,22 @@ impl Server {
     /// Stops listening and drops every connection, so that initiators use the other path. Returns when it is
     /// done; requests still with a volume are given up in the background.
     pub fn close_portals(&self) {
+        self.tell_all(Letter::Withdraw);
+    }
+
+    /// As [`close_portals`](Self::close_portals), for a planned stop: asks every initiator to log out first, and drops
+    /// after `grace` those that have not. Commands are served until then.
+    pub fn drain(&self, grace: Duration) {
+        let until = Instant::now() + grace;
+        self.tell_all(|done| Letter::Drain(until, done));
+    }
+
+    /// Lets no new session begin, gives every reactor a letter, and waits until each has done what it says.
+    fn tell_all(&self, letter: impl Fn(mpsc::Sender<()>) -> Letter) {
         self.shared.target.open.store(false, Ordering::Release);
         let (done, wait) = mpsc::channel();
         for inbox in &self.shared.inboxes {
-            inbox.send(Letter::Withdraw(done.clone()));
+            inbox.send(letter(done.clone()));
         }
         drop(done);
         while wait.recv().is_ok() {}

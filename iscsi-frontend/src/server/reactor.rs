@@ -9,6 +9,7 @@ use std::io::{IoSlice, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
@@ -54,6 +55,8 @@ pub(super) struct Reactor {
     keep_alive: Instant,
     keep_alive_time: Duration,
     login_time: Duration,
+    /// When initiators that were asked to log out are dropped, and whom to tell that none is left.
+    draining: Option<(Instant, Sender<()>)>,
     stopping: bool,
 }
 
@@ -81,6 +84,7 @@ impl Reactor {
             keep_alive: Instant::now() + config.keep_alive_time,
             keep_alive_time: config.keep_alive_time,
             login_time: config.login_time,
+            draining: None,
             stopping: false,
         }
     }
@@ -117,7 +121,8 @@ impl Reactor {
     fn next_timer(&self) -> Option<Duration> {
         let keep_alive = (!self.links.is_empty()).then_some(self.keep_alive);
         let login = self.logins.front().map(|(when, _)| *when);
-        let first = [keep_alive, login, self.accept_again].into_iter().flatten().min()?;
+        let drained = self.draining.as_ref().map(|(when, _)| *when);
+        let first = [keep_alive, login, self.accept_again, drained].into_iter().flatten().min()?;
         // The kernel counts in milliseconds: round up, or the last one is spun away.
         Some(first.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -239,6 +244,7 @@ impl Reactor {
                     self.withdraw();
                     drop(done);
                 }
+                Letter::Drain(until, done) => self.drain(until, done),
                 Letter::Stop => self.stopping = true,
             }
         }
@@ -260,6 +266,32 @@ impl Reactor {
             }
         }
         self.accept_again = Some(Instant::now());
+    }
+
+    fn drain(&mut self, until: Instant, done: Sender<()>) {
+        self.listeners.clear();
+        self.accept_again = None;
+        // Rounded down: nobody is dropped before the time it was told.
+        let seconds = until.saturating_duration_since(Instant::now()).as_secs();
+        for index in self.links.indexes() {
+            if let Some(link) = self.links.get(index) {
+                link.connection.ask_to_log_out(u16::try_from(seconds).unwrap_or(u16::MAX));
+            }
+            self.touch(index);
+        }
+        self.draining = Some((until, done));
+    }
+
+    /// Have all initiators gone that were asked to, or is their time up?
+    fn end_draining(&mut self, now: Instant) {
+        let Some((until, _)) = &self.draining else { return };
+        let until = *until;
+        let connected = |links: &mut Links, index| links.get(index).is_some_and(|link| link.stream.is_some());
+        let all_gone = !self.links.indexes().any(|index| connected(&mut self.links, index));
+        if all_gone || until <= now {
+            self.withdraw();
+            self.draining = None;
+        }
     }
 
     fn withdraw(&mut self) {
@@ -362,6 +394,7 @@ impl Reactor {
             }
         }
         self.settle();
+        self.end_draining(now);
     }
 }
 

@@ -545,6 +545,14 @@ impl Connection {
         self.close(Closing::AfterSend);
     }
 
+    /// Asks the initiator to log out within `seconds`; a login is cut off. Whoever does not go is to be dropped then.
+    pub(crate) fn ask_to_log_out(&mut self, seconds: u16) {
+        match self.phase {
+            Phase::Full { .. } => self.send(Response::LogoutRequested { seconds }, &[]),
+            _ => self.close(Closing::Now),
+        }
+    }
+
     /// To be called every keep-alive interval: pings an initiator that was silent, and closes if the last
     /// ping had no answer.
     pub(crate) fn keep_alive(&mut self) {

@@ -2,6 +2,7 @@
 
 mod access;
 mod chap;
+mod management;
 
 use std::sync::Arc;
 
