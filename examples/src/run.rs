@@ -54,6 +54,7 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(&config.node.directory)
         .map_err(|error| format!("{} cannot be made: {error}", config.node.directory.display()))?;
     check_portals(&config)?;
+    allow_many_files(config.name());
     let (events, inbox) = channel();
     signals::watch(events.clone(), || Event::Stop)?;
     signals::watch_hangup(events.clone(), || Event::Reload)?;
@@ -251,6 +252,15 @@ fn serve(config: &Config, engine: &Engine, pages: &PagePool) -> Result<Server, F
     };
     target.pages = pages.clone();
     Ok(Server::start(target, config.access(|id| engine.volume(id)))?)
+}
+
+/// As many open files as the system lets this process have: each connection is one.
+fn allow_many_files(name: NodeName) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        log(name, &format!("serves fewer connections than it could: no more open files: {error}"));
+    }
 }
 
 /// A portal that cannot be had is told at once, not when the node is about to serve.

@@ -18,7 +18,7 @@ struct Node {
 
 impl Node {
     fn start(&mut self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(self.log()).expect("a log");
         let config = self.directory.join(format!("{}.toml", self.name));
         let child = Command::new(DAEMON).args(["run", "--config"]).arg(config).stderr(log).spawn();
         self.child = Some(child.expect("the daemon runs"));
@@ -39,7 +39,7 @@ impl Node {
 
     fn signal(&self, signal: &str) {
         let id = self.child.as_ref().expect("running").id().to_string();
-        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, &id]).status().expect("kill runs").success());
     }
 
     fn kill(&mut self) {
@@ -61,7 +61,7 @@ impl Drop for Node {
 }
 
 fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
 /// Two nodes from the example, small, in a directory.
@@ -76,7 +76,7 @@ fn pair(directory: &Path) -> [Node; 2] {
             .replace("\"127.0.0.1:3260\", \"[::1]:3260\"", &format!("\"{portal}\""))
             .replace("127.0.0.1:3261", &portals[1 - number].to_string())
             .replace("127.0.0.1:7260", &link.to_string());
-        std::fs::write(directory.join(format!("{name}.toml")), text).unwrap();
+        std::fs::write(directory.join(format!("{name}.toml")), text).expect("written");
         Node { directory: directory.to_path_buf(), name, portal, child: None }
     })
 }

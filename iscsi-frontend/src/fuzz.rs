@@ -6,12 +6,15 @@ use crate::access::{Access, Host, Mapping};
 use crate::chap::{Algorithm, Chap, Credentials, Secret};
 use crate::pdu::text;
 use crate::scsi::{Cdb, Plan, Port, Unit};
+use crate::session::Connection;
 use crate::session::drive::{Drive, HandVolume};
 use crate::target::{Target, TargetConfig};
 
 /// What a connection may hold for an initiator that reads nothing: commands' data, unsent output, a large write
 /// that is alone, and change.
 const MEMORY_BYTES_MAX: usize = 64 << 20;
+/// As long as it has not logged in: 16 KiB with its fixed part.
+const LOGIN_BYTES_MAX: usize = (16 << 10) - size_of::<Connection>();
 const INITIATOR: &str = "InitiatorName=iqn.2026-01.example:fuzz\0";
 const TARGET: &str = "iqn.2026-01.example:san";
 
@@ -43,7 +46,8 @@ pub fn pdu_stream(input: &[u8]) -> usize {
             sent += drive.drain(link).len();
         }
         if let Some(connection) = drive.get(link) {
-            assert!(connection.memory_bytes() <= MEMORY_BYTES_MAX, "memory of a connection");
+            let most = if connection.is_logging_in() { LOGIN_BYTES_MAX } else { MEMORY_BYTES_MAX };
+            assert!(connection.memory_bytes() <= most, "memory of a connection");
         }
         if piece.first().is_some_and(|byte| byte & 3 == 0) {
             volume.answer(volume.held() / 2);
@@ -101,6 +105,7 @@ pub fn login_text(input: &[u8]) -> bool {
         drive.feed(link, &login_pdu(how, &line));
         challenge = drive.drain(link).get(48..).unwrap_or_default().to_vec();
         let Some(connection) = drive.get(link) else { return false };
+        assert!(connection.memory_bytes() <= LOGIN_BYTES_MAX, "memory of a login");
         if !connection.is_logging_in() {
             assert!(proved, "a login got through without a proof");
             return true;

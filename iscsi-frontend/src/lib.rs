@@ -49,6 +49,7 @@
 //! ```
 
 mod access;
+mod budget;
 pub mod chap;
 pub mod fuzz;
 mod pdu;

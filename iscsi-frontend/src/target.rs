@@ -15,6 +15,7 @@ use twinsan::guest::Sink;
 use twinsan::ids::VolumeId;
 
 use crate::access::{Access, AccessError};
+use crate::budget::Budget;
 use crate::chap::{Algorithm, Challenges, Secret, Throttle};
 use crate::scsi::{Attention, Port, Unit};
 
@@ -51,6 +52,11 @@ pub struct TargetConfig {
     pub keep_alive_time: Duration,
     /// Connections open at once, those that are still logging in included.
     pub connections_max: usize,
+    /// Connections that are still logging in; for one more the oldest is closed.
+    pub logins_max: usize,
+    /// About how much all connections together may hold for initiators, in bytes. Beyond it commands with data are
+    /// answered TASK SET FULL, but for those of connections that hold less than 1 MiB.
+    pub memory_bytes_max: usize,
 }
 
 impl TargetConfig {
@@ -71,6 +77,8 @@ impl TargetConfig {
             login_time: Duration::from_secs(15),
             keep_alive_time: Duration::from_secs(10),
             connections_max: 16_384,
+            logins_max: 10_240,
+            memory_bytes_max: 1 << 30,
         }
     }
 }
@@ -86,6 +94,7 @@ pub(crate) struct Target {
     pub(crate) open: AtomicBool,
     pub(crate) challenges: Challenges,
     pub(crate) throttle: Throttle,
+    pub(crate) budget: Budget,
     /// What unknown initiators would have to know.
     pub(crate) nobodys_secret: Secret,
     /// What the owner of the clock has last said, in milliseconds.
@@ -99,6 +108,7 @@ impl Target {
         access.check(&config.names)?;
         let groups = (config.portal_group, config.partner_portal_group);
         let port = |name: &String| Port::new(name, groups, &config.vendor, &config.product, &config.revision);
+        let memory_bytes_max = config.memory_bytes_max;
         Ok(Target {
             ports: config.names.iter().map(port).collect(),
             config,
@@ -106,6 +116,7 @@ impl Target {
             open: AtomicBool::new(true),
             challenges: Challenges::new().map_err(|_| AccessError::NoRandom)?,
             throttle: Throttle::default(),
+            budget: Budget::new(memory_bytes_max),
             nobodys_secret: Secret::random().map_err(|_| AccessError::NoRandom)?,
             now_ms: AtomicU64::new(0),
             access: Mutex::new(Arc::new(access)),

@@ -203,3 +203,16 @@ fn a_planned_stop_asks_initiators_to_log_out_and_drops_those_that_stay() {
     assert_eq!(Initiator::login(portals[0], names[0]).read(0, 1), [4; 512]);
     server.stop();
 }
+
+#[test]
+fn any_address_of_both_families_can_be_a_portal_of_one_port() {
+    let mut config = TargetConfig::new(TARGET);
+    config.portals = vec!["0.0.0.0:0".parse().expect("an address")];
+    let first = Server::start(config.clone(), Access::default()).expect("a free port");
+    let port = first.local_addrs()[0].port();
+    config.portals = vec![format!("[::]:{port}").parse().expect("an address")];
+    let second = Server::start(config, Access::default()).expect("the other family's port is free");
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+    assert!(TcpStream::connect(("::1", port)).is_ok());
+    drop((first, second));
+}

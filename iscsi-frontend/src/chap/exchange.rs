@@ -62,9 +62,18 @@ impl Keys {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    fn all(&self) -> [&Option<String>; 5] {
         let Keys { algorithms, name, response, id, challenge } = self;
-        [algorithms, name, response, id, challenge].iter().all(|value| value.is_none())
+        [algorithms, name, response, id, challenge]
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all().iter().all(|value| value.is_none())
+    }
+
+    /// Bytes of all values.
+    pub(crate) fn bytes(&self) -> usize {
+        self.all().into_iter().flatten().map(String::capacity).sum()
     }
 }
 

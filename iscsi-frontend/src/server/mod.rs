@@ -6,6 +6,7 @@
 
 mod inbox;
 mod links;
+mod portal;
 mod reactor;
 mod receive;
 
@@ -15,8 +16,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use mio::net::TcpListener;
 
 use crate::access::{Access, AccessError, NAME_BYTES_MAX};
 use crate::target::{Target, TargetConfig};
@@ -92,8 +91,7 @@ impl Server {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for portal in wanted {
-            let listener =
-                TcpListener::bind(portal).map_err(|source| ServerError::Portal { portal, source })?;
+            let listener = portal::listen(portal).map_err(|source| ServerError::Portal { portal, source })?;
             addresses.push(listener.local_addr()?);
             listeners.push(listener);
         }
@@ -137,6 +135,11 @@ impl Server {
     /// The portals as bound.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.shared.target.bound.lock().clone()
+    }
+
+    /// Bytes that all connections hold for initiators: data of commands and answers that were not taken yet.
+    pub fn memory_bytes(&self) -> usize {
+        self.shared.target.budget.used()
     }
 
     /// Closes the portals and ends the threads.

@@ -1,7 +1,7 @@
 //! One reactor thread: waits for sockets, letters and timers, and moves bytes.
 //!
 //! Invariants: sockets are edge-triggered, so `readable` and `writable` are kept until the kernel has said "no
-//! more" (a short count says so too); a connection is served at most [`RECEIVES_MAX`] receives a turn; nothing
+//! more" (a short count says so too, but not that the stream ends: `at_end` is kept for that); a connection is served at most [`RECEIVES_MAX`] receives a turn; nothing
 //! here blocks.
 
 use std::collections::VecDeque;
@@ -40,6 +40,8 @@ pub(super) struct Reactor {
     sink: Arc<dyn Sink>,
     mailbox: Arc<dyn Mailbox>,
     connections_max: usize,
+    /// This reactor's share.
+    logins_max: usize,
     listeners: Vec<TcpListener>,
     accept_again: Option<Instant>,
     next_reactor: usize,
@@ -72,6 +74,7 @@ impl Reactor {
             receiver: Receiver::new(shared.target.config.pages.clone()),
             shared,
             connections_max: config.connections_max.min(Links::MAX),
+            logins_max: config.logins_max.div_ceil(config.reactors).max(1),
             listeners: Vec::new(),
             accept_again: None,
             next_reactor: 0,
@@ -140,6 +143,7 @@ impl Reactor {
             }
             let Some(link) = self.links.get(token) else { continue };
             link.writable |= event.is_writable();
+            link.at_end |= event.is_read_closed();
             if event.is_readable() && !link.readable {
                 link.readable = true;
                 self.busy.push(token);
@@ -164,6 +168,8 @@ impl Reactor {
                 Ok((stream, peer)) => self.assign(stream, peer),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                // No file descriptors are left, most likely.
+                Err(_) if self.cut_off_a_login() => {}
                 Err(_) => {
                     self.accept_again = Some(Instant::now() + ACCEPT_RETRY_TIME);
                     return;
@@ -194,6 +200,7 @@ impl Reactor {
             key,
             readable: false,
             writable: false,
+            at_end: false,
             guess: 0,
             touched: false,
         };
@@ -210,7 +217,28 @@ impl Reactor {
                 return self.links.remove(index);
             }
         }
+        while self.logins.len() >= self.logins_max && self.cut_off_a_login() {}
         self.logins.push_back((Instant::now() + self.login_time, key));
+    }
+
+    /// Closes the connection that has been logging in for longest. False if none is.
+    fn cut_off_a_login(&mut self) -> bool {
+        while let Some((_, key)) = self.logins.pop_front() {
+            if self.close_login(key) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Closes a connection if it is still logging in.
+    fn close_login(&mut self, key: u64) -> bool {
+        let Some((index, _)) = self.links.resolve(key) else { return false };
+        let logging_in = self.links.get(index).is_some_and(|link| link.connection.is_logging_in());
+        if logging_in {
+            self.close(index);
+        }
+        logging_in
     }
 
     fn read_letters(&mut self) {
@@ -346,6 +374,7 @@ impl Reactor {
         link.touched = false;
         let blocked = !link.connection.may_receive();
         send(link);
+        link.connection.account();
         if link.connection.is_over() {
             return self.close(index);
         }
@@ -373,10 +402,7 @@ impl Reactor {
         while let Some((when, key)) = self.logins.front().copied().filter(|(when, _)| *when <= now) {
             debug_assert!(when <= now);
             self.logins.pop_front();
-            let Some((index, _)) = self.links.resolve(key) else { continue };
-            if self.links.get(index).is_some_and(|link| link.connection.is_logging_in()) {
-                self.close(index);
-            }
+            self.close_login(key);
         }
         if self.accept_again.is_some_and(|when| when <= now) {
             self.accept_again = None;

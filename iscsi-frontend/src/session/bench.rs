@@ -105,10 +105,15 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new() -> Bench {
+        Bench::configured(|_| ())
+    }
+
+    pub(super) fn configured(change: impl FnOnce(&mut TargetConfig)) -> Bench {
         let volume = HandVolume::new(1);
         let second = HandVolume::new(2);
         let mut config = TargetConfig::new(TARGET);
         config.partner_portals = vec!["10.0.0.2:3260".parse().expect("an address")];
+        change(&mut config);
         let mappings = vec![
             Mapping::new("one", 0, Arc::clone(&volume) as _),
             Mapping::new("one", 300, Arc::clone(&second) as _),

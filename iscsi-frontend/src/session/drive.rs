@@ -283,6 +283,7 @@ impl Drive {
         let mut any = false;
         for link in &mut self.links {
             let Some(connection) = link else { continue };
+            connection.account();
             if !connection.is_over() {
                 continue;
             }

@@ -18,6 +18,8 @@ const TEXT_BYTES_MAX: usize = 8192;
 const UNKNOWN_KEYS_MAX: u32 = 32;
 /// PDUs of one login.
 const PDUS_MAX: u32 = 64;
+/// Keys of one login.
+const KEYS_MAX: usize = 64;
 
 pub(super) const SECURITY: u8 = 0;
 const OPERATIONAL: u8 = 1;
@@ -47,7 +49,8 @@ pub(super) struct Login {
     /// Text of the PDUs so far that said "more follows", then of this one.
     text: Vec<u8>,
     text_total: usize,
-    keys: Vec<String>,
+    /// Hashes of the keys so far.
+    keys: Vec<u64>,
     unknown: u32,
     pdus: u32,
     pub(super) initiator: Option<String>,
@@ -119,8 +122,21 @@ impl Login {
         if self.text_total > TEXT_BYTES_MAX {
             return Err(status::INITIATOR_ERROR);
         }
+        self.text.reserve_exact(data.len());
         self.text.extend_from_slice(data);
         Ok(())
+    }
+
+    /// Would so many more bytes of text be taken?
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.text_total + bytes <= TEXT_BYTES_MAX
+    }
+
+    /// Bytes that this login holds.
+    pub(super) fn bytes(&self) -> usize {
+        let names =
+            [&self.initiator, &self.target].into_iter().flatten().map(String::capacity).sum::<usize>();
+        size_of::<Login>() + self.text.capacity() + 8 * self.keys.capacity() + names + self.security.bytes()
     }
 
     /// Answers the keys gathered since the last answer.
@@ -129,10 +145,14 @@ impl Login {
         let mut reply = Vec::new();
         for pair in text::pairs(&gathered) {
             let (key, value) = pair.map_err(|_| status::INITIATOR_ERROR)?;
-            if self.keys.iter().any(|seen| seen == key) {
+            // FNV-1a: whoever finds two keys with one hash loses its own login.
+            let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
+            if self.keys.contains(&hash) || self.keys.len() >= KEYS_MAX {
                 return Err(status::INITIATOR_ERROR);
             }
-            self.keys.push(key.to_owned());
+            self.keys.push(hash);
             self.declare(key, value)?;
             if !self.security.take(key, value) {
                 self.answer(key, value, &mut reply)?;
@@ -144,7 +164,7 @@ impl Login {
     /// Keys that say who the initiator is and what it wants.
     fn declare(&mut self, key: &str, value: &str) -> Result<(), u16> {
         match key {
-            "InitiatorName" if value.is_empty() || value.len() > NAME_BYTES_MAX => {
+            "InitiatorName" | "TargetName" if value.is_empty() || value.len() > NAME_BYTES_MAX => {
                 return Err(status::INITIATOR_ERROR);
             }
             "InitiatorName" => self.initiator = Some(value.to_owned()),

@@ -42,6 +42,11 @@ impl Security {
         true
     }
 
+    /// Bytes of the keys that wait to be looked at.
+    pub(super) fn bytes(&self) -> usize {
+        self.methods.as_ref().map_or(0, String::capacity) + self.keys.bytes()
+    }
+
     /// May the login go on to anything else?
     pub(super) fn is_settled(&self) -> bool {
         match &self.proof {

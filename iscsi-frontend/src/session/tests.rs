@@ -3,6 +3,7 @@
 mod access;
 mod chap;
 mod management;
+mod memory;
 
 use std::sync::Arc;
 
