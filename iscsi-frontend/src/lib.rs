@@ -2,6 +2,7 @@
 //!
 //! Three layers are sans-IO, bytes in and bytes out: `pdu` (wire format), `session` (login, full-feature phase,
 //! task management), `scsi` (the device server). `server` owns the sockets and threads, and nothing else does.
+//! [`Access`] says which hosts there are, what they must show ([`chap`]), and what they see; it is replaced live.
 //! What two nodes must agree on lives in the engine, behind [`twinsan::guest::VirtualVolume`].
 //!
 //! # What is negotiated

@@ -67,6 +67,7 @@ impl Section {
                 problem(format!("{}: {host}.{key}", path.display()), format!("is refused: {error}"))
             }
         };
+        let host_credentials = credentials("secret", self.user, &self.secret)?;
         let target = match (self.target_user, self.target_secret) {
             (Some(user), Some(secret)) => Some(credentials("target_secret", user, &secret)?),
             (None, None) => None,
@@ -77,7 +78,7 @@ impl Section {
                 );
             }
         };
-        Ok(Chap { host: credentials("secret", self.user, &self.secret)?, target })
+        Ok(Chap { host: host_credentials, target })
     }
 }
 

@@ -126,8 +126,9 @@ impl Server {
     }
 
     /// Replaces the hosts and mappings, live: initiators are told that their LUNs have changed, requests to volumes that
-    /// they no longer see are given up, and an initiator that sees nothing any more is logged out. A command that is
-    /// under way when its unit becomes read-only is carried out.
+    /// they no longer see are given up, and an initiator that sees nothing any more, or now has to prove who it is, is
+    /// logged out. A command that is under way when its unit becomes read-only is carried out; a session whose host gets
+    /// another secret goes on.
     pub fn set_access(&self, access: Access) -> Result<(), AccessError> {
         self.shared.target.set_access(access)
     }

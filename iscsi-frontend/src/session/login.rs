@@ -275,6 +275,7 @@ impl Connection {
     fn enter(&mut self, login: &mut Login, flags: u8, reply: Vec<u8>) -> Result<(), u16> {
         let initiator = login.initiator.take().ok_or(status::MISSING_PARAMETER)?;
         self.site = login.site.unwrap_or_default();
+        self.proved = login.security.is_proved();
         if login.tsih != 0 {
             self.rejoin(&initiator, login)?;
         }

@@ -101,9 +101,12 @@ impl Connection {
     }
 
     /// The mappings have changed: units that stay keep their state, tasks on units that go are given up, and the
-    /// initiator is told (SPC-4 6.33). One that sees nothing any more is asked to leave.
+    /// initiator is told (SPC-4 6.33). One that sees nothing any more, or has to prove now who it is, is asked to leave.
     pub(super) fn remap(&mut self) {
         let Phase::Full { discovery: false } = self.phase else { return };
+        if !self.is_trusted() {
+            return self.drop_politely();
+        }
         let mut fresh = self.target.units(&self.initiator, self.site);
         let stays = |unit: &Unit| fresh.iter().position(|new| new.is_same(unit));
         let moved: Vec<Option<usize>> = self.units.iter().map(stays).collect();

@@ -128,6 +128,8 @@ pub(crate) struct Connection {
     exp_cmd_sn: u32,
     cid: u16,
     initiator: String,
+    /// It has proved who it is.
+    proved: bool,
     /// The place of the session's target.
     site: usize,
     units: Vec<Unit>,
@@ -176,6 +178,7 @@ impl Connection {
             exp_cmd_sn: 0,
             cid: 0,
             initiator: String::new(),
+            proved: false,
             site: 0,
             units: Vec::new(),
             tasks: Tasks::default(),
@@ -500,6 +503,7 @@ impl Connection {
             return;
         }
         match awaited {
+            Awaited::Enter { .. } if !self.is_trusted() => self.close(Closing::Now),
             Awaited::Enter { response, reply } => {
                 // As late as possible: mappings may have changed while an old session died.
                 self.units = self.target.units(&self.initiator, self.site);

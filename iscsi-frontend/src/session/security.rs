@@ -56,6 +56,11 @@ impl Security {
         }
     }
 
+    /// Has the initiator proved who it is?
+    pub(super) fn is_proved(&self) -> bool {
+        matches!(&self.proof, Proof::Chap(exchange) if exchange.is_done())
+    }
+
     /// Settles on a method, if the initiator offers any now.
     fn agree(&mut self, stage: u8, reply: &mut Vec<u8>) -> Result<(), u16> {
         let methods = self.methods.take();
@@ -92,6 +97,12 @@ impl Connection {
         }
         let Proof::Chap(exchange) = &mut security.proof else { return Err(status::AUTHENTICATION) };
         self.exchange(initiator, exchange, &keys, reply)
+    }
+
+    /// Has it proved who it is, if that is asked of its host now? It may not have been when it logged in.
+    pub(super) fn is_trusted(&self) -> bool {
+        let access = self.target.access();
+        self.proved || access.host_of(&self.initiator).is_none_or(|host| host.chap.is_none())
     }
 
     fn demand(&self, initiator: &str) -> Proof {

@@ -93,7 +93,7 @@ impl Connection {
             let named = wanted.eq_ignore_ascii_case(name)
                 || if discovery { wanted == "All" } else { wanted.is_empty() };
             let open = discovery || site == self.site;
-            if named && open && self.target.admits(&self.initiator, site) {
+            if named && open && self.is_trusted() && self.target.admits(&self.initiator, site) {
                 self.target_lines(name, answer);
             }
         }

@@ -216,3 +216,22 @@ fn a_secret_that_serves_both_ways_is_refused() {
     let error = bench.drive.target().set_access(access).expect_err("refused").to_string();
     assert!(error.contains("give the target another") && !error.contains(SECRET), "{error}");
 }
+
+#[test]
+fn a_session_from_before_its_host_had_chap_has_to_come_again() {
+    let mut bench = Bench::new();
+    let session = bench.session();
+    let discovery = bench.drive.connect();
+    bench.request(discovery, 0x87, &format!("InitiatorName={HOST}\nSessionType=Discovery\n"));
+    let volume = std::sync::Arc::clone(&bench.volume);
+    bench.set_access(
+        hosts(),
+        vec![Mapping::new("one", 0, volume.clone() as _), Mapping::new("one", 300, volume)],
+    );
+    let told = super::super::bench::answers(&bench.drive.drain(session));
+    assert_eq!((told[0].opcode(), told[0].head[36]), (0x32, 2));
+    assert!(bench.drive.get(session).is_none());
+    let pdu = Pdu::new(0x44, 0x80, 2).word(20, u32::MAX).word(24, 1).data(b"SendTargets=All\0");
+    assert_eq!(bench.ask(discovery, &pdu)[0].text(), "", "nor does discovery tell it anything");
+    assert_eq!(status(&bench.proved(HOST, &target(), "esx1", SECRET).1), 0);
+}
