@@ -17,6 +17,10 @@ use twinsan::pool::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN};
 use crate::sizes;
 
 mod check;
+mod hosts;
+mod secrets;
+
+pub(crate) use secrets::Secrets;
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,9 @@ pub(crate) struct Config {
     pub(crate) cache: Cache,
     #[serde(default)]
     pub(crate) mirror: Mirror,
+    /// Read from a file of their own.
+    #[serde(skip)]
+    pub(crate) secrets: Secrets,
 }
 
 /// Who this node is.
@@ -146,13 +153,20 @@ fn node_a() -> Name {
     Name::A
 }
 
-/// A named group of initiators.
+/// A machine, or several that share everything.
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Host {
     pub(crate) name: String,
-    /// `*` is any initiator.
+    /// Its initiators. `*` is any that no other host has.
     pub(crate) iqns: Vec<String>,
+    /// With a file of secrets: must it prove who it is?
+    #[serde(default = "yes")]
+    pub(crate) chap: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A volume at a LUN for a host.
@@ -161,7 +175,13 @@ pub(crate) struct Host {
 pub(crate) struct Mapping {
     pub(crate) volume: String,
     pub(crate) host: String,
-    pub(crate) lun: u16,
+    /// Without it, the volume's id: one number for all hosts.
+    pub(crate) lun: Option<u16>,
+    /// Writes are refused.
+    #[serde(default)]
+    pub(crate) read_only: bool,
+    /// At which target; without it, at `target.iqn`.
+    pub(crate) target: Option<String>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -169,6 +189,14 @@ pub(crate) struct Mapping {
 pub(crate) struct Target {
     /// The same on both nodes.
     pub(crate) iqn: String,
+    /// Further targets, reached at the same portals.
+    #[serde(default)]
+    pub(crate) more_iqns: Vec<String>,
+    /// The secrets of hosts, in a file that only its owner can read.
+    pub(crate) chap_file: Option<PathBuf>,
+    /// Allowed hash functions; all, if nothing is said.
+    #[serde(default)]
+    pub(crate) chap_algorithms: Vec<String>,
     /// Where this node listens for initiators.
     pub(crate) portals: Vec<SocketAddr>,
 }
@@ -232,14 +260,26 @@ impl Config {
         Ok(config)
     }
 
+    /// Checks a configuration of which a part was replaced.
+    pub(crate) fn check_again(&self, path: &Path) -> Result<(), ConfigError> {
+        self.check().map_err(|(key, problem)| ConfigError::Value { path: path.to_path_buf(), key, problem })
+    }
+
     fn settle_paths(&mut self, here: &Path) {
         self.node.directory = here.join(&self.node.directory);
         for disk in self.pool.iter_mut().flat_map(|pool| &mut pool.disks) {
             disk.path = self.node.directory.join(&disk.path);
         }
+        self.settle_chap_file(here);
         if let Some(file) = &mut self.arbiter.file {
             *file = here.join(&*file);
         }
+    }
+
+    /// The LUN of a mapping: its own, or the volume's id.
+    pub(crate) fn lun(&self, mapping: &Mapping) -> Option<u16> {
+        let volume = self.volume.iter().find(|volume| volume.name == mapping.volume)?;
+        mapping.lun.or_else(|| u16::try_from(volume.id).ok()).filter(|lun| *lun < 1 << 14)
     }
 
     /// The one pool.

@@ -1,13 +1,15 @@
 //! `twinsand run`: one node. Joins the engine, the mirror link and the iSCSI target, and ends them in order.
 //!
 //! The portals are opened when the node may serve for the first time, so that initiators find no node that is still
-//! looking for its partner; from then on a node that may not serve answers NOT READY. They close when it stops.
+//! looking for its partner. From then on a node that may not serve answers NOT READY, and closes its portals if that
+//! lasts, until it may again. When it stops it asks initiators to log out, and closes them for good.
+//! SIGHUP has the node read its hosts and mappings again.
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use twinsan::backend::{FileArbiter, random_boot_id};
 use twinsan::block::PagePool;
@@ -16,7 +18,7 @@ use twinsan::node::config::NodeConfig;
 use twinsan::node::event::Notice;
 use twinsan::planted::Planted;
 use twinsan::runtime::Engine;
-use twinsan_iscsi::{Mapping, Server, TargetConfig};
+use twinsan_iscsi::{Server, TargetConfig};
 use twinsan_mirror::{LinkConfig, TcpLink};
 
 use crate::Failure;
@@ -29,6 +31,12 @@ use crate::status::{Status, StatusSocket, level_name};
 /// How long a clean stop may take before the node stops as it is.
 const STOP_BOUND: Duration = Duration::from_secs(30);
 
+/// How long initiators have to log out when the node stops.
+const LOGOUT_GRACE: Duration = Duration::from_secs(2);
+/// How long a node that may not serve says so before it closes its portals. A short loss shall not cost hosts their
+/// sessions; a long one shall not keep them on a path that leads nowhere.
+const LOST_BOUND: Duration = Duration::from_secs(10);
+
 /// What the node's main loop waits for.
 enum Event {
     Notice(Notice),
@@ -36,40 +44,29 @@ enum Event {
     Ended,
     /// Someone asked for a clean stop.
     Stop,
+    /// Someone has changed the configuration.
+    Reload,
 }
 
 /// Runs the node of this configuration until it is stopped.
 pub(crate) fn run(path: &Path) -> Result<(), Failure> {
-    let config = Config::load(path)?;
+    let mut config = Config::load(path)?;
+    config.load_secrets(path)?;
     std::fs::create_dir_all(&config.node.directory)
         .map_err(|error| format!("{} cannot be made: {error}", config.node.directory.display()))?;
     check_portals(&config)?;
+    allow_many_files(config.name());
     let (events, inbox) = channel();
     signals::watch(events.clone(), || Event::Stop)?;
+    signals::watch_hangup(events.clone(), || Event::Reload)?;
     let pages = PagePool::new();
     let engine = start_engine(&config, &pages)?;
     let asked = engine.clone();
     let status = StatusSocket::serve(&config.socket(), move || Status::of(&asked))
         .map_err(|error| format!("{} cannot be served: {error}", config.socket().display()))?;
     forward_notices(&engine, events)?;
-    let mut node = Running { config, pages, engine, server: None };
-    let mut outcome = Ok(());
-    for event in inbox {
-        match event {
-            Event::Notice(notice) => {
-                node.heard(&notice)?;
-            }
-            Event::Stop => {
-                outcome = node.stop();
-                break;
-            }
-            Event::Ended => {
-                outcome =
-                    Err(node.engine.failure().unwrap_or_else(|| "the node ended by itself".into()).into());
-                break;
-            }
-        }
-    }
+    let mut node = Running { config, pages, engine, server: None, portals: Portals::default() };
+    let outcome = node.until_ended(&inbox, path);
     drop(status);
     drop(node);
     outcome
@@ -80,34 +77,133 @@ struct Running {
     pages: PagePool,
     engine: Engine,
     server: Option<Server>,
+    portals: Portals,
+}
+
+/// Whether the portals of a node that has served are open.
+#[derive(Default)]
+struct Portals {
+    /// When they will be closed, if the node may not serve.
+    close_at: Option<Instant>,
+    closed: bool,
+}
+
+impl Portals {
+    /// The next event, or a timeout when the portals are to be closed.
+    fn next(&self, inbox: &Receiver<Event>) -> Result<Event, RecvTimeoutError> {
+        match self.close_at {
+            Some(when) => inbox.recv_timeout(when.saturating_duration_since(Instant::now())),
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
 }
 
 impl Running {
+    /// The main loop.
+    fn until_ended(&mut self, inbox: &Receiver<Event>, path: &Path) -> Result<(), Failure> {
+        loop {
+            match self.portals.next(inbox) {
+                Ok(Event::Notice(notice)) => self.heard(&notice)?,
+                Ok(Event::Reload) => self.reload(path),
+                Ok(Event::Stop) => return self.stop(),
+                Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => {
+                    let failure = self.engine.failure();
+                    return Err(failure.unwrap_or_else(|| "the node ended by itself".into()).into());
+                }
+                Err(RecvTimeoutError::Timeout) => self.close_portals(),
+            }
+        }
+    }
+
     fn heard(&mut self, notice: &Notice) -> Result<(), Failure> {
         log(self.config.name(), &describe(notice));
+        match notice {
+            Notice::Paired(_) | Notice::Alone(_) => self.open_portals(),
+            Notice::Lost if self.server.is_some() && !self.portals.closed => {
+                self.portals.close_at = Some(Instant::now() + LOST_BOUND);
+            }
+            _ => {}
+        }
         if matches!(notice, Notice::Paired(_) | Notice::Alone(_)) && self.server.is_none() {
             let server = serve(&self.config, &self.engine, &self.pages)?;
-            for mapping in &self.config.mapping {
-                for portal in server.local_addrs() {
-                    let (iqn, lun) = (&self.config.target.iqn, mapping.lun);
-                    log(
-                        self.config.name(),
-                        &format!("serves {}: iscsi://{portal}/{iqn}/{lun}", mapping.volume),
-                    );
-                }
-            }
+            self.tell_urls(&server);
             self.server = Some(server);
         }
         Ok(())
     }
 
-    /// Hands over first, then closes the portals: an initiator that is told NOT READY, or cut off, finds the partner
+    /// The node has not been allowed to serve for a while.
+    fn close_portals(&mut self) {
+        self.portals = Portals { close_at: None, closed: true };
+        if let Some(server) = &self.server {
+            server.close_portals();
+            log(self.config.name(), "closed its portals until it may serve again");
+        }
+    }
+
+    fn open_portals(&mut self) {
+        let Portals { closed, .. } = std::mem::take(&mut self.portals);
+        let Some(server) = self.server.as_ref().filter(|_| closed) else { return };
+        match server.open_portals() {
+            Ok(()) => log(self.config.name(), "opened its portals again"),
+            Err(error) => {
+                // Hosts have the other path; the next change of state tries again.
+                self.portals.closed = true;
+                log(self.config.name(), &format!("could not open its portals: {error}"));
+            }
+        }
+    }
+
+    fn tell_urls(&self, server: &Server) {
+        for mapping in &self.config.mapping {
+            for portal in server.local_addrs() {
+                let iqn = mapping.target.as_ref().unwrap_or(&self.config.target.iqn);
+                let lun = self.config.lun(mapping).unwrap_or_default();
+                let url = format!("serves {}: iscsi://{portal}/{iqn}/{lun}", mapping.volume);
+                log(self.config.name(), &url);
+            }
+        }
+    }
+
+    /// Reads the configuration again and takes over its hosts, their secrets, and mappings; everything else waits for a restart.
+    fn reload(&mut self, path: &Path) {
+        let name = self.config.name();
+        let outcome = self.take_over(path);
+        match outcome {
+            Ok(()) => log(name, "hosts and mappings were read again"),
+            Err(error) => log(name, &format!("hosts and mappings stay as they were: {error}")),
+        }
+    }
+
+    fn take_over(&mut self, path: &Path) -> Result<(), Failure> {
+        let mut fresh = Config::load(path)?;
+        fresh.load_secrets(path)?;
+        let Config { host, mapping, secrets, .. } = fresh;
+        let before = (
+            std::mem::replace(&mut self.config.host, host),
+            std::mem::replace(&mut self.config.mapping, mapping),
+            std::mem::replace(&mut self.config.secrets, secrets),
+        );
+        // Judged again beside what stays: the volumes and the targets that this node began with.
+        let mut outcome = self.config.check_again(path).map_err(Failure::from);
+        if let (Ok(()), Some(server)) = (&outcome, &self.server) {
+            outcome =
+                server.set_access(self.config.access(|id| self.engine.volume(id))).map_err(Failure::from);
+        }
+        if outcome.is_err() {
+            (self.config.host, self.config.mapping, self.config.secrets) = before;
+        }
+        outcome
+    }
+
+    /// Hands over first, then asks initiators to log out and closes the portals: an initiator that is told NOT READY, or cut off, finds the partner
     /// ready.
     fn stop(&mut self) -> Result<(), Failure> {
         let name = self.config.name();
         log(name, "stops: hands over");
         let clean = self.engine.stop(STOP_BOUND);
         if let Some(server) = self.server.take() {
+            server.drain(LOGOUT_GRACE);
             server.stop();
         }
         log(name, if clean.is_ok() { "stopped cleanly" } else { "stopped without handing over" });
@@ -148,6 +244,8 @@ fn start_engine(config: &Config, pages: &PagePool) -> Result<Engine, Failure> {
 
 fn serve(config: &Config, engine: &Engine, pages: &PagePool) -> Result<Server, Failure> {
     let mut target = TargetConfig::new(&config.target.iqn);
+    target.names = config.target.names().cloned().collect();
+    target.chap_algorithms = config.chap_algorithms();
     target.portals = config.target.portals.clone();
     target.partner_portals = config.partner.iter().flat_map(|partner| partner.portals.clone()).collect();
     (target.portal_group, target.partner_portal_group) = match config.name() {
@@ -155,15 +253,16 @@ fn serve(config: &Config, engine: &Engine, pages: &PagePool) -> Result<Server, F
         NodeName::B => (2, 1),
     };
     target.pages = pages.clone();
-    let mut mappings = Vec::new();
-    for mapping in &config.mapping {
-        let host = config.host.iter().find(|host| host.name == mapping.host);
-        let volume = config.volume.iter().find(|volume| volume.name == mapping.volume);
-        let (Some(host), Some(volume)) = (host, volume) else { continue };
-        let Some(volume) = engine.volume(twinsan::ids::VolumeId(volume.id)) else { continue };
-        mappings.push(Mapping { initiators: host.iqns.clone(), lun: mapping.lun, volume });
+    Ok(Server::start(target, config.access(|id| engine.volume(id)))?)
+}
+
+/// As many open files as the system lets this process have: each connection is one.
+fn allow_many_files(name: NodeName) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        log(name, &format!("serves fewer connections than it could: no more open files: {error}"));
     }
-    Ok(Server::start(target, mappings)?)
 }
 
 /// A portal that cannot be had is told at once, not when the node is about to serve.

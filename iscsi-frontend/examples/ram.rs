@@ -5,7 +5,7 @@ mod ram;
 
 use std::sync::Arc;
 
-use twinsan_iscsi::{ANY_INITIATOR, Mapping, Server, TargetConfig};
+use twinsan_iscsi::{Access, Server, TargetConfig};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -18,9 +18,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.portal_group = group;
     config.partner_portal_group = 3 - group;
     let volume = Arc::new(ram::RamVolume::new(1, mebibytes << 11, config.pages.clone()));
-    let mapping = Mapping { initiators: vec![ANY_INITIATOR.to_owned()], lun: 0, volume };
-    let name = config.name.clone();
-    let server = Server::start(config, vec![mapping])?;
+    let access = Access::for_anyone([(0, volume as _)]);
+    let name = config.names[0].clone();
+    let server = Server::start(config, access)?;
     for address in server.local_addrs() {
         println!("iscsi://{address}/{name}/0");
     }

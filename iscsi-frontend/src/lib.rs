@@ -2,19 +2,56 @@
 //!
 //! Three layers are sans-IO, bytes in and bytes out: `pdu` (wire format), `session` (login, full-feature phase,
 //! task management), `scsi` (the device server). `server` owns the sockets and threads, and nothing else does.
+//! [`Access`] says which hosts there are, what they must show ([`chap`]), and what they see; it is replaced live.
 //! What two nodes must agree on lives in the engine, behind [`twinsan::guest::VirtualVolume`].
+//!
+//! # What is negotiated
+//!
+//! | key (RFC 7143 13, 12.1) | comes to |
+//! |---|---|
+//! | AuthMethod | CHAP for a host that has it, None for others; nothing else is offered |
+//! | CHAP_A | the strongest of 8 (SHA3-256), 7 (SHA-256), 5 (MD5) that is allowed and offered |
+//! | HeaderDigest, DataDigest | the first of CRC32C and None that is offered; None if nothing is |
+//! | MaxConnections, MaxOutstandingR2T | 1 |
+//! | InitialR2T, ImmediateData | what the initiator wants; Yes if it says nothing |
+//! | MaxRecvDataSegmentLength | each side's own: 256 KiB here, what the initiator declares there, 8 KiB until then |
+//! | MaxBurstLength | the smaller of its offer and 1 MiB; 256 KiB if it says nothing |
+//! | FirstBurstLength | the smaller of its offer and 256 KiB, never above MaxBurstLength; 64 KiB if it says nothing |
+//! | DefaultTime2Wait | the larger of its offer and 2 s |
+//! | DefaultTime2Retain, ErrorRecoveryLevel | 0 |
+//! | DataPDUInOrder, DataSequenceInOrder | Yes |
+//! | SessionType | Normal or Discovery; in discovery the keys of data phases are Irrelevant |
+//! | SendTargets | All in discovery; in a session its own target alone |
+//! | InitiatorName, TargetName, InitiatorAlias | declared by the initiator |
+//! | TargetPortalGroupTag, TargetAddress | declared by the target |
+//! | iSCSIProtocolLevel (RFC 7144) | the smaller of its offer and 1 |
+//! | TaskReporting | RFC3720, if offered |
+//! | IFMarker, OFMarker; IFMarkInt, OFMarkInt | No; Reject: they are obsolete |
+//! | any other | NotUnderstood, 32 times in a login |
+//!
+//! Data in hand when a command fails is taken and dropped; data that breaks what was negotiated ends the connection.
+//! Sessions have one connection. A login for a name, ISID and target that have a session ends that session first, and is
+//! answered when its last task is dead. No session begins while the portals are closed.
+//!
+//! # Example
 //!
 //! ```no_run
 //! # fn volume() -> std::sync::Arc<dyn twinsan::guest::VirtualVolume> { unimplemented!() }
-//! use twinsan_iscsi::{Mapping, Server, TargetConfig};
+//! use twinsan_iscsi::{Access, Host, Mapping, Server, TargetConfig};
 //!
 //! let mut config = TargetConfig::new("iqn.2026-01.example:san");
 //! config.portals = vec!["127.0.0.1:3260".parse().expect("an address")];
-//! let mapping = Mapping { initiators: vec!["*".into()], lun: 0, volume: volume() };
-//! let server = Server::start(config, vec![mapping]).expect("the portal is free");
+//! let access = Access {
+//!     hosts: vec![Host::new("esx1", &["iqn.1998-01.com.vmware:esx1"])],
+//!     mappings: vec![Mapping::new("esx1", 0, volume())],
+//! };
+//! let server = Server::start(config, access).expect("the portal is free");
 //! println!("serving at {:?}", server.local_addrs());
 //! ```
 
+mod access;
+mod budget;
+pub mod chap;
 pub mod fuzz;
 mod pdu;
 mod scsi;
@@ -22,5 +59,6 @@ mod server;
 mod session;
 mod target;
 
+pub use access::{ANY_INITIATOR, Access, AccessError, Host, Mapping};
 pub use server::{Server, ServerError};
-pub use target::{ANY_INITIATOR, Mapping, TargetConfig};
+pub use target::TargetConfig;

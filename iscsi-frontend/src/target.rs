@@ -1,29 +1,29 @@
-//! What is served to whom: configuration, LUN masking, and the registry through which sessions reach each
-//! other.
+//! What all connections of a server share: its configuration, who may see what, and the registry through which
+//! sessions reach each other.
 //!
-//! Invariant: of two sessions with the same initiator name and ISID, the later one has its first command
+//! Invariant: of two sessions with the same initiator name, ISID and target, the later one has its first command
 //! only after the last task of the earlier one is dead (RFC 7143 6.3.5).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use twinsan::block::PagePool;
-use twinsan::guest::{Sink, VirtualVolume};
+use twinsan::guest::Sink;
 use twinsan::ids::VolumeId;
 
+use crate::access::{Access, AccessError};
+use crate::budget::Budget;
+use crate::chap::{Algorithm, Challenges, Secret, Throttle};
 use crate::scsi::{Attention, Port, Unit};
 
-/// In [`Mapping::initiators`]: any initiator. For demonstrations; a SAN names its hosts.
-pub const ANY_INITIATOR: &str = "*";
-
-/// How this node's target presents itself.
+/// How this node's targets present themselves.
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
-    /// The target's iSCSI name (RFC 7143 4.2.7), the same on both nodes.
-    pub name: String,
+    /// The targets' iSCSI names (RFC 7143 4.2.7), the same on both nodes; at least one. All are reached at all portals.
+    pub names: Vec<String>,
     /// Addresses to listen on. Port 0 takes any free port.
     pub portals: Vec<SocketAddr>,
     /// This node's target portal group tag, target port group and relative target port identifier: 1 for node
@@ -39,6 +39,8 @@ pub struct TargetConfig {
     pub product: String,
     /// INQUIRY's revision, at most 4 ASCII characters.
     pub revision: String,
+    /// The hash functions for CHAP that are allowed; the strongest that the initiator knows too is taken.
+    pub chap_algorithms: Vec<Algorithm>,
     /// Where the data of writes is received. Give the engine's pool, so that pages circulate.
     pub pages: PagePool,
     /// Threads that serve connections, at least 1.
@@ -50,13 +52,18 @@ pub struct TargetConfig {
     pub keep_alive_time: Duration,
     /// Connections open at once, those that are still logging in included.
     pub connections_max: usize,
+    /// Connections that are still logging in; for one more the oldest is closed.
+    pub logins_max: usize,
+    /// About how much all connections together may hold for initiators, in bytes. Beyond it commands with data are
+    /// answered TASK SET FULL, but for those of connections that hold less than 1 MiB.
+    pub memory_bytes_max: usize,
 }
 
 impl TargetConfig {
     /// Node `a`'s target `name` without portals: add them, and the partner's.
     pub fn new(name: &str) -> TargetConfig {
         TargetConfig {
-            name: name.to_owned(),
+            names: vec![name.to_owned()],
             portals: Vec::new(),
             portal_group: 1,
             partner_portals: Vec::new(),
@@ -64,80 +71,107 @@ impl TargetConfig {
             vendor: "TWINSAN".to_owned(),
             product: "VIRTUAL VOLUME".to_owned(),
             revision: "0001".to_owned(),
+            chap_algorithms: Algorithm::ALL.to_vec(),
             pages: PagePool::new(),
             reactors: 1,
             login_time: Duration::from_secs(15),
             keep_alive_time: Duration::from_secs(10),
             connections_max: 16_384,
+            logins_max: 10_240,
+            memory_bytes_max: 1 << 30,
         }
-    }
-}
-
-/// A volume at a LUN for a host.
-#[derive(Clone)]
-pub struct Mapping {
-    /// The host's initiator names, or [`ANY_INITIATOR`].
-    pub initiators: Vec<String>,
-    /// The logical unit number, below 16,384.
-    pub lun: u16,
-    /// What is there.
-    pub volume: Arc<dyn VirtualVolume>,
-}
-
-impl Mapping {
-    fn admits(&self, initiator: &str) -> bool {
-        self.initiators.iter().any(|name| name == ANY_INITIATOR || name.eq_ignore_ascii_case(initiator))
     }
 }
 
 /// Everything that all connections of a server share.
 pub(crate) struct Target {
     pub(crate) config: TargetConfig,
-    pub(crate) port: Port,
+    /// One for each of the names.
+    ports: Vec<Port>,
     /// The portals as bound, once they are.
     pub(crate) bound: Mutex<Vec<SocketAddr>>,
     /// May new sessions begin?
     pub(crate) open: AtomicBool,
-    mappings: Mutex<Vec<Mapping>>,
+    pub(crate) challenges: Challenges,
+    pub(crate) throttle: Throttle,
+    pub(crate) budget: Budget,
+    /// What unknown initiators would have to know.
+    pub(crate) nobodys_secret: Secret,
+    /// What the owner of the clock has last said, in milliseconds.
+    now_ms: AtomicU64,
+    access: Mutex<Arc<Access>>,
     registry: Mutex<Registry>,
 }
 
 impl Target {
-    pub(crate) fn new(config: TargetConfig, mappings: Vec<Mapping>) -> Target {
+    pub(crate) fn new(config: TargetConfig, access: Access) -> Result<Target, AccessError> {
+        access.check(&config.names)?;
         let groups = (config.portal_group, config.partner_portal_group);
-        let port = Port::new(&config.name, groups, &config.vendor, &config.product, &config.revision);
-        Target {
+        let port = |name: &String| Port::new(name, groups, &config.vendor, &config.product, &config.revision);
+        let memory_bytes_max = config.memory_bytes_max;
+        Ok(Target {
+            ports: config.names.iter().map(port).collect(),
             config,
-            port,
             bound: Mutex::new(Vec::new()),
             open: AtomicBool::new(true),
-            mappings: Mutex::new(mappings),
+            challenges: Challenges::new().map_err(|_| AccessError::NoRandom)?,
+            throttle: Throttle::default(),
+            budget: Budget::new(memory_bytes_max),
+            nobodys_secret: Secret::random().map_err(|_| AccessError::NoRandom)?,
+            now_ms: AtomicU64::new(0),
+            access: Mutex::new(Arc::new(access)),
             registry: Mutex::new(Registry { sessions: Vec::new(), tsih_last: 0 }),
-        }
+        })
     }
 
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Replaces the mappings and tells every session.
-    pub(crate) fn set_mappings(&self, mappings: Vec<Mapping>) {
-        *self.mappings.lock() = mappings;
+    /// So much time has passed since the server began. Sessions have no other clock.
+    pub(crate) fn tick(&self, now: Duration) {
+        self.now_ms.fetch_max(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::Relaxed)
+    }
+
+    /// The place of a target's name.
+    pub(crate) fn site(&self, name: &str) -> Option<usize> {
+        self.config.names.iter().position(|own| own.eq_ignore_ascii_case(name))
+    }
+
+    /// This node's port of the target at `site`.
+    pub(crate) fn port(&self, site: usize) -> &Port {
+        &self.ports[site]
+    }
+
+    /// Who may see what, now.
+    pub(crate) fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access.lock())
+    }
+
+    /// Replaces the hosts and mappings and tells every session.
+    pub(crate) fn set_access(&self, access: Access) -> Result<(), AccessError> {
+        access.check(&self.config.names)?;
+        *self.access.lock() = Arc::new(access);
         self.registry.lock().sessions.iter().for_each(|entry| entry.address.post(Notice::Remap));
+        Ok(())
     }
 
-    /// Is anything mapped to this initiator? If not, there is no target for it.
-    pub(crate) fn admits(&self, initiator: &str) -> bool {
-        self.mappings.lock().iter().any(|mapping| mapping.admits(initiator))
+    /// Is anything at this target mapped to this initiator? If not, there is no target for it.
+    pub(crate) fn admits(&self, initiator: &str, site: usize) -> bool {
+        !self.access().mappings_of(initiator, &self.config.names, site).is_empty()
     }
 
-    /// The units that an initiator sees, by LUN, each LUN once.
-    pub(crate) fn units(&self, initiator: &str) -> Vec<Unit> {
-        let mappings = self.mappings.lock();
-        let mut seen: Vec<&Mapping> = mappings.iter().filter(|mapping| mapping.admits(initiator)).collect();
-        seen.sort_by_key(|mapping| mapping.lun);
-        seen.dedup_by_key(|mapping| mapping.lun);
-        seen.iter().map(|mapping| Unit::new(mapping.lun, Arc::clone(&mapping.volume))).collect()
+    /// The units that an initiator sees at a target, by LUN.
+    pub(crate) fn units(&self, initiator: &str, site: usize) -> Vec<Unit> {
+        let access = self.access();
+        let seen = access.mappings_of(initiator, &self.config.names, site);
+        seen.iter()
+            .map(|mapping| Unit::new(mapping.lun, Arc::clone(&mapping.volume), mapping.read_only))
+            .collect()
     }
 
     /// A TSIH that is not zero and not taken. Fewer than 65,535 sessions exist, by `connections_max`.
@@ -149,7 +183,7 @@ impl Target {
     /// it has.
     pub(crate) fn enter(&self, nexus: Nexus, address: Address, ticket: &Arc<Ticket>) {
         let mut registry = self.registry.lock();
-        let same = |entry: &Entry| entry.nexus.is(&nexus.initiator, nexus.isid);
+        let same = |entry: &Entry| entry.nexus.is(&nexus.initiator, nexus.isid, nexus.site);
         if let Some(place) = registry.sessions.iter().position(same) {
             let old = registry.sessions.swap_remove(place);
             old.address.post(Notice::Terminate(Arc::clone(ticket)));
@@ -158,9 +192,9 @@ impl Target {
     }
 
     /// The connection id of the session with this TSIH, name and ISID.
-    pub(crate) fn session_cid(&self, initiator: &str, isid: [u8; 6], tsih: u16) -> Option<u16> {
+    pub(crate) fn session_cid(&self, initiator: &str, isid: [u8; 6], site: usize, tsih: u16) -> Option<u16> {
         let registry = self.registry.lock();
-        let found = |entry: &&Entry| entry.nexus.tsih == tsih && entry.nexus.is(initiator, isid);
+        let found = |entry: &&Entry| entry.nexus.tsih == tsih && entry.nexus.is(initiator, isid, site);
         registry.sessions.iter().find(found).map(|entry| entry.nexus.cid)
     }
 
@@ -204,14 +238,16 @@ struct Entry {
 pub(crate) struct Nexus {
     pub(crate) initiator: String,
     pub(crate) isid: [u8; 6],
+    /// The target's place.
+    pub(crate) site: usize,
     pub(crate) tsih: u16,
     /// Of its one connection.
     pub(crate) cid: u16,
 }
 
 impl Nexus {
-    fn is(&self, initiator: &str, isid: [u8; 6]) -> bool {
-        self.isid == isid && self.initiator.eq_ignore_ascii_case(initiator)
+    fn is(&self, initiator: &str, isid: [u8; 6], site: usize) -> bool {
+        self.isid == isid && self.site == site && self.initiator.eq_ignore_ascii_case(initiator)
     }
 }
 
@@ -255,6 +291,8 @@ pub(crate) enum Notice {
 pub(crate) struct Clear {
     pub(crate) volumes: Vec<VolumeId>,
     pub(crate) attention: Attention,
+    /// Is their session to end too?
+    pub(crate) drop: bool,
 }
 
 /// Held by everyone whom a connection waits for. Tells it when the last one lets go.

@@ -86,6 +86,19 @@ fn no_pdu_stream_breaks_a_connection() {
 }
 
 #[test]
+fn no_login_text_gets_around_the_proof() {
+    run("login_text", |input| {
+        fuzz::login_text(input);
+    });
+}
+
+#[test]
+fn the_corpus_of_logins_gets_through_where_it_proves_who_it_is() {
+    let through = corpus("login_text").iter().filter(|seed| fuzz::login_text(seed)).count();
+    assert_eq!(through, 3);
+}
+
+#[test]
 fn no_command_breaks_the_device_server() {
     run("command", fuzz::command);
 }

@@ -8,18 +8,19 @@ mod ram;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use initiator::{Initiator, TARGET};
-use twinsan_iscsi::{ANY_INITIATOR, Mapping, Server, TargetConfig};
+use twinsan_iscsi::{Access, Server, TargetConfig};
 
 fn serve(change: impl FnOnce(&mut TargetConfig)) -> (Server, SocketAddr) {
     let mut config = TargetConfig::new(TARGET);
     config.portals = vec![([127, 0, 0, 1], 0).into()];
     change(&mut config);
     let volume = Arc::new(ram::RamVolume::new(1, 1 << 17, config.pages.clone()));
-    let mapping = Mapping { initiators: vec![ANY_INITIATOR.to_owned()], lun: 0, volume };
-    let server = Server::start(config, vec![mapping]).expect("a free port");
+    let access = Access::for_anyone([(0, volume as _)]);
+    let server = Server::start(config, access).expect("a free port");
     let portal = server.local_addrs()[0];
     (server, portal)
 }
@@ -65,6 +66,126 @@ fn half_open_logins_are_closed_in_time_and_disturb_nobody() {
     assert_eq!(honest.write(0, &[1; 4096]), 0);
     wait_until("all half-open logins are closed", || idle.iter_mut().all(is_closed));
     assert_eq!(honest.read(0, 8), [1; 4096]);
+    server.stop();
+}
+
+/// Pages of this process in memory, in bytes.
+fn resident_bytes() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("a number") * 4096
+}
+
+/// How many sockets this process may open, within reason; both ends count.
+fn sockets_max() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").expect("Linux");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let files: usize = files.split_whitespace().nth(3).and_then(|n| n.parse().ok()).unwrap_or(1024);
+    (files.saturating_sub(400) / 2).min(8000)
+}
+
+/// Writes a second, one at a time.
+fn rate(initiator: &mut Initiator) -> f64 {
+    let begun = Instant::now();
+    for round in 0..1000u32 {
+        assert_eq!(initiator.write(round % 64 * 8, &[round as u8; 4096]), 0);
+    }
+    1000.0 / begun.elapsed().as_secs_f64()
+}
+
+/// As many logins as fit, each with as much text as a login may have and without an end.
+#[test]
+fn a_flood_of_half_open_logins_is_cheap_and_slows_nobody_down() {
+    let (server, portal) = serve(|config| {
+        config.reactors = 2;
+        config.login_time = Duration::from_secs(600);
+        config.keep_alive_time = Duration::from_secs(600);
+    });
+    // Measured in turns with a server that has peace, because other things on the machine come and go.
+    let (calm, calm_portal) = serve(|config| config.reactors = 2);
+    let [mut honest, mut undisturbed] =
+        [portal, calm_portal].map(|portal| Initiator::login(portal, "iqn.2026-01.example:host"));
+    let (count, before) = (sockets_max(), resident_bytes());
+    let mut first = [0; 48 + 4096].to_vec();
+    first[..8].copy_from_slice(&[0x43, 0x40, 0, 0, 0, 0, 0x10, 0]);
+    let mut second = [0; 48 + 4095].to_vec();
+    second[..8].copy_from_slice(&[0x43, 0x40, 0, 0, 0, 0, 0x10, 0]);
+    let mut flood = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(portal).expect("accepted");
+        stream.write_all(&first).expect("connected");
+        stream.write_all(&second).expect("connected");
+        flood.push(stream);
+    }
+    wait_until("all of it has been received", || server.memory_bytes() >= count * 8192);
+    let each = resident_bytes().saturating_sub(before) / count;
+    let rates: Vec<[f64; 2]> = (0..15).map(|_| [rate(&mut honest), rate(&mut undisturbed)]).collect();
+    let best = |which: usize| rates.iter().map(|pair| pair[which]).fold(0.0, f64::max);
+    let kept = best(0) / best(1);
+    println!("{count} half-open logins: {each} bytes each, {:.0} % of the rate", kept * 100.0);
+    assert!(each <= 16 << 10, "{each} bytes each");
+    // On which core a thread happens to run makes three times more or less; a cost for each login would be far more.
+    assert!(kept > 0.05, "{kept} of the rate");
+    drop(flood);
+    wait_until("all of it is forgotten", || server.memory_bytes() < 1 << 20);
+    server.stop();
+    calm.stop();
+}
+
+#[test]
+fn for_one_login_too_many_the_oldest_is_closed() {
+    let (server, portal) = serve(|config| config.logins_max = 10);
+    let honest: Vec<Initiator> =
+        (0..4).map(|n| Initiator::login(portal, &format!("iqn.2026-01.example:host{n}"))).collect();
+    let mut idle: Vec<TcpStream> = (0..30).map(|_| TcpStream::connect(portal).expect("accepted")).collect();
+    let mut late = Initiator::login(portal, "iqn.2026-01.example:late");
+    wait_until("the oldest are closed", || idle[..20].iter_mut().all(is_closed));
+    assert!(!is_closed(&mut idle[29]));
+    assert_eq!(late.write(0, &[1; 512]), 0);
+    for mut each in honest {
+        assert_eq!(each.read(0, 1), [1; 512], "a session is no login");
+    }
+    server.stop();
+}
+
+/// Commands without end, more than the window, on several connections; another host has its answers all the same.
+#[test]
+fn a_flood_of_commands_holds_no_one_up() {
+    let (server, portal) = serve(|config| config.memory_bytes_max = 64 << 20);
+    let stop = &AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for host in 0..4 {
+            scope.spawn(move || {
+                let mut flood = Initiator::login(portal, &format!("iqn.2026-01.example:flood{host}"));
+                flood.stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a socket");
+                let mut pdus = Vec::new();
+                for sn in 1..=1000u32 {
+                    let mut head = [0; 48];
+                    // Every third one is immediate.
+                    head[..2].copy_from_slice(&[if sn % 3 == 0 { 0x41 } else { 0x01 }, 0xc0]);
+                    head[16..20].copy_from_slice(&sn.to_be_bytes());
+                    head[20..24].copy_from_slice(&(1u32 << 20).to_be_bytes());
+                    head[24..28].copy_from_slice(&sn.to_be_bytes());
+                    head[32] = 0x88;
+                    head[32 + 12] = 0x08;
+                    pdus.extend_from_slice(&head);
+                }
+                // It reads nothing, so it is stopped by the target sooner or later, and starts again.
+                while !stop.load(Ordering::Relaxed) {
+                    if flood.stream.write_all(&pdus).is_err() {
+                        flood = Initiator::login(portal, &format!("iqn.2026-01.example:flood{host}"));
+                        flood.stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a socket");
+                    }
+                }
+            });
+        }
+        let mut honest = Initiator::login(portal, "iqn.2026-01.example:host");
+        for round in 0..200 {
+            assert_eq!(honest.write(round, &[round as u8; 4096]), 0);
+            assert_eq!(honest.read(round, 8), [round as u8; 4096]);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    wait_until("all of it is forgotten", || server.memory_bytes() < 1 << 20);
     server.stop();
 }
 

@@ -7,19 +7,20 @@ mod ram;
 
 use std::net::TcpStream;
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use initiator::{Initiator, TARGET};
 use twinsan::guest::{Command, GuestResult, PathState, Sink, VirtualVolume, VolumeInfo};
 use twinsan::ids::RequestId;
-use twinsan_iscsi::{ANY_INITIATOR, Mapping, Server, TargetConfig};
+use twinsan_iscsi::{Access, Server, TargetConfig};
 
 fn serve(reactors: usize) -> Server {
     let mut config = TargetConfig::new(TARGET);
     config.portals = vec![([127, 0, 0, 1], 0).into(), "[::1]:0".parse().expect("an address")];
     config.reactors = reactors;
     let volume = Arc::new(ram::RamVolume::new(1, 1 << 17, config.pages.clone()));
-    let mapping = Mapping { initiators: vec![ANY_INITIATOR.to_owned()], lun: 0, volume };
-    Server::start(config, vec![mapping]).expect("portals on free ports")
+    let access = Access::for_anyone([(0, volume as _)]);
+    Server::start(config, access).expect("portals on free ports")
 }
 
 type Request = (Command, Arc<dyn Sink>, u64);
@@ -80,8 +81,8 @@ fn completions_from_another_thread_wake_the_reactor() {
     config.reactors = 2;
     let inner = Arc::new(ram::RamVolume::new(1, 1 << 17, config.pages.clone()));
     let volume = Arc::new(Elsewhere::new(inner));
-    let mapping = Mapping { initiators: vec![ANY_INITIATOR.to_owned()], lun: 0, volume };
-    let server = Server::start(config, vec![mapping]).expect("a free port");
+    let access = Access::for_anyone([(0, volume as _)]);
+    let server = Server::start(config, access).expect("a free port");
     let portal = server.local_addrs()[0];
     std::thread::scope(|scope| {
         for host in 0..4u32 {
@@ -171,6 +172,47 @@ fn a_portal_in_use_is_named() {
     let server = serve(1);
     let mut config = TargetConfig::new(TARGET);
     config.portals = vec![server.local_addrs()[0]];
-    let error = Server::start(config, Vec::new()).err().expect("the port is taken");
+    let error = Server::start(config, Access::default()).err().expect("the port is taken");
     assert!(error.to_string().contains(&server.local_addrs()[0].to_string()), "{error}");
+}
+
+#[test]
+fn a_planned_stop_asks_initiators_to_log_out_and_drops_those_that_stay() {
+    let server = serve(2);
+    let portals = server.local_addrs();
+    let names = ["iqn.2026-01.example:polite", "iqn.2026-01.example:deaf"];
+    let [mut polite, mut deaf] = names.map(|name| Initiator::login(portals[0], name));
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.drain(Duration::from_secs(2)));
+        let (head, _) = polite.receive();
+        assert_eq!((head[0], head[36]), (0x32, 1), "a logout is requested");
+        assert_eq!(polite.write(0, &[4; 512]), 0, "and until then all is served");
+        assert!(TcpStream::connect(portals[0]).is_err(), "nobody comes in any more");
+        let mut logout = [0; 48];
+        logout[..2].copy_from_slice(&[0x46, 0x80]);
+        polite.send(logout, &[]);
+        assert_eq!(polite.receive().0[0], 0x26);
+        assert!(polite.is_closed());
+        assert!(deaf.is_closed());
+    });
+    // With nobody there it takes no time.
+    let begun = Instant::now();
+    server.drain(Duration::from_secs(600));
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    server.open_portals().expect("the ports are still free");
+    assert_eq!(Initiator::login(portals[0], names[0]).read(0, 1), [4; 512]);
+    server.stop();
+}
+
+#[test]
+fn any_address_of_both_families_can_be_a_portal_of_one_port() {
+    let mut config = TargetConfig::new(TARGET);
+    config.portals = vec!["0.0.0.0:0".parse().expect("an address")];
+    let first = Server::start(config.clone(), Access::default()).expect("a free port");
+    let port = first.local_addrs()[0].port();
+    config.portals = vec![format!("[::]:{port}").parse().expect("an address")];
+    let second = Server::start(config, Access::default()).expect("the other family's port is free");
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+    assert!(TcpStream::connect(("::1", port)).is_ok());
+    drop((first, second));
 }

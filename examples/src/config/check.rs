@@ -9,9 +9,9 @@ use super::{Config, Disk, extent_sizes};
 use crate::sizes;
 
 /// The key, and what is wrong with its value.
-type Problem = (String, String);
+pub(super) type Problem = (String, String);
 
-fn problem<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, Problem> {
+pub(super) fn problem<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, Problem> {
     Err((key.into(), problem.into()))
 }
 
@@ -40,6 +40,7 @@ impl Config {
         self.check_pool()?;
         self.check_volumes()?;
         self.check_hosts()?;
+        self.check_chap()?;
         self.check_target()?;
         self.check_cache_and_mirror()
     }
@@ -142,48 +143,18 @@ impl Config {
         Ok(())
     }
 
-    fn check_hosts(&self) -> Result<(), Problem> {
-        let mut names = BTreeSet::new();
-        for host in &self.host {
-            if !names.insert(&host.name) {
-                return problem("host.name", format!("\"{}\" is given twice", host.name));
-            }
-            if host.iqns.is_empty() {
-                return problem(
-                    "host.iqns",
-                    format!("of \"{}\" is empty; name its initiators, or \"*\" for any", host.name),
-                );
-            }
-        }
-        let mut luns = BTreeSet::new();
-        for mapping in &self.mapping {
-            if !self.volume.iter().any(|volume| volume.name == mapping.volume) {
-                return problem("mapping.volume", format!("\"{}\" is no [[volume]]", mapping.volume));
-            }
-            if !names.contains(&mapping.host) {
-                return problem("mapping.host", format!("\"{}\" is no [[host]]", mapping.host));
-            }
-            if mapping.lun >= 1 << 14 {
-                return problem("mapping.lun", format!("{} is too large; LUNs are below 16384", mapping.lun));
-            }
-            if !luns.insert((&mapping.host, mapping.lun)) {
-                return problem(
-                    "mapping.lun",
-                    format!("{} is taken twice for \"{}\"", mapping.lun, mapping.host),
-                );
-            }
-        }
-        Ok(())
-    }
-
     fn check_target(&self) -> Result<(), Problem> {
-        let name = &self.target.iqn;
-        let known = ["iqn.", "eui.", "naa."].iter().any(|kind| name.starts_with(kind));
-        if !known || name.len() > 223 || name.contains(|c: char| c.is_whitespace() || c.is_uppercase()) {
-            return problem(
-                "target.iqn",
-                format!("\"{name}\" is no iSCSI name, such as \"iqn.2026-01.example:san\""),
-            );
+        let mut names = BTreeSet::new();
+        for name in self.target.names() {
+            if !is_iscsi_name(name) {
+                return problem(
+                    "target.iqn",
+                    format!("\"{name}\" is no iSCSI name, such as \"iqn.2026-01.example:san\""),
+                );
+            }
+            if !names.insert(name) {
+                return problem("target.more_iqns", format!("names {name} twice"));
+            }
         }
         if self.target.portals.is_empty() {
             return problem(
@@ -213,6 +184,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// RFC 7143 4.2.7, in the form that needs no normalising.
+pub(super) fn is_iscsi_name(name: &str) -> bool {
+    let known = ["iqn.", "eui.", "naa."].iter().any(|kind| name.starts_with(kind));
+    known && name.len() <= 223 && !name.contains(|c: char| c.is_whitespace() || c.is_uppercase())
 }
 
 fn is_loopback(address: SocketAddr) -> bool {

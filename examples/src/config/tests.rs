@@ -2,9 +2,9 @@
 
 use super::*;
 
-const GOOD: &str = include_str!("../../node.toml");
+pub(super) const GOOD: &str = include_str!("../../node.toml");
 
-fn parse(text: &str) -> Result<Config, String> {
+pub(super) fn parse(text: &str) -> Result<Config, String> {
     let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
     config.check().map_err(|(key, problem)| format!("{key}: {problem}"))?;
     Ok(config)
@@ -39,14 +39,19 @@ fn what_is_wrong_is_named() {
         ("mirrored = true", "miror = true", "unknown field `miror`"),
         ("size = \"500GB\"", "size = \"500 gigs\"", "volume.size"),
         ("link = \"127.0.0.1:7260\"", "link = \"192.0.2.1:7260\"", "partner.link"),
-        ("lun = 1", "lun = 0", "mapping.lun"),
+        ("lun = 1", "lun = 16384", "mapping.lun"),
+        ("read_only = true", "lun = 1", "mapping.lun: 1 is taken twice for \"esx1\""),
+        ("read_only = true", "target = \"iqn.2026-01.example:other\"", "mapping.target"),
+        ("iqns = [\"*\"]", "iqns = [\"iqn.1998-01.com.vmware:esx1-4f2a\"]", "leave it with one of them"),
+        ("iqns = [\"*\"]", "iqns = [\"esx2\"]", "host.iqns"),
+        ("# more_iqns = [\"iqn.2026-01.example.office:lab\"]", "more_iqns = [\"lab\"]", "target.iqn"),
         ("warning = 85", "warning = 75", "pool.thresholds"),
         ("critical = 95", "critical = 101", "pool.thresholds"),
         ("detect_zeros = true", "reserved = \"65GiB\"", "volume.reserved"),
         ("detect_zeros = true", "reserved = \"much\"", "volume.reserved"),
         ("id = 2", "id = 1", "volume.id"),
         ("extent = \"1MiB\"", "extent = \"3MiB\"", "pool.extent"),
-        ("file = ", "policy = \"preferred\"\nfile = ", "arbiter.policy"),
+        ("\nfile = ", "\npolicy = \"preferred\"\nfile = ", "arbiter.policy"),
         ("iqns = [\"*\"]", "iqns = []", "host.iqns"),
         ("host = \"any\"", "host = \"none\"", "mapping.host"),
         ("iqn = \"iqn.2026", "iqn = \"2026", "target.iqn"),
@@ -58,4 +63,15 @@ fn what_is_wrong_is_named() {
         let error = parse(&GOOD.replacen(from, to, 1)).unwrap_err();
         assert!(error.contains(expected), "{to}: {error}");
     }
+}
+
+#[test]
+fn a_volume_has_one_lun_for_all_unless_a_mapping_says_otherwise() {
+    let config = parse(GOOD).unwrap();
+    let luns: Vec<_> = config.mapping.iter().map(|mapping| config.lun(mapping)).collect();
+    assert_eq!(luns, [Some(1), Some(2), Some(1)]);
+    let access = config.access(|_| None);
+    assert_eq!((access.hosts.len(), access.mappings.len()), (2, 0));
+    let large = parse(&GOOD.replace("id = 2", "id = 70000")).unwrap_err();
+    assert!(large.contains("LUNs are below 16384"), "{large}");
 }

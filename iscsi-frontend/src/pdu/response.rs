@@ -99,6 +99,10 @@ pub(crate) enum Response {
     Dropping {
         cid: u16,
     },
+    /// The initiator is to log out within so many seconds (event 1).
+    LogoutRequested {
+        seconds: u16,
+    },
     Reject {
         reason: u8,
     },
@@ -171,11 +175,8 @@ impl Response {
                 start(b, 0x26, 0x80, itt);
                 b[2] = response;
             }
-            Response::Dropping { cid } => {
-                start(b, 0x32, 0x80, NO_TAG);
-                b[36] = 2;
-                b[38..40].copy_from_slice(&cid.to_be_bytes());
-            }
+            Response::Dropping { cid } => asynchronous(b, 2, [cid, 0, 0]),
+            Response::LogoutRequested { seconds } => asynchronous(b, 1, [0, 0, seconds]),
             Response::Reject { reason } => {
                 start(b, 0x3f, 0x80, NO_TAG);
                 b[2] = reason;
@@ -195,6 +196,15 @@ fn data_in(b: &mut [u8; BHS_BYTES], itt: u32, last: bool, status: Option<(u8, Re
             residual.emit(b);
         }
         None => put(b, 24, 0),
+    }
+}
+
+/// An asynchronous message (RFC 7143 11.9).
+fn asynchronous(b: &mut [u8; BHS_BYTES], event: u8, parameters: [u16; 3]) {
+    start(b, 0x32, 0x80, NO_TAG);
+    b[36] = event;
+    for (field, parameter) in b[38..44].chunks_exact_mut(2).zip(parameters) {
+        field.copy_from_slice(&parameter.to_be_bytes());
     }
 }
 

@@ -190,6 +190,14 @@ impl Kind {
         )
     }
 
+    /// Is it refused on a unit that this initiator may only read?
+    pub(crate) fn changes_the_medium(&self) -> bool {
+        matches!(
+            self,
+            Kind::Write { .. } | Kind::WriteVerify { .. } | Kind::Unmap { .. } | Kind::WriteSame { .. }
+        )
+    }
+
     /// Must the initiator send exactly the parameters that the command takes? A block that is repeated over the
     /// medium is not guessed at.
     pub(crate) fn takes_exactly(&self) -> bool {

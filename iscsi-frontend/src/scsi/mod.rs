@@ -34,6 +34,7 @@ pub(crate) use work::Work;
 pub(crate) mod code {
     pub(crate) const GOOD: u8 = 0x00;
     pub(crate) const CHECK_CONDITION: u8 = 0x02;
+    pub(crate) const TASK_SET_FULL: u8 = 0x28;
 }
 
 /// Bytes in a logical block.
@@ -56,6 +57,8 @@ pub(crate) enum Plan {
     Store { work: Work, bytes: u32, head: u32 },
     /// Take `bytes` of parameters from the initiator, then plan again with them.
     Parameters { kind: Kind, bytes: u32 },
+    /// Answer with TASK SET FULL: there is no room for its data.
+    Full,
 }
 
 impl From<Sense> for Plan {

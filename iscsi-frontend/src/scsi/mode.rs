@@ -6,6 +6,8 @@ use super::{LOGICAL_BLOCK_BYTES, Plan, Sense, answer};
 const CHANGEABLE: u8 = 1;
 const SAVED: u8 = 3;
 const DPOFUA: u8 = 0x10;
+/// Write protected (SBC-3 6.5.1).
+const WP: u8 = 0x80;
 
 /// Caching (SBC-3 6.5.5): WCE, for a write is in both nodes' memory, not on disk, when it is answered.
 const CACHING: [u8; 20] = [0x08, 0x12, 0x04, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -23,7 +25,7 @@ pub(super) struct Request {
     pub(super) allocation: u32,
 }
 
-pub(super) fn sense(request: &Request, sectors: u64) -> Plan {
+pub(super) fn sense(request: &Request, sectors: u64, read_only: bool) -> Plan {
     if request.control == SAVED {
         return Sense::NOT_SAVED.into();
     }
@@ -39,7 +41,8 @@ pub(super) fn sense(request: &Request, sectors: u64) -> Plan {
         _ => return Sense::cdb(2).into(),
     }
     let descriptor = if request.no_descriptor { Vec::new() } else { descriptor(request.long, sectors) };
-    answer(whole(request, &descriptor, &pages), request.allocation)
+    let specific = DPOFUA | if read_only { WP } else { 0 };
+    answer(whole(request, specific, &descriptor, &pages), request.allocation)
 }
 
 fn put(pages: &mut Vec<u8>, page: &[u8], control: u8) {
@@ -62,15 +65,15 @@ fn descriptor(long: bool, sectors: u64) -> Vec<u8> {
     b
 }
 
-fn whole(request: &Request, descriptor: &[u8], pages: &[u8]) -> Vec<u8> {
+fn whole(request: &Request, specific: u8, descriptor: &[u8], pages: &[u8]) -> Vec<u8> {
     let rest = descriptor.len() + pages.len();
     let mut b = Vec::with_capacity(8 + rest);
     if request.ten {
         b.extend_from_slice(&((6 + rest) as u16).to_be_bytes());
-        b.extend_from_slice(&[0, DPOFUA, u8::from(request.long), 0]);
+        b.extend_from_slice(&[0, specific, u8::from(request.long), 0]);
         b.extend_from_slice(&(descriptor.len() as u16).to_be_bytes());
     } else {
-        b.extend_from_slice(&[(3 + rest) as u8, 0, DPOFUA, descriptor.len() as u8]);
+        b.extend_from_slice(&[(3 + rest) as u8, 0, specific, descriptor.len() as u8]);
     }
     b.extend_from_slice(descriptor);
     b.extend_from_slice(pages);

@@ -27,6 +27,7 @@ impl Sense {
     /// INVALID FIELD IN COMMAND INFORMATION UNIT: the expected length cuts a block in two.
     pub(crate) const INFORMATION_UNIT: Sense = Sense::new(0x05, 0x0e, 0x03);
     pub(crate) const NOT_SAVED: Sense = Sense::new(0x05, 0x39, 0x00);
+    pub(crate) const WRITE_PROTECTED: Sense = Sense::new(0x07, 0x27, 0x00);
     pub(crate) const OUT_OF_SPACE: Sense = Sense::new(0x07, 0x27, 0x07);
     pub(crate) const TRANSITIONING: Sense = Sense::new(0x02, 0x04, 0x0a);
     pub(crate) const UNAVAILABLE: Sense = Sense::new(0x02, 0x04, 0x0c);

@@ -13,7 +13,7 @@ fn port() -> Port {
 }
 
 fn unit() -> Unit {
-    Unit::new(0, HandVolume::new(7))
+    Unit::new(0, HandVolume::new(7), false)
 }
 
 fn cdb(bytes: &[u8]) -> Cdb {
@@ -194,7 +194,7 @@ fn an_attention_is_told_once_and_the_most_urgent_first() {
 #[test]
 fn growth_is_told() {
     let volume = HandVolume::new(1);
-    let mut unit = Unit::new(0, Arc::clone(&volume) as _);
+    let mut unit = Unit::new(0, Arc::clone(&volume) as _, false);
     volume.state.lock().sectors = SECTORS * 2;
     assert!(matches!(unit.plan(&cdb(&[0]), &port()), Plan::Good));
     assert!(matches!(unit.plan(&cdb(&[0]), &port()), Plan::Fail(Sense { key: 6, asc: 0x2a, ascq: 9, .. })));

@@ -15,6 +15,8 @@ use super::{capacity, data, inquiry, mode, opcodes, ports, vpd};
 pub(crate) enum Attention {
     /// 2A/09: the volume has grown.
     CapacityChanged,
+    /// 2A/01: the unit became read-only, or writable.
+    ModeChanged,
     /// 3F/0E: units were mapped or unmapped.
     UnitsChanged,
     /// 2A/06: path states have changed.
@@ -29,6 +31,7 @@ impl Attention {
     fn sense(self) -> Sense {
         match self {
             Attention::CapacityChanged => Sense::new(0x06, 0x2a, 0x09),
+            Attention::ModeChanged => Sense::new(0x06, 0x2a, 0x01),
             Attention::UnitsChanged => Sense::new(0x06, 0x3f, 0x0e),
             Attention::PathsChanged => Sense::new(0x06, 0x2a, 0x06),
             Attention::CommandsCleared => Sense::new(0x06, 0x2f, 0x00),
@@ -44,21 +47,23 @@ pub(crate) struct Unit {
     info: VolumeInfo,
     identity: Identity,
     path: PathState,
+    read_only: bool,
     /// Sorted, each at most once.
-    attentions: SmallVec<[Attention; 5]>,
+    attentions: SmallVec<[Attention; 6]>,
 }
 
 impl Unit {
-    pub(crate) fn new(lun: u16, volume: Arc<dyn VirtualVolume>) -> Unit {
+    pub(crate) fn new(lun: u16, volume: Arc<dyn VirtualVolume>, read_only: bool) -> Unit {
         let info = volume.info();
         let identity = Identity::of(&info);
         let path = volume.path_state();
-        Unit { lun, volume, info, identity, path, attentions: SmallVec::new() }
+        Unit { lun, volume, info, identity, path, read_only, attentions: SmallVec::new() }
     }
 
     /// Is it the same volume at the same LUN?
     pub(crate) fn is_same(&self, other: &Unit) -> bool {
-        self.lun == other.lun && Arc::ptr_eq(&self.volume, &other.volume)
+        let same = |a: &VolumeInfo, b: &VolumeInfo| (a.id, a.uuid) == (b.id, b.uuid);
+        self.lun == other.lun && same(&self.info, &other.info)
     }
 
     pub(crate) fn volume_id(&self) -> VolumeId {
@@ -69,6 +74,23 @@ impl Unit {
     pub(crate) fn attend(&mut self, attention: Attention) {
         if let Err(place) = self.attentions.binary_search(&attention) {
             self.attentions.insert(place, attention);
+        }
+    }
+
+    /// The initiator knows already.
+    pub(crate) fn forget(&mut self, attention: Attention) {
+        self.attentions.retain(|waiting| *waiting != attention);
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// From now on the initiator may only read, or write too; a change is told.
+    pub(crate) fn protect(&mut self, read_only: bool) {
+        if self.read_only != read_only {
+            self.read_only = read_only;
+            self.attend(Attention::ModeChanged);
         }
     }
 
@@ -88,6 +110,7 @@ impl Unit {
             Ok(kind) if path == PathState::Unavailable && !kind.serves_on_any_path() => {
                 Sense::UNAVAILABLE.into()
             }
+            Ok(kind) if self.read_only && kind.changes_the_medium() => Sense::WRITE_PROTECTED.into(),
             Ok(kind) => self.plan_kind(kind, port).unwrap_or_else(Plan::Fail),
         }
     }
@@ -144,7 +167,7 @@ impl Unit {
             Kind::RequestSense { descriptor, allocation } => self.request_sense(descriptor, allocation),
             Kind::ModeSense { ten, no_descriptor, long, control, page, subpage, allocation } => {
                 let request = mode::Request { ten, no_descriptor, long, control, page, subpage, allocation };
-                mode::sense(&request, self.info.sectors)
+                mode::sense(&request, self.info.sectors, self.read_only)
             }
             Kind::ReportPortGroups { extended, allocation } => {
                 let partner = self.info.mirrored.then(|| self.volume.partner_path_state());

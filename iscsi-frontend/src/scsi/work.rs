@@ -96,6 +96,16 @@ impl Work {
         }
     }
 
+    /// Bytes that it reads for itself, not counting what goes to the initiator.
+    pub(crate) fn needs(&self) -> usize {
+        match self {
+            Work::Read { at } | Work::Verify { at, .. } | Work::Survey { at, .. } => {
+                at.count.min(TRANSFER_SECTORS_MAX) as usize * SECTOR_BYTES
+            }
+            _ => 0,
+        }
+    }
+
     /// The answer to the last step.
     pub(crate) fn took(&mut self, found: &Payload) -> Result<(), Sense> {
         match self {

@@ -4,14 +4,15 @@
 //! is awake.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use mio::net::{TcpListener, TcpStream};
 use parking_lot::Mutex;
 use twinsan::guest::{GuestResult, Sink};
 
+use crate::session::Ends;
 use crate::target::{Mailbox, Notice};
 
 /// What reaches a reactor.
@@ -22,12 +23,14 @@ pub(super) enum Letter {
     Aborted(u64),
     /// From one connection to another.
     Notice(u64, Notice),
-    /// A new connection, accepted at this address.
-    Adopt(TcpStream, SocketAddr),
+    /// A new connection between these addresses.
+    Adopt(TcpStream, Ends),
     /// Listen here.
     Listen(Vec<TcpListener>),
     /// Stop listening, drop all connections, and say so.
     Withdraw(Sender<()>),
+    /// Stop listening, ask all initiators to log out, drop at this time those that are left, and say so.
+    Drain(Instant, Sender<()>),
     /// End the thread.
     Stop,
 }

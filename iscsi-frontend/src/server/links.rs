@@ -16,6 +16,8 @@ pub(super) struct Link {
     pub(super) key: u64,
     pub(super) readable: bool,
     pub(super) writable: bool,
+    /// The initiator sends no more. It may have said so along with its last bytes, and does not say so again.
+    pub(super) at_end: bool,
     /// PDUs that the next guess is for.
     pub(super) guess: usize,
     /// It is in the list of those to look at before sleeping.

@@ -6,6 +6,7 @@
 
 mod inbox;
 mod links;
+mod portal;
 mod reactor;
 mod receive;
 
@@ -14,10 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use mio::net::TcpListener;
-
-use crate::target::{Mapping, Target, TargetConfig};
+use crate::access::{Access, AccessError, NAME_BYTES_MAX};
+use crate::target::{Target, TargetConfig};
 use inbox::{Inbox, Letter};
 use reactor::Reactor;
 
@@ -39,6 +40,9 @@ pub enum ServerError {
     /// The configuration cannot work.
     #[error("{0}")]
     Config(&'static str),
+    /// The hosts and mappings cannot be.
+    #[error("{0}")]
+    Access(#[from] AccessError),
 }
 
 /// What all reactors share.
@@ -47,6 +51,7 @@ struct Shared {
     inboxes: Vec<Arc<Inbox>>,
     /// Connections open, over all reactors.
     connections: AtomicUsize,
+    begun: Instant,
 }
 
 /// A target that is being served. Dropping it stops it.
@@ -57,22 +62,17 @@ pub struct Server {
 
 impl Server {
     /// Binds the portals and serves.
-    pub fn start(config: TargetConfig, mappings: Vec<Mapping>) -> Result<Server, ServerError> {
-        if config.reactors == 0 {
-            return Err(ServerError::Config("at least one reactor thread is needed"));
-        }
-        if config.name.is_empty() || config.name.len() > 223 {
-            return Err(ServerError::Config("a target name has 1 to 223 bytes (RFC 7143 4.2.7.2)"));
-        }
-        check(&mappings)?;
+    pub fn start(config: TargetConfig, access: Access) -> Result<Server, ServerError> {
+        check(&config)?;
         let reactors = config.reactors;
-        let target = Arc::new(Target::new(config, mappings));
+        let target = Arc::new(Target::new(config, access)?);
         let polls: Vec<mio::Poll> = (0..reactors).map(|_| mio::Poll::new()).collect::<Result<_, _>>()?;
         let inboxes = polls
             .iter()
             .map(|poll| mio::Waker::new(poll.registry(), reactor::WAKER).map(|w| Arc::new(Inbox::new(w))))
             .collect::<Result<_, _>>()?;
-        let shared = Arc::new(Shared { target, inboxes, connections: AtomicUsize::new(0) });
+        let shared =
+            Arc::new(Shared { target, inboxes, connections: AtomicUsize::new(0), begun: Instant::now() });
         let mut server = Server { shared, threads: Vec::new() };
         for (number, poll) in polls.into_iter().enumerate() {
             let mut reactor = Reactor::new(number, poll, Arc::clone(&server.shared));
@@ -91,8 +91,7 @@ impl Server {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for portal in wanted {
-            let listener =
-                TcpListener::bind(portal).map_err(|source| ServerError::Portal { portal, source })?;
+            let listener = portal::listen(portal).map_err(|source| ServerError::Portal { portal, source })?;
             addresses.push(listener.local_addr()?);
             listeners.push(listener);
         }
@@ -105,26 +104,43 @@ impl Server {
     /// Stops listening and drops every connection, so that initiators use the other path. Returns when it is
     /// done; requests still with a volume are given up in the background.
     pub fn close_portals(&self) {
+        self.tell_all(Letter::Withdraw);
+    }
+
+    /// As [`close_portals`](Self::close_portals), for a planned stop: asks every initiator to log out first, and drops
+    /// after `grace` those that have not. Commands are served until then.
+    pub fn drain(&self, grace: Duration) {
+        let until = Instant::now() + grace;
+        self.tell_all(|done| Letter::Drain(until, done));
+    }
+
+    /// Lets no new session begin, gives every reactor a letter, and waits until each has done what it says.
+    fn tell_all(&self, letter: impl Fn(mpsc::Sender<()>) -> Letter) {
         self.shared.target.open.store(false, Ordering::Release);
         let (done, wait) = mpsc::channel();
         for inbox in &self.shared.inboxes {
-            inbox.send(Letter::Withdraw(done.clone()));
+            inbox.send(letter(done.clone()));
         }
         drop(done);
         while wait.recv().is_ok() {}
     }
 
-    /// Replaces the mappings, live: initiators are told that their LUNs have changed, requests to volumes that
-    /// they no longer see are given up, and an initiator that sees nothing any more is logged out.
-    pub fn set_mappings(&self, mappings: Vec<Mapping>) -> Result<(), ServerError> {
-        check(&mappings)?;
-        self.shared.target.set_mappings(mappings);
-        Ok(())
+    /// Replaces the hosts and mappings, live: initiators are told that their LUNs have changed, requests to volumes that
+    /// they no longer see are given up, and an initiator that sees nothing any more, or now has to prove who it is, is
+    /// logged out. A command that is under way when its unit becomes read-only is carried out; a session whose host gets
+    /// another secret goes on.
+    pub fn set_access(&self, access: Access) -> Result<(), AccessError> {
+        self.shared.target.set_access(access)
     }
 
     /// The portals as bound.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.shared.target.bound.lock().clone()
+    }
+
+    /// Bytes that all connections hold for initiators: data of commands and answers that were not taken yet.
+    pub fn memory_bytes(&self) -> usize {
+        self.shared.target.budget.used()
     }
 
     /// Closes the portals and ends the threads.
@@ -150,9 +166,21 @@ impl Server {
     }
 }
 
-fn check(mappings: &[Mapping]) -> Result<(), ServerError> {
-    if mappings.iter().any(|mapping| mapping.lun >= 1 << 14) {
-        return Err(ServerError::Config("a LUN is below 16384"));
+fn check(config: &TargetConfig) -> Result<(), ServerError> {
+    if config.reactors == 0 {
+        return Err(ServerError::Config("at least one reactor thread is needed"));
+    }
+    if config.names.is_empty() {
+        return Err(ServerError::Config("at least one target is needed"));
+    }
+    if !config.names.iter().all(|name| (1..=NAME_BYTES_MAX).contains(&name.len())) {
+        return Err(ServerError::Config("a target name has 1 to 223 bytes (RFC 7143 4.2.7.2)"));
+    }
+    let twice = |(index, name): (usize, &String)| {
+        config.names[..index].iter().any(|other| other.eq_ignore_ascii_case(name))
+    };
+    if config.names.iter().enumerate().any(twice) {
+        return Err(ServerError::Config("a target name is there twice"));
     }
     Ok(())
 }

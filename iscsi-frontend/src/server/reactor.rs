@@ -1,7 +1,7 @@
 //! One reactor thread: waits for sockets, letters and timers, and moves bytes.
 //!
 //! Invariants: sockets are edge-triggered, so `readable` and `writable` are kept until the kernel has said "no
-//! more" (a short count says so too); a connection is served at most [`RECEIVES_MAX`] receives a turn; nothing
+//! more" (a short count says so too, but not that the stream ends: `at_end` is kept for that); a connection is served at most [`RECEIVES_MAX`] receives a turn; nothing
 //! here blocks.
 
 use std::collections::VecDeque;
@@ -9,6 +9,7 @@ use std::io::{IoSlice, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
@@ -19,7 +20,7 @@ use super::Shared;
 use super::inbox::{Inbox, Letter};
 use super::links::{Link, Links};
 use super::receive::Receiver;
-use crate::session::Connection;
+use crate::session::{Connection, Ends};
 use crate::target::{Address, Mailbox};
 
 pub(super) const WAKER: Token = Token(usize::MAX);
@@ -39,6 +40,8 @@ pub(super) struct Reactor {
     sink: Arc<dyn Sink>,
     mailbox: Arc<dyn Mailbox>,
     connections_max: usize,
+    /// This reactor's share.
+    logins_max: usize,
     listeners: Vec<TcpListener>,
     accept_again: Option<Instant>,
     next_reactor: usize,
@@ -54,6 +57,8 @@ pub(super) struct Reactor {
     keep_alive: Instant,
     keep_alive_time: Duration,
     login_time: Duration,
+    /// When initiators that were asked to log out are dropped, and whom to tell that none is left.
+    draining: Option<(Instant, Sender<()>)>,
     stopping: bool,
 }
 
@@ -69,6 +74,7 @@ impl Reactor {
             receiver: Receiver::new(shared.target.config.pages.clone()),
             shared,
             connections_max: config.connections_max.min(Links::MAX),
+            logins_max: config.logins_max.div_ceil(config.reactors).max(1),
             listeners: Vec::new(),
             accept_again: None,
             next_reactor: 0,
@@ -81,6 +87,7 @@ impl Reactor {
             keep_alive: Instant::now() + config.keep_alive_time,
             keep_alive_time: config.keep_alive_time,
             login_time: config.login_time,
+            draining: None,
             stopping: false,
         }
     }
@@ -111,12 +118,14 @@ impl Reactor {
             events.clear();
         }
         self.inbox.awake();
+        self.shared.target.tick(self.shared.begun.elapsed());
     }
 
     fn next_timer(&self) -> Option<Duration> {
         let keep_alive = (!self.links.is_empty()).then_some(self.keep_alive);
         let login = self.logins.front().map(|(when, _)| *when);
-        let first = [keep_alive, login, self.accept_again].into_iter().flatten().min()?;
+        let drained = self.draining.as_ref().map(|(when, _)| *when);
+        let first = [keep_alive, login, self.accept_again, drained].into_iter().flatten().min()?;
         // The kernel counts in milliseconds: round up, or the last one is spun away.
         Some(first.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -134,6 +143,7 @@ impl Reactor {
             }
             let Some(link) = self.links.get(token) else { continue };
             link.writable |= event.is_writable();
+            link.at_end |= event.is_read_closed();
             if event.is_readable() && !link.readable {
                 link.readable = true;
                 self.busy.push(token);
@@ -155,9 +165,11 @@ impl Reactor {
         loop {
             let Some(listener) = self.listeners.get(listener) else { return };
             match listener.accept() {
-                Ok((stream, _)) => self.assign(stream),
+                Ok((stream, peer)) => self.assign(stream, peer),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                // No file descriptors are left, most likely.
+                Err(_) if self.cut_off_a_login() => {}
                 Err(_) => {
                     self.accept_again = Some(Instant::now() + ACCEPT_RETRY_TIME);
                     return;
@@ -167,27 +179,28 @@ impl Reactor {
     }
 
     /// Gives a new connection to a reactor, if there may be one more.
-    fn assign(&mut self, stream: TcpStream) {
+    fn assign(&mut self, stream: TcpStream, peer: SocketAddr) {
         let Ok(local) = stream.local_addr() else { return };
         if self.shared.connections.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
             self.shared.connections.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         self.next_reactor = (self.next_reactor + 1) % self.shared.inboxes.len();
-        self.shared.inboxes[self.next_reactor].send(Letter::Adopt(stream, local));
+        self.shared.inboxes[self.next_reactor].send(Letter::Adopt(stream, Ends { local, peer }));
     }
 
-    fn adopt(&mut self, mut stream: TcpStream, local: SocketAddr) {
+    fn adopt(&mut self, mut stream: TcpStream, ends: Ends) {
         let key = self.links.next_key();
         let address = Address { mailbox: Arc::clone(&self.mailbox), key };
         let target = Arc::clone(&self.shared.target);
-        let connection = Connection::new(target, address, Arc::clone(&self.sink), local);
+        let connection = Connection::new(target, address, Arc::clone(&self.sink), ends);
         let link = Link {
             stream: None,
             connection,
             key,
             readable: false,
             writable: false,
+            at_end: false,
             guess: 0,
             touched: false,
         };
@@ -204,7 +217,28 @@ impl Reactor {
                 return self.links.remove(index);
             }
         }
+        while self.logins.len() >= self.logins_max && self.cut_off_a_login() {}
         self.logins.push_back((Instant::now() + self.login_time, key));
+    }
+
+    /// Closes the connection that has been logging in for longest. False if none is.
+    fn cut_off_a_login(&mut self) -> bool {
+        while let Some((_, key)) = self.logins.pop_front() {
+            if self.close_login(key) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Closes a connection if it is still logging in.
+    fn close_login(&mut self, key: u64) -> bool {
+        let Some((index, _)) = self.links.resolve(key) else { return false };
+        let logging_in = self.links.get(index).is_some_and(|link| link.connection.is_logging_in());
+        if logging_in {
+            self.close(index);
+        }
+        logging_in
     }
 
     fn read_letters(&mut self) {
@@ -232,12 +266,13 @@ impl Reactor {
                 }
                 Letter::Aborted(token) => self.with(token, |connection, slot| connection.aborted(slot)),
                 Letter::Notice(key, notice) => self.with(key, |connection, _| connection.notice(notice)),
-                Letter::Adopt(stream, local) => self.adopt(stream, local),
+                Letter::Adopt(stream, ends) => self.adopt(stream, ends),
                 Letter::Listen(listeners) => self.listen(listeners),
                 Letter::Withdraw(done) => {
                     self.withdraw();
                     drop(done);
                 }
+                Letter::Drain(until, done) => self.drain(until, done),
                 Letter::Stop => self.stopping = true,
             }
         }
@@ -259,6 +294,32 @@ impl Reactor {
             }
         }
         self.accept_again = Some(Instant::now());
+    }
+
+    fn drain(&mut self, until: Instant, done: Sender<()>) {
+        self.listeners.clear();
+        self.accept_again = None;
+        // Rounded down: nobody is dropped before the time it was told.
+        let seconds = until.saturating_duration_since(Instant::now()).as_secs();
+        for index in self.links.indexes() {
+            if let Some(link) = self.links.get(index) {
+                link.connection.ask_to_log_out(u16::try_from(seconds).unwrap_or(u16::MAX));
+            }
+            self.touch(index);
+        }
+        self.draining = Some((until, done));
+    }
+
+    /// Have all initiators gone that were asked to, or is their time up?
+    fn end_draining(&mut self, now: Instant) {
+        let Some((until, _)) = &self.draining else { return };
+        let until = *until;
+        let connected = |links: &mut Links, index| links.get(index).is_some_and(|link| link.stream.is_some());
+        let all_gone = !self.links.indexes().any(|index| connected(&mut self.links, index));
+        if all_gone || until <= now {
+            self.withdraw();
+            self.draining = None;
+        }
     }
 
     fn withdraw(&mut self) {
@@ -313,6 +374,7 @@ impl Reactor {
         link.touched = false;
         let blocked = !link.connection.may_receive();
         send(link);
+        link.connection.account();
         if link.connection.is_over() {
             return self.close(index);
         }
@@ -340,10 +402,7 @@ impl Reactor {
         while let Some((when, key)) = self.logins.front().copied().filter(|(when, _)| *when <= now) {
             debug_assert!(when <= now);
             self.logins.pop_front();
-            let Some((index, _)) = self.links.resolve(key) else { continue };
-            if self.links.get(index).is_some_and(|link| link.connection.is_logging_in()) {
-                self.close(index);
-            }
+            self.close_login(key);
         }
         if self.accept_again.is_some_and(|when| when <= now) {
             self.accept_again = None;
@@ -361,6 +420,7 @@ impl Reactor {
             }
         }
         self.settle();
+        self.end_draining(now);
     }
 }
 

@@ -53,7 +53,7 @@ impl Receiver {
             None => self.place(stream, &mut link.connection),
         };
         match outcome {
-            Ok(more) => link.readable = more,
+            Ok(more) => link.readable = more || link.at_end,
             Err(error) => {
                 link.readable = false;
                 if error.kind() != std::io::ErrorKind::WouldBlock {

@@ -6,12 +6,12 @@ use twinsan::guest::GuestResult;
 use twinsan::ids::RequestId;
 
 use crate::pdu::{Header, Residual, Response, reject};
-use crate::scsi::{self, Cdb, Plan, Sense, Work, code};
+use crate::scsi::{self, Attention, Cdb, Plan, Sense, Work, code};
 
 use super::framer::Place;
 use super::landing::Landing;
 use super::tasks::{Flow, Into, State, Task};
-use super::{Connection, Current, IMMEDIATE_MAX, MEMORY_BYTES_MAX, OUTPUT_BYTES_MAX};
+use super::{Connection, Current, IMMEDIATE_MAX};
 
 const READS: u8 = 0x40;
 const WRITES: u8 = 0x20;
@@ -30,7 +30,7 @@ impl Connection {
             self.send_reject(reject::TASK_IN_PROGRESS, header);
             return self.ignore();
         }
-        let task = self.plan_task(header);
+        let mut task = self.plan_task(header);
         let immediate = header.data_bytes() as u32;
         let first_burst = self.params.first_burst.min(task.expected);
         let unsolicited_ok = header.is_final() || (task.writes && !self.params.initial_r2t);
@@ -38,6 +38,9 @@ impl Connection {
         if immediate > first_burst || !unsolicited_ok || !immediate_ok {
             return self.protocol_error(reject::PROTOCOL);
         }
+        let unasked = if header.is_final() { immediate } else { first_burst };
+        let unasked = unasked.min(task.flow.wanted);
+        self.admit(&mut task, unasked);
         let keep = task.flow.wanted.min(immediate);
         let slot = self.tasks.insert(task);
         self.current = Current::Command(slot);
@@ -76,7 +79,9 @@ impl Connection {
                 failed: None,
             },
             request: RequestId::default(),
+            needs: 0,
             reserved: 0,
+            parked: 0,
             tickets: SmallVec::new(),
         };
         if reads && writes {
@@ -90,11 +95,14 @@ impl Connection {
         if cdb.0[0] == 0xa0
             && let Some(plan) = scsi::plan_report_luns(cdb, self.units.iter().map(|unit| unit.lun))
         {
+            // Whoever asks knows them (SPC-4 6.33).
+            self.units.iter_mut().for_each(|unit| unit.forget(Attention::UnitsChanged));
             return (usize::MAX, plan);
         }
+        let port = self.target.port(self.site);
         match self.unit_of(lun) {
-            Some(index) => (index, self.units[index].plan(cdb, &self.target.port)),
-            None => (usize::MAX, scsi::no_unit(cdb, &self.target.port)),
+            Some(index) => (index, self.units[index].plan(cdb, port)),
+            None => (usize::MAX, scsi::no_unit(cdb, port)),
         }
     }
 
@@ -137,7 +145,7 @@ impl Connection {
                 task.flow.wanted = sends.min(*bytes);
                 task.flow.into = Into::List(*kind, Vec::new());
             }
-            Plan::Good | Plan::Fail(_) | Plan::Run(_) => {}
+            Plan::Good | Plan::Fail(_) | Plan::Run(_) | Plan::Full => {}
         }
     }
 
@@ -170,7 +178,8 @@ impl Connection {
             Plan::Answer(bytes) => self.send_answer(slot, &bytes),
             Plan::Good => self.finish(slot, code::GOOD),
             Plan::Fail(sense) => self.fail(slot, sense),
-            Plan::Run(work) => self.run(slot, work),
+            Plan::Run(work) => self.run_with_room(slot, work),
+            Plan::Full => self.turn_away(slot),
             Plan::Fetch { work, bytes, head } => {
                 task.fetches = true;
                 task.head = head;
@@ -202,49 +211,8 @@ impl Connection {
         self.proceed(slot);
     }
 
-    /// Goes on when `bytes` more fit into the connection's memory.
-    fn when_room(&mut self, slot: u16, bytes: usize) {
-        let has_it = self.tasks.get(slot).is_some_and(|task| task.reserved >= bytes);
-        let used = self.reserved + self.output.queued();
-        let full = !self.waiting.is_empty() || (used > 0 && used + bytes > MEMORY_BYTES_MAX);
-        if full && !has_it {
-            self.waiting.push_back(slot);
-            return;
-        }
-        self.with_room(slot, bytes);
-    }
-
-    fn with_room(&mut self, slot: u16, bytes: usize) {
-        let Some(task) = self.tasks.get_mut(slot) else { return };
-        self.reserved += bytes - task.reserved;
-        task.reserved = bytes;
-        if task.flow.came < task.flow.wanted {
-            self.ask_for_data(slot);
-        } else {
-            let work = core::mem::replace(&mut task.work, Work::Done);
-            self.run(slot, work);
-        }
-    }
-
-    /// Lets waiting tasks go on, first come first served.
-    pub(super) fn wake_waiting(&mut self) {
-        while let Some(slot) = self.waiting.front().copied() {
-            let Some(task) = self.tasks.get(slot) else {
-                self.waiting.pop_front();
-                continue;
-            };
-            let bytes = if task.fetches { task.asked } else { task.flow.wanted } as usize;
-            let used = self.reserved + self.output.queued();
-            if self.output.queued() > OUTPUT_BYTES_MAX || (used > 0 && used + bytes > MEMORY_BYTES_MAX) {
-                return;
-            }
-            self.waiting.pop_front();
-            self.with_room(slot, bytes);
-        }
-    }
-
     /// Asks the volume for what `work` says next; answers when there is nothing left to ask.
-    fn run(&mut self, slot: u16, mut work: Work) {
+    pub(super) fn run(&mut self, slot: u16, mut work: Work) {
         let unit = self.tasks.get_mut(slot).map(|task| task.unit).and_then(|unit| self.units.get(unit));
         match work.survey().zip(unit).and_then(|(at, unit)| unit.volume.block_status(at)) {
             Some(Ok(found)) => work.surveyed(&found),
@@ -288,13 +256,6 @@ impl Connection {
             Ok(()) => self.run(slot, work),
             Err(sense) => self.fail(slot, sense),
         }
-    }
-
-    /// Forgets a task and what it has reserved.
-    pub(super) fn release(&mut self, slot: u16) -> Option<Task> {
-        let task = self.tasks.remove(slot)?;
-        self.reserved -= task.reserved;
-        Some(task)
     }
 
     /// Answers without data.

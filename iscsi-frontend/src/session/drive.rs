@@ -10,8 +10,8 @@ use twinsan::block::{Block, SECTOR_BYTES, SECTORS_PER_BLOCK};
 use twinsan::guest::{Command, GuestError, GuestResult, PathState, Sectors, Sink, VirtualVolume, VolumeInfo};
 use twinsan::ids::{RequestId, Uuid, VolumeId};
 
-use super::Connection;
 use super::landing::Slices;
+use super::{Connection, Ends};
 use crate::target::{Address, Mailbox, Notice, Target};
 
 /// Sectors of a [`HandVolume`]: 64 MiB.
@@ -60,23 +60,28 @@ pub(crate) struct HandVolume {
 /// What can be changed about a [`HandVolume`].
 pub(crate) struct Hand {
     pub(crate) hold: bool,
+    /// Requests that are to be given up act on until [`HandVolume::give_up`].
+    pub(crate) hold_aborts: bool,
     pub(crate) path: PathState,
     pub(crate) sectors: u64,
     /// Answers the next requests.
     pub(crate) failure: Option<GuestError>,
     blocks: BTreeMap<u64, Block>,
     pending: Vec<Pending>,
+    aborts: Vec<(u64, Arc<dyn Sink>, u64)>,
 }
 
 impl HandVolume {
     pub(crate) fn new(id: u32) -> Arc<HandVolume> {
         let state = Hand {
             hold: false,
+            hold_aborts: false,
             path: PathState::Optimized,
             sectors: SECTORS,
             failure: None,
             blocks: BTreeMap::new(),
             pending: Vec::new(),
+            aborts: Vec::new(),
         };
         Arc::new(HandVolume { id, next: AtomicU64::new(1), state: Mutex::new(state) })
     }
@@ -84,6 +89,16 @@ impl HandVolume {
     /// Requests that wait.
     pub(crate) fn held(&self) -> usize {
         self.state.lock().pending.len()
+    }
+
+    /// Gives up the requests that are to be given up.
+    #[cfg(test)]
+    pub(crate) fn give_up(&self) {
+        let mut state = self.state.lock();
+        state.hold_aborts = false;
+        let aborts = core::mem::take(&mut state.aborts);
+        drop(state);
+        aborts.iter().for_each(|(request, sink, token)| self.abort(RequestId(*request), sink, *token));
     }
 
     /// Answers the request at `place` of those that wait.
@@ -169,6 +184,9 @@ impl VirtualVolume for HandVolume {
 
     fn abort(&self, request: RequestId, sink: &Arc<dyn Sink>, token: u64) {
         let mut state = self.state.lock();
+        if state.hold_aborts {
+            return state.aborts.push((request.0, Arc::clone(sink), token));
+        }
         let found = state.pending.iter().position(|pending| pending.id == request.0);
         let given_up = found.map(|place| state.pending.swap_remove(place));
         drop(state);
@@ -201,9 +219,9 @@ impl Drive {
         let key = (self.links.len() as u64 + 1) << 16;
         let mailbox = Arc::clone(&self.office) as Arc<dyn Mailbox>;
         let sink = Arc::clone(&self.office) as Arc<dyn Sink>;
-        let local = std::net::SocketAddr::from(([127, 0, 0, 1], 3260));
+        let ends = Ends { local: ([127, 0, 0, 1], 3260).into(), peer: ([127, 0, 0, 1], 4000).into() };
         let address = Address { mailbox, key };
-        self.links.push(Some(Connection::new(Arc::clone(&self.target), address, sink, local)));
+        self.links.push(Some(Connection::new(Arc::clone(&self.target), address, sink, ends)));
         self.links.len() - 1
     }
 
@@ -265,6 +283,7 @@ impl Drive {
         let mut any = false;
         for link in &mut self.links {
             let Some(connection) = link else { continue };
+            connection.account();
             if !connection.is_over() {
                 continue;
             }

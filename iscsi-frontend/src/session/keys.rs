@@ -115,12 +115,11 @@ fn fixed(key: &str, value: &str) -> Answer {
         "iSCSIProtocolLevel" => number(0, 31, |offer| offer.min(1)),
         "IFMarker" | "OFMarker" => Answer::Value("No".to_owned()),
         "IFMarkInt" | "OFMarkInt" => Answer::Reject,
-        "TaskReporting" => Answer::Value("RFC3720".to_owned()),
+        "TaskReporting" => {
+            let known = value.split(',').any(|way| way == "RFC3720");
+            Answer::from_option(known.then(|| "RFC3720".to_owned()))
+        }
         "InitiatorName" | "InitiatorAlias" | "TargetName" | "SessionType" | "TargetAddress" => Answer::Silent,
-        "AuthMethod" => match value.split(',').any(|method| method == "None") {
-            true => Answer::Value("None".to_owned()),
-            false => Answer::Reject,
-        },
         _ => Answer::Unknown,
     }
 }
@@ -178,6 +177,22 @@ mod tests {
         assert_eq!(params.offer("HeaderDigest", "X,CRC32C,None", false), value("CRC32C"));
         assert_eq!(params.offer("X-com.example", "1", false), Answer::Unknown);
         assert_eq!(params.offer("MaxBurstLength", "8192", true), value("Irrelevant"));
+        for (key, offer, answer) in [
+            ("MaxOutstandingR2T", "16", value("1")),
+            ("DataSequenceInOrder", "No", value("Yes")),
+            ("DefaultTime2Retain", "20", value("0")),
+            ("ErrorRecoveryLevel", "2", value("0")),
+            ("ErrorRecoveryLevel", "3", Answer::Reject),
+            ("TaskReporting", "FastAbort,ResponseFence,RFC3720", value("RFC3720")),
+            ("TaskReporting", "FastAbort", Answer::Reject),
+            ("iSCSIProtocolLevel", "2", value("1")),
+            ("OFMarker", "Yes", value("No")),
+            ("IFMarkInt", "2048~8192", Answer::Reject),
+            ("InitiatorAlias", "x", Answer::Silent),
+            ("RDMAExtensions", "Yes", Answer::Unknown),
+        ] {
+            assert_eq!(params.offer(key, offer, false), answer, "{key}={offer}");
+        }
         assert!(params.header_digest && !params.data_digest && !params.initial_r2t && !params.immediate_data);
         assert_eq!((params.send_bytes_max, params.max_burst, params.first_burst), (65_536, 1 << 20, 512));
     }

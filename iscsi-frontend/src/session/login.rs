@@ -1,13 +1,15 @@
 //! The login phase (RFC 7143 section 6): security and operational stages in any number of PDUs.
 //!
-//! Invariants: the whole text of a login is at most [`TEXT_BYTES_MAX`]; no session exists before the initiator
+//! Invariants: an initiator that has to prove who it is learns of no target before it has (`security`); the whole text of a login is at most [`TEXT_BYTES_MAX`]; no session exists before the initiator
 //! has a name and, unless it only discovers, this target's name; a connection whose login takes longer than
 //! the login timer is closed by whoever owns the socket.
 
+use crate::access::NAME_BYTES_MAX;
 use crate::pdu::{Header, Response, text};
 use crate::target::Nexus;
 
 use super::keys::{Answer, Params, RECEIVE_BYTES_MAX};
+use super::security::Security;
 use super::{Awaited, Closing, Connection, Phase};
 
 /// Text of one login, all PDUs together.
@@ -16,10 +18,10 @@ const TEXT_BYTES_MAX: usize = 8192;
 const UNKNOWN_KEYS_MAX: u32 = 32;
 /// PDUs of one login.
 const PDUS_MAX: u32 = 64;
-/// The longest iSCSI name (RFC 7143 4.2.7.2).
-const NAME_BYTES_MAX: usize = 223;
+/// Keys of one login.
+const KEYS_MAX: usize = 64;
 
-const SECURITY: u8 = 0;
+pub(super) const SECURITY: u8 = 0;
 const OPERATIONAL: u8 = 1;
 const FULL_FEATURE: u8 = 3;
 const TRANSIT: u8 = 0x80;
@@ -27,33 +29,38 @@ const CONTINUE: u8 = 0x40;
 
 /// Login status: class and detail (RFC 7143 11.13.5).
 pub(super) mod status {
-    pub(super) const SUCCESS: u16 = 0x0000;
-    pub(super) const INITIATOR_ERROR: u16 = 0x0200;
-    pub(super) const AUTHENTICATION: u16 = 0x0201;
-    pub(super) const NOT_FOUND: u16 = 0x0203;
-    pub(super) const VERSION: u16 = 0x0205;
-    pub(super) const TOO_MANY_CONNECTIONS: u16 = 0x0206;
-    pub(super) const MISSING_PARAMETER: u16 = 0x0207;
-    pub(super) const SESSION_TYPE: u16 = 0x0209;
-    pub(super) const NO_SESSION: u16 = 0x020a;
-    pub(super) const INVALID_REQUEST: u16 = 0x020b;
-    pub(super) const UNAVAILABLE: u16 = 0x0301;
+    pub(crate) const SUCCESS: u16 = 0x0000;
+    pub(crate) const INITIATOR_ERROR: u16 = 0x0200;
+    pub(crate) const AUTHENTICATION: u16 = 0x0201;
+    pub(crate) const NOT_FOUND: u16 = 0x0203;
+    pub(crate) const VERSION: u16 = 0x0205;
+    pub(crate) const TOO_MANY_CONNECTIONS: u16 = 0x0206;
+    pub(crate) const MISSING_PARAMETER: u16 = 0x0207;
+    pub(crate) const SESSION_TYPE: u16 = 0x0209;
+    pub(crate) const NO_SESSION: u16 = 0x020a;
+    pub(crate) const INVALID_REQUEST: u16 = 0x020b;
+    pub(crate) const TARGET_ERROR: u16 = 0x0300;
+    pub(crate) const UNAVAILABLE: u16 = 0x0301;
 }
 
 /// A login in progress.
 pub(super) struct Login {
-    stage: u8,
+    pub(super) stage: u8,
     /// Text of the PDUs so far that said "more follows", then of this one.
     text: Vec<u8>,
     text_total: usize,
-    keys: Vec<String>,
+    /// Hashes of the keys so far.
+    keys: Vec<u64>,
     unknown: u32,
     pdus: u32,
-    initiator: Option<String>,
+    pub(super) initiator: Option<String>,
     target: Option<String>,
     discovery: bool,
-    /// The target was found and may be used.
-    found: bool,
+    /// The place of the target that was found and may be used.
+    site: Option<usize>,
+    pub(super) security: Security,
+    /// The portal group has been said.
+    grouped: bool,
     /// What this target declares unasked has been said.
     declared: bool,
     params: Params,
@@ -75,7 +82,9 @@ impl Login {
             initiator: None,
             target: None,
             discovery: false,
-            found: false,
+            site: None,
+            security: Security::default(),
+            grouped: false,
             declared: false,
             params: Params::default(),
             isid: [0; 6],
@@ -113,8 +122,21 @@ impl Login {
         if self.text_total > TEXT_BYTES_MAX {
             return Err(status::INITIATOR_ERROR);
         }
+        self.text.reserve_exact(data.len());
         self.text.extend_from_slice(data);
         Ok(())
+    }
+
+    /// Would so many more bytes of text be taken?
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.text_total + bytes <= TEXT_BYTES_MAX
+    }
+
+    /// Bytes that this login holds.
+    pub(super) fn bytes(&self) -> usize {
+        let names =
+            [&self.initiator, &self.target].into_iter().flatten().map(String::capacity).sum::<usize>();
+        size_of::<Login>() + self.text.capacity() + 8 * self.keys.capacity() + names + self.security.bytes()
     }
 
     /// Answers the keys gathered since the last answer.
@@ -123,12 +145,18 @@ impl Login {
         let mut reply = Vec::new();
         for pair in text::pairs(&gathered) {
             let (key, value) = pair.map_err(|_| status::INITIATOR_ERROR)?;
-            if self.keys.iter().any(|seen| seen == key) {
+            // FNV-1a: whoever finds two keys with one hash loses its own login.
+            let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
+            if self.keys.contains(&hash) || self.keys.len() >= KEYS_MAX {
                 return Err(status::INITIATOR_ERROR);
             }
-            self.keys.push(key.to_owned());
+            self.keys.push(hash);
             self.declare(key, value)?;
-            self.answer(key, value, &mut reply)?;
+            if !self.security.take(key, value) {
+                self.answer(key, value, &mut reply)?;
+            }
         }
         Ok(reply)
     }
@@ -136,7 +164,7 @@ impl Login {
     /// Keys that say who the initiator is and what it wants.
     fn declare(&mut self, key: &str, value: &str) -> Result<(), u16> {
         match key {
-            "InitiatorName" if value.is_empty() || value.len() > NAME_BYTES_MAX => {
+            "InitiatorName" | "TargetName" if value.is_empty() || value.len() > NAME_BYTES_MAX => {
                 return Err(status::INITIATOR_ERROR);
             }
             "InitiatorName" => self.initiator = Some(value.to_owned()),
@@ -156,7 +184,6 @@ impl Login {
             return Ok(());
         }
         match self.params.offer(key, value, self.discovery) {
-            Answer::Reject if key == "AuthMethod" => return Err(status::AUTHENTICATION),
             Answer::Silent => {}
             Answer::Value(value) => text::put(reply, key, &value),
             Answer::Reject => text::put(reply, key, "Reject"),
@@ -203,19 +230,23 @@ impl Connection {
         if login.initiator.is_none() {
             return Err(status::MISSING_PARAMETER);
         }
-        if !login.found {
-            self.find_target(login)?;
-            login.found = true;
-            if !login.discovery {
-                text::put(&mut reply, "TargetPortalGroupTag", &self.target.config.portal_group.to_string());
-            }
+        if !self.target.is_open() {
+            return Err(status::UNAVAILABLE);
+        }
+        self.have_proved(login, &mut reply)?;
+        if login.security.is_settled() && login.site.is_none() {
+            login.site = Some(self.find_target(login)?);
+        }
+        if !login.discovery && !login.grouped {
+            login.grouped = true;
+            text::put(&mut reply, "TargetPortalGroupTag", &self.target.config.portal_group.to_string());
         }
         if login.stage == OPERATIONAL && !login.declared {
             login.declared = true;
             login.params.receive_bytes_max = RECEIVE_BYTES_MAX;
             text::put(&mut reply, "MaxRecvDataSegmentLength", &RECEIVE_BYTES_MAX.to_string());
         }
-        if flags & TRANSIT == 0 {
+        if flags & TRANSIT == 0 || !login.security.is_settled() {
             self.answer_login(login, flags & 0x0c, &reply);
             return Ok(false);
         }
@@ -228,24 +259,23 @@ impl Connection {
         Ok(false)
     }
 
-    /// Is this the target, and may this initiator know of it?
-    fn find_target(&self, login: &Login) -> Result<(), u16> {
-        if !self.target.is_open() {
-            return Err(status::UNAVAILABLE);
-        }
+    /// The target's place, if this initiator may know of it.
+    fn find_target(&self, login: &Login) -> Result<usize, u16> {
         if login.discovery {
-            return Ok(());
+            return Ok(0);
         }
         let (Some(initiator), Some(name)) = (&login.initiator, &login.target) else {
             return Err(status::MISSING_PARAMETER);
         };
-        let ours = name.eq_ignore_ascii_case(&self.target.config.name);
-        if ours && self.target.admits(initiator) { Ok(()) } else { Err(status::NOT_FOUND) }
+        let site = self.target.site(name).filter(|site| self.target.admits(initiator, *site));
+        site.ok_or(status::NOT_FOUND)
     }
 
     /// Enters the full-feature phase, after any earlier session of the same nexus has ended.
     fn enter(&mut self, login: &mut Login, flags: u8, reply: Vec<u8>) -> Result<(), u16> {
         let initiator = login.initiator.take().ok_or(status::MISSING_PARAMETER)?;
+        self.site = login.site.unwrap_or_default();
+        self.proved = login.security.is_proved();
         if login.tsih != 0 {
             self.rejoin(&initiator, login)?;
         }
@@ -265,7 +295,8 @@ impl Connection {
         }
         let tsih = self.target.reserve_tsih();
         let ticket = self.expect(Awaited::Enter { response: response(tsih), reply });
-        let nexus = Nexus { initiator: initiator.clone(), isid: login.isid, tsih, cid: self.cid };
+        let nexus =
+            Nexus { initiator: initiator.clone(), isid: login.isid, site: self.site, tsih, cid: self.cid };
         self.target.enter(nexus, self.address.clone(), &ticket);
         self.initiator = initiator;
         self.phase = Phase::Entering;
@@ -277,7 +308,7 @@ impl Connection {
         if login.discovery {
             return Err(status::INVALID_REQUEST);
         }
-        match self.target.session_cid(initiator, login.isid, login.tsih) {
+        match self.target.session_cid(initiator, login.isid, self.site, login.tsih) {
             None => Err(status::NO_SESSION),
             Some(cid) if cid != self.cid => Err(status::TOO_MANY_CONNECTIONS),
             Some(_) => Ok(()),

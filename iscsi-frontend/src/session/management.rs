@@ -32,17 +32,28 @@ mod response {
     pub(super) const NOT_SUPPORTED: u8 = 5;
 }
 
+/// How far a function reaches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// The tasks of one unit.
+    Unit,
+    /// Those of all units that the initiator sees.
+    Target,
+    /// And the sessions that share a unit with it, its own included. RFC 7143 11.5.1 says all of the target's, but a host
+    /// shall not reach those that share nothing with it.
+    Sessions,
+}
+
 impl Connection {
     pub(super) fn take_task_management(&mut self, header: &Header) {
         let itt = header.itt();
         match header.flags() & 0x7f {
             function::ABORT_TASK => self.abort_task(header),
-            function::ABORT_TASK_SET => self.end_tasks(header, None, true),
-            function::CLEAR_TASK_SET => self.end_tasks(header, Some(Attention::CommandsCleared), true),
-            function::LOGICAL_UNIT_RESET => self.end_tasks(header, Some(Attention::Reset), true),
-            function::TARGET_WARM_RESET | function::TARGET_COLD_RESET => {
-                self.end_tasks(header, Some(Attention::Reset), false);
-            }
+            function::ABORT_TASK_SET => self.end_tasks(header, None, Reach::Unit),
+            function::CLEAR_TASK_SET => self.end_tasks(header, Some(Attention::CommandsCleared), Reach::Unit),
+            function::LOGICAL_UNIT_RESET => self.end_tasks(header, Some(Attention::Reset), Reach::Unit),
+            function::TARGET_WARM_RESET => self.end_tasks(header, Some(Attention::Reset), Reach::Target),
+            function::TARGET_COLD_RESET => self.end_tasks(header, Some(Attention::Reset), Reach::Sessions),
             function::TASK_REASSIGN => self.answer_management(itt, response::NO_REASSIGNMENT),
             _ => self.answer_management(itt, response::NOT_SUPPORTED),
         }
@@ -63,16 +74,16 @@ impl Connection {
         self.abort(slot, Some(&ticket));
     }
 
-    /// Ends tasks of one unit or of all that this initiator sees; with an `attention`, those of others too, who
-    /// then learn of it.
-    fn end_tasks(&mut self, header: &Header, attention: Option<Attention>, one_unit: bool) {
+    /// Ends tasks; with an `attention`, those of others too, who then learn of it.
+    fn end_tasks(&mut self, header: &Header, attention: Option<Attention>, reach: Reach) {
+        let (one_unit, drop) = (reach == Reach::Unit, reach == Reach::Sessions);
         let found = self.unit_of(header.lun());
         if one_unit && found.is_none() {
             return self.answer_management(header.itt(), response::NO_SUCH_LUN);
         }
         let ticket = self.expect(Awaited::Answer {
             response: Response::TaskManagement { itt: header.itt(), response: response::COMPLETE },
-            closing: Closing::No,
+            closing: if drop { Closing::AfterSend } else { Closing::No },
         });
         let concerns = |task: &Task| !one_unit || Some(task.unit) == found;
         for slot in self.tasks.select(concerns) {
@@ -82,7 +93,7 @@ impl Connection {
         let volumes = self.units.iter().enumerate();
         let volumes = volumes.filter(|(index, _)| !one_unit || Some(*index) == found);
         let volumes = volumes.map(|(_, unit)| unit.volume_id()).collect();
-        let clear = Clear { volumes, attention };
+        let clear = Clear { volumes, attention, drop };
         self.target.clear(&self.address, &clear, &ticket);
         if attention == Attention::Reset {
             self.attend(&clear);
@@ -90,12 +101,20 @@ impl Connection {
     }
 
     /// The mappings have changed: units that stay keep their state, tasks on units that go are given up, and the
-    /// initiator is told (SPC-4 6.33). One that sees nothing any more is asked to leave.
+    /// initiator is told (SPC-4 6.33). One that sees nothing any more, or has to prove now who it is, is asked to leave.
     pub(super) fn remap(&mut self) {
         let Phase::Full { discovery: false } = self.phase else { return };
-        let mut fresh = self.target.units(&self.initiator);
+        if !self.is_trusted() {
+            return self.drop_politely();
+        }
+        let mut fresh = self.target.units(&self.initiator, self.site);
         let stays = |unit: &Unit| fresh.iter().position(|new| new.is_same(unit));
         let moved: Vec<Option<usize>> = self.units.iter().map(stays).collect();
+        for (old, place) in self.units.iter_mut().zip(&moved) {
+            if let Some(place) = place {
+                old.protect(fresh[*place].is_read_only());
+            }
+        }
         if fresh.len() == self.units.len() && moved.iter().all(Option::is_some) {
             return;
         }
@@ -135,6 +154,9 @@ impl Connection {
         }
         for slot in slots {
             self.abort(slot, Some(ticket));
+        }
+        if clear.drop && self.units.iter().any(|unit| clear.volumes.contains(&unit.volume_id())) {
+            self.drop_politely();
         }
     }
 

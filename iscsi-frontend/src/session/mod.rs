@@ -4,23 +4,27 @@
 //! - Nothing here reads a clock, waits or touches a socket. Whoever owns the socket feeds [`Connection::receive`],
 //!   sends [`Connection::output`], hands back completions, and closes when [`Connection::is_over`].
 //! - A task answers once, and not at all after it was aborted.
-//! - At most [`WINDOW`] commands (and [`IMMEDIATE_MAX`] immediate ones) are in progress, holding at most about
-//!   [`MEMORY_BYTES_MAX`] bytes; beyond that commands wait, and beyond [`OUTPUT_BYTES_MAX`] unsent bytes nothing is
-//!   received.
+//! - At most [`WINDOW`] commands (and [`IMMEDIATE_MAX`] immediate ones) are in progress, holding no more than `memory`
+//!   lets them.
 //! - A session that ends is forgotten only when its last task is dead.
 
 mod command;
 mod data;
 pub(crate) mod drive;
+mod ending;
 mod framer;
 mod keys;
 mod landing;
 mod login;
 mod management;
+mod memory;
 mod output;
+mod security;
 mod tasks;
 mod text;
 
+#[cfg(test)]
+mod bench;
 #[cfg(test)]
 mod tests;
 
@@ -46,16 +50,19 @@ use tasks::{Into, Tasks};
 pub(crate) const WINDOW: u32 = 128;
 /// Immediate commands in progress beside them.
 const IMMEDIATE_MAX: usize = 16;
-/// Data of commands in progress, in bytes. One command may exceed it alone.
-const MEMORY_BYTES_MAX: usize = 32 << 20;
-/// Unsent bytes beyond which nothing more is received.
-const OUTPUT_BYTES_MAX: usize = 8 << 20;
 /// Data that is gathered in the small buffer: login, text and ping.
 const GATHER_BYTES_MAX: usize = 8192;
 /// When at least so much data of a PDU is still to come, it is received straight into its blocks.
 const DIRECT_BYTES_MIN: usize = 4096;
 /// After a data segment of this length the next one is expected to be long too.
 const LONG_BYTES_MIN: usize = 16 << 10;
+
+/// The addresses of a connection's ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+}
 
 /// What a receive will probably bring, over and over.
 pub(crate) struct Forecast {
@@ -108,7 +115,7 @@ pub(crate) struct Connection {
     target: Arc<Target>,
     address: Address,
     sink: Arc<dyn Sink>,
-    local: SocketAddr,
+    ends: Ends,
     framer: Framer,
     gathered: Vec<u8>,
     current: Current,
@@ -121,10 +128,17 @@ pub(crate) struct Connection {
     exp_cmd_sn: u32,
     cid: u16,
     initiator: String,
+    /// It has proved who it is.
+    proved: bool,
+    /// The place of the session's target.
+    site: usize,
     units: Vec<Unit>,
     tasks: Tasks,
-    /// Bytes that tasks have reserved.
+    /// Bytes that tasks have reserved, and that came with them unasked.
     reserved: usize,
+    parked: usize,
+    /// What the server has last counted for this connection.
+    accounted: usize,
     /// Tasks that wait for memory, in order.
     waiting: VecDeque<u16>,
     awaited: Vec<(u32, Awaited)>,
@@ -145,13 +159,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// A connection that was accepted at `local`. `sink` is the mailbox of `address`.
-    pub(crate) fn new(target: Arc<Target>, address: Address, sink: Arc<dyn Sink>, local: SocketAddr) -> Self {
+    /// A connection that was accepted. `sink` is the mailbox of `address`.
+    pub(crate) fn new(target: Arc<Target>, address: Address, sink: Arc<dyn Sink>, ends: Ends) -> Self {
         Connection {
             target,
             address,
             sink,
-            local,
+            ends,
             framer: Framer::new(),
             gathered: Vec::new(),
             current: Current::Ignored,
@@ -164,9 +178,13 @@ impl Connection {
             exp_cmd_sn: 0,
             cid: 0,
             initiator: String::new(),
+            proved: false,
+            site: 0,
             units: Vec::new(),
             tasks: Tasks::default(),
             reserved: 0,
+            parked: 0,
+            accounted: 0,
             waiting: VecDeque::new(),
             awaited: Vec::new(),
             await_last: 0,
@@ -241,7 +259,13 @@ impl Connection {
                 return self.protocol_error(reject::PROTOCOL);
             }
         }
+        if let Phase::Login(login) = &self.phase
+            && (header.ahs_bytes() > 0 || !login.has_room(length))
+        {
+            return self.close(Closing::Now);
+        }
         self.gathered.clear();
+        self.gathered.reserve_exact(length.min(GATHER_BYTES_MAX));
         self.current = Current::Request;
         self.framer.expect_data(Place::Gather, length.min(GATHER_BYTES_MAX));
     }
@@ -359,7 +383,10 @@ impl Connection {
             Current::Request => {
                 let data = core::mem::take(&mut self.gathered);
                 self.request_here(&header, &data);
-                self.gathered = data;
+                // What logins need is not kept: there may be very many that never end.
+                if !self.is_logging_in() {
+                    self.gathered = data;
+                }
             }
         }
     }
@@ -476,9 +503,10 @@ impl Connection {
             return;
         }
         match awaited {
+            Awaited::Enter { .. } if !self.is_trusted() => self.close(Closing::Now),
             Awaited::Enter { response, reply } => {
                 // As late as possible: mappings may have changed while an old session died.
-                self.units = self.target.units(&self.initiator);
+                self.units = self.target.units(&self.initiator, self.site);
                 self.begin_session(response, &reply, false);
             }
             Awaited::Answer { response, closing } => {
@@ -500,84 +528,8 @@ impl Connection {
         self.wake_waiting();
     }
 
-    /// May more be received?
-    pub(crate) fn may_receive(&self) -> bool {
-        self.closing == Closing::No && self.output.queued() < OUTPUT_BYTES_MAX
-    }
-
     /// Is the login not yet done?
     pub(crate) fn is_logging_in(&self) -> bool {
         matches!(self.phase, Phase::Login(_) | Phase::Entering)
-    }
-
-    /// Should the socket be closed?
-    pub(crate) fn is_over(&self) -> bool {
-        match self.closing {
-            Closing::No => false,
-            Closing::AfterSend => self.output.is_empty(),
-            Closing::Now => true,
-        }
-    }
-
-    /// The initiator has closed the connection, or it broke.
-    pub(crate) fn hang_up(&mut self) {
-        self.close(Closing::Now);
-    }
-
-    /// Asks the initiator to go, as far as it can still be told (RFC 7143 11.9.1, event 2).
-    pub(crate) fn drop_politely(&mut self) {
-        if matches!(self.phase, Phase::Full { .. }) {
-            self.send(Response::Dropping { cid: self.cid }, &[]);
-        }
-        self.close(Closing::AfterSend);
-    }
-
-    /// To be called every keep-alive interval: pings an initiator that was silent, and closes if the last
-    /// ping had no answer.
-    pub(crate) fn keep_alive(&mut self) {
-        if self.closing == Closing::AfterSend {
-            self.close(if self.lingered { Closing::Now } else { Closing::AfterSend });
-            self.lingered = true;
-            return;
-        }
-        if core::mem::take(&mut self.heard) || !matches!(self.phase, Phase::Full { .. }) {
-            return;
-        }
-        if self.pinged {
-            return self.close(Closing::Now);
-        }
-        self.pinged = true;
-        self.send(Response::NopIn { lun: [0; 8], itt: NO_TAG, ttt: 0 }, &[]);
-    }
-
-    /// The socket is closed: gives up what is in progress.
-    pub(crate) fn end(&mut self) {
-        self.close(Closing::Now);
-        self.phase = Phase::Ended;
-        self.output.clear();
-        self.framer.discard();
-        for slot in self.tasks.select(|_| true) {
-            self.abort(slot, None);
-        }
-    }
-
-    /// Was [`end`](Self::end) called?
-    pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.phase, Phase::Ended)
-    }
-
-    /// Bytes that this connection holds or has let commands reserve, without its fixed part.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.reserved + self.output.queued() + self.gathered.capacity() + self.text.bytes()
-    }
-
-    /// After [`end`](Self::end): can nothing of this connection act any more? Then its successors are told.
-    pub(crate) fn is_dead(&mut self) -> bool {
-        let dead = self.tasks.len() == 0 && self.awaited.is_empty();
-        if dead {
-            self.target.leave(&self.address);
-            self.held.clear();
-        }
-        dead
     }
 }

@@ -71,8 +71,11 @@ pub(crate) struct Task {
     pub(crate) head: u32,
     pub(crate) flow: Flow,
     pub(crate) request: RequestId,
-    /// Bytes counted against the connection's memory.
+    /// Room that the task waits for or has, in bytes.
+    pub(crate) needs: usize,
+    /// Bytes counted against the connection's memory: with room, and come unasked.
     pub(crate) reserved: usize,
+    pub(crate) parked: usize,
     /// Dropped with the task.
     pub(crate) tickets: SmallVec<[Arc<Ticket>; 1]>,
 }

@@ -1,159 +1,17 @@
 //! Connections driven by hand-made PDUs.
 
+mod access;
+mod chap;
+mod management;
+mod memory;
+
 use std::sync::Arc;
 
 use twinsan::guest::{GuestError, PathState};
 
-use super::drive::{Drive, HandVolume};
-use crate::target::{Mapping, Target, TargetConfig};
-
-const TARGET: &str = "iqn.2026-01.example:san";
-const HOST: &str = "iqn.2026-01.example:host1";
-const OTHER: &str = "iqn.2026-01.example:host2";
-
-/// A PDU from an initiator.
-struct Pdu {
-    head: [u8; 48],
-    data: Vec<u8>,
-}
-
-impl Pdu {
-    fn new(opcode: u8, flags: u8, itt: u32) -> Pdu {
-        let mut head = [0; 48];
-        head[0] = opcode;
-        head[1] = flags;
-        head[16..20].copy_from_slice(&itt.to_be_bytes());
-        Pdu { head, data: Vec::new() }
-    }
-
-    fn word(mut self, at: usize, word: u32) -> Pdu {
-        self.head[at..at + 4].copy_from_slice(&word.to_be_bytes());
-        self
-    }
-
-    fn byte(mut self, at: usize, byte: u8) -> Pdu {
-        self.head[at] = byte;
-        self
-    }
-
-    fn data(mut self, data: &[u8]) -> Pdu {
-        self.data = data.to_vec();
-        self.head[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
-        self
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut all = self.head.to_vec();
-        all.extend_from_slice(&self.data);
-        all.resize((all.len() + 3) & !3, 0);
-        all
-    }
-}
-
-/// A PDU from the target.
-#[derive(Debug)]
-struct Answer {
-    head: Vec<u8>,
-    data: Vec<u8>,
-}
-
-impl Answer {
-    fn opcode(&self) -> u8 {
-        self.head[0]
-    }
-
-    fn word(&self, at: usize) -> u32 {
-        u32::from_be_bytes(self.head[at..at + 4].try_into().expect("four bytes"))
-    }
-
-    /// Status, key, code and qualifier of a SCSI response.
-    fn sense(&self) -> (u8, u8, u8, u8) {
-        assert_eq!(self.opcode(), 0x21);
-        match self.data.get(2..) {
-            Some(sense) if sense.len() >= 18 => (self.head[3], sense[2] & 15, sense[12], sense[13]),
-            _ => (self.head[3], 0, 0, 0),
-        }
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.data).replace('\0', "\n")
-    }
-}
-
-/// Splits what the target sent, without digests.
-fn answers(bytes: &[u8]) -> Vec<Answer> {
-    let mut rest = bytes;
-    let mut all = Vec::new();
-    while !rest.is_empty() {
-        let (head, after) = rest.split_at(48);
-        let length = u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize;
-        let (data, after) = after.split_at((length + 3) & !3);
-        all.push(Answer { head: head.to_vec(), data: data[..length].to_vec() });
-        rest = after;
-    }
-    all
-}
-
-struct Bench {
-    drive: Drive,
-    volume: Arc<HandVolume>,
-    cmd_sn: u32,
-}
-
-impl Bench {
-    fn new() -> Bench {
-        let volume = HandVolume::new(1);
-        let second = HandVolume::new(2);
-        let mut config = TargetConfig::new(TARGET);
-        config.partner_portals = vec!["10.0.0.2:3260".parse().expect("an address")];
-        let initiators = vec![HOST.to_owned()];
-        let mappings = vec![
-            Mapping { initiators: initiators.clone(), lun: 0, volume: Arc::clone(&volume) as _ },
-            Mapping { initiators, lun: 300, volume: Arc::clone(&second) as _ },
-            Mapping { initiators: vec![OTHER.to_owned()], lun: 5, volume: Arc::clone(&volume) as _ },
-        ];
-        let target = Target::new(config, mappings);
-        target.bound.lock().push("127.0.0.1:3260".parse().expect("an address"));
-        Bench { drive: Drive::new(target), volume, cmd_sn: 1 }
-    }
-
-    fn ask(&mut self, link: usize, pdu: &Pdu) -> Vec<Answer> {
-        self.drive.feed(link, &pdu.bytes());
-        answers(&self.drive.drain(link))
-    }
-
-    fn login(&mut self, host: &str, isid: u8, keys: &str) -> (usize, Vec<Answer>) {
-        let link = self.drive.connect();
-        let text = format!("InitiatorName={host}\0TargetName={TARGET}\0{keys}");
-        let pdu = Pdu::new(0x43, 0x87, 1).byte(13, isid).word(24, self.cmd_sn).data(text.as_bytes());
-        let answers = self.ask(link, &pdu);
-        (link, answers)
-    }
-
-    fn session(&mut self) -> usize {
-        self.login(HOST, 1, "InitialR2T=No\0MaxRecvDataSegmentLength=65536\0").0
-    }
-
-    /// A SCSI command on LUN 0; flags 0xc0 reads, 0xa0 writes.
-    fn command(&mut self, flags: u8, itt: u32, expected: u32, cdb: &[u8]) -> Pdu {
-        let mut pdu = Pdu::new(0x01, flags, itt).word(20, expected).word(24, self.cmd_sn);
-        pdu.head[32..32 + cdb.len()].copy_from_slice(cdb);
-        self.cmd_sn += 1;
-        pdu
-    }
-
-    fn read(&mut self, link: usize, itt: u32, lba: u8, blocks: u8) -> Vec<Answer> {
-        let cdb = [0x28, 0, 0, 0, 0, lba, 0, 0, blocks, 0];
-        let pdu = self.command(0xc0, itt, u32::from(blocks) * 512, &cdb);
-        self.ask(link, &pdu)
-    }
-
-    fn write(&mut self, link: usize, itt: u32, lba: u8, data: &[u8]) -> Vec<Answer> {
-        let cdb = [0x2a, 0, 0, 0, 0, lba, 0, 0, (data.len() / 512) as u8, 0];
-        let pdu = self.command(0xa0, itt, data.len() as u32, &cdb).data(data);
-        self.ask(link, &pdu)
-    }
-}
+use super::bench::{Bench, HOST, OTHER, Pdu, TARGET, answers, hosts};
+use super::drive::HandVolume;
+use crate::access::Mapping;
 
 fn pattern(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|n| (n * 7 + n / 251) as u8).collect()
@@ -537,9 +395,8 @@ fn a_change_of_mappings_is_told_and_takes_effect() {
     bench.volume.state.lock().hold = true;
     assert!(bench.read(link, 21, 0, 1).is_empty());
     let new = HandVolume::new(3);
-    let map = |lun: u16| Mapping { initiators: vec![HOST.to_owned()], lun, volume: Arc::clone(&new) as _ };
-    bench.drive.target().set_mappings(vec![map(1)]);
-    bench.drive.deliver();
+    let map = |lun| Mapping::new("one", lun, Arc::clone(&new) as _);
+    bench.set_access(hosts(), vec![map(1)]);
     assert_eq!(bench.volume.held(), 0, "the task on the volume that went was given up");
     let ready = |bench: &mut Bench, lun: u8| {
         let command = bench.command(0x80, 3, 0, &[0; 6]).byte(9, lun);
@@ -548,8 +405,7 @@ fn a_change_of_mappings_is_told_and_takes_effect() {
     assert_eq!(ready(&mut bench, 0), (2, 5, 0x25, 0));
     assert_eq!(ready(&mut bench, 1), (2, 6, 0x3f, 0x0e));
     assert_eq!(ready(&mut bench, 1), (0, 0, 0, 0));
-    bench.drive.target().set_mappings(Vec::new());
-    bench.drive.deliver();
+    bench.set_access(hosts(), Vec::new());
     assert_eq!(answers(&bench.drive.drain(link))[0].opcode(), 0x32, "asked to leave");
     assert!(bench.drive.get(link).is_none());
 }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use crate::pdu::{Header, NO_TAG, Response, reject, text};
 
-use super::Connection;
 use super::keys::Answer;
+use super::{Connection, Phase};
 
 /// Text that one request may bring in all its PDUs.
 const TEXT_BYTES_MAX: usize = 8192;
@@ -64,11 +64,13 @@ impl Connection {
     }
 
     fn answer_text(&mut self, request: &[u8]) -> Result<Vec<u8>, text::Malformed> {
+        let discovery = matches!(self.phase, Phase::Full { discovery: true });
         let mut answer = Vec::new();
         for pair in text::pairs(request) {
             let (key, value) = pair?;
             match key {
-                "SendTargets" => self.send_targets(value, &mut answer),
+                "SendTargets" if value == "All" && !discovery => text::put(&mut answer, key, "Reject"),
+                "SendTargets" => self.send_targets(value, discovery, &mut answer),
                 // The one operational key that may change now (RFC 7143 13.12).
                 "MaxRecvDataSegmentLength" => {
                     if self.params.offer(key, value, false) != Answer::Silent {
@@ -84,14 +86,22 @@ impl Connection {
         Ok(answer)
     }
 
-    /// The target with both nodes' portals, if this initiator may see it (RFC 7143 appendix C).
-    fn send_targets(&self, wanted: &str, answer: &mut Vec<u8>) {
-        let config = &self.target.config;
-        let named = wanted == "All" || wanted.is_empty() || wanted.eq_ignore_ascii_case(&config.name);
-        if !named || !self.target.admits(&self.initiator) {
-            return;
+    /// The targets that this initiator may see, with both nodes' portals (RFC 7143 appendix C). A session of one target
+    /// is told of no other.
+    fn send_targets(&self, wanted: &str, discovery: bool, answer: &mut Vec<u8>) {
+        for (site, name) in self.target.config.names.iter().enumerate() {
+            let named = wanted.eq_ignore_ascii_case(name)
+                || if discovery { wanted == "All" } else { wanted.is_empty() };
+            let open = discovery || site == self.site;
+            if named && open && self.is_trusted() && self.target.admits(&self.initiator, site) {
+                self.target_lines(name, answer);
+            }
         }
-        text::put(answer, "TargetName", &config.name);
+    }
+
+    fn target_lines(&self, name: &str, answer: &mut Vec<u8>) {
+        let config = &self.target.config;
+        text::put(answer, "TargetName", name);
         for portal in self.target.bound.lock().iter() {
             portal_line(answer, self.reachable(*portal), config.portal_group);
         }
@@ -102,7 +112,7 @@ impl Connection {
 
     /// A portal bound to any address is reached as the initiator just did.
     fn reachable(&self, portal: SocketAddr) -> SocketAddr {
-        let ip = if portal.ip().is_unspecified() { self.local.ip() } else { portal.ip() };
+        let ip = if portal.ip().is_unspecified() { self.ends.local.ip() } else { portal.ip() };
         SocketAddr::new(ip, portal.port())
     }
 }
