@@ -5,14 +5,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use twinsan::arbiter::Arbitration;
 use twinsan::block::{BLOCK_BYTES, Block, PagePool, Payload, payload_from};
 use twinsan::format::superblock::{SUPERBLOCK_OFFSETS, Superblock};
 use twinsan::guest::BlockState::{Data, Unmapped, Zero};
 use twinsan::guest::{BlockState, Command, GuestError, GuestResult, Sectors};
 use twinsan::ids::{BootId, NodeName, RequestId, Uuid, VolumeId};
 use twinsan::io::{DiskOp, DiskResult, Geometry};
+use twinsan::mirror::message::PeerPhase;
 use twinsan::node::Node;
-use twinsan::node::config::{NodeConfig, SpaceConfig, SpaceLevel, VolumeConfig};
+use twinsan::node::config::{NodeConfig, SpaceConfig, SpaceLevel, VolumeConfig, WhenFull};
 use twinsan::node::event::{Action, Event, Notice};
 use twinsan::pool::{FormatIds, PoolOptions, format};
 use twinsan::sim::Cluster;
@@ -501,5 +503,41 @@ fn zeros_stay_zeros_when_a_node_dies_and_when_extents_are_used_again() {
     cluster.until_alone(NodeName::A).unwrap();
     expect(&mut cluster, NodeName::A);
     assert_eq!(cluster.read(NodeName::A, W, at(0, 9)).unwrap(), vec![0; 72]);
+    cluster.check().unwrap();
+}
+
+#[test]
+fn a_full_partner_is_dropped_if_that_is_wanted_and_comes_back_when_it_has_space() {
+    for small in NodeName::BOTH {
+        let mut cluster = pair(|setup| {
+            (setup.small_node, setup.small_disk_bytes) = (Some(small), 8 << 20);
+            (setup.preferred, setup.when_partner_full) = (small.partner(), WhenFull::Degrade);
+        });
+        let full = cluster.view(small).unwrap().pool_bytes / (64 << 10);
+        // From the end to the beginning: what is given back lies behind what does not fit.
+        let end = 255;
+        for extent in 0..full + 20 {
+            let via = if extent < full { small } else { small.partner() };
+            cluster.write(via, V, at((end - extent) * 16, 1)).unwrap();
+        }
+        assert_eq!(cluster.counters().partners_dropped, 1);
+        assert_eq!(cluster.state(small.partner()).phase, PeerPhase::Alone);
+        cluster.run(Duration::from_secs(10));
+        assert_eq!(cluster.state(small.partner()).phase, PeerPhase::Alone, "it still does not fit");
+        // What is cleared is copied first, so that there is space for the rest.
+        cluster.zero(small.partner(), V, at((end - 30) * 16, 29 * 16)).unwrap();
+        cluster.until_paired().unwrap();
+        cluster.check().unwrap();
+    }
+}
+
+#[test]
+fn a_full_partner_is_not_dropped_by_a_node_that_would_stop() {
+    let mut cluster = pair(|setup| {
+        (setup.small_node, setup.small_disk_bytes) = (Some(NodeName::B), 8 << 20);
+        (setup.arbitration, setup.when_partner_full) = (Arbitration::StopBoth, WhenFull::Degrade);
+    });
+    assert!((50..256).contains(&fill(&mut cluster, NodeName::A, V)));
+    assert_eq!(cluster.counters().partners_dropped, 0);
     cluster.check().unwrap();
 }

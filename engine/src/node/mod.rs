@@ -120,6 +120,8 @@ pub struct Node {
     stopping: bool,
     resync: resync::Progress,
     space_level: SpaceLevel,
+    /// The last target had no space: what frees some goes first.
+    target_was_full: bool,
 }
 
 impl Node {
@@ -167,6 +169,7 @@ impl Node {
             stopping: false,
             resync: resync::Progress::default(),
             space_level: SpaceLevel::Normal,
+            target_was_full: false,
             config,
         }
     }

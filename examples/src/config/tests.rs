@@ -40,6 +40,7 @@ fn what_is_wrong_is_named() {
         ("size = \"500GB\"", "size = \"500 gigs\"", "volume.size"),
         ("link = \"127.0.0.1:7260\"", "link = \"192.0.2.1:7260\"", "partner.link"),
         ("lun = 1", "lun = 0", "mapping.lun"),
+        ("when_partner_full = \"refuse\"", "when_partner_full = \"panic\"", "unknown variant"),
         ("warning = 85", "warning = 75", "pool.thresholds"),
         ("critical = 95", "critical = 101", "pool.thresholds"),
         ("detect_zeros = true", "reserved = \"65GiB\"", "volume.reserved"),

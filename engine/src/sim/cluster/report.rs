@@ -97,6 +97,8 @@ counters! {
     resyncs_interrupted,
     /// Crashes during a resync.
     deaths_in_resync,
+    /// Times a node dropped its partner because that had no space.
+    partners_dropped,
     /// Times a pool's use rose to a threshold.
     thresholds_reached,
     /// Times it fell clear of one.
