@@ -2,14 +2,15 @@
 //!
 //! Invariants: a write that does not fit is refused as a whole, unless space that had been given back before it is
 //! still on its way; then it waits until that is free, and not longer; a volume that has used less than is kept for it
-//! always waits, for what it lacks is its own. Each threshold is told once when use rises to
-//! it, and once when use has fallen clear of it. A full partner is dropped, if the configuration wants that, by the way
-//! of a lost one and by no other.
+//! always waits, for what it lacks is its own. Each threshold is told once when use rises to it, and once when use has
+//! fallen clear of it. A full partner is dropped, if the configuration wants that, by the way of a lost one and by no
+//! other.
 
 use super::Node;
 use super::config::WhenFull;
 use super::event::Notice;
 use super::membership::Service;
+use super::op::Origin;
 use super::phase::Phase;
 use crate::guest::GuestError;
 use crate::ids::VolumeId;
@@ -40,7 +41,8 @@ impl Node {
     pub(super) fn partner_lacks_space(&mut self, id: u64) {
         let may_go_on = self.has_arbiter() || self.goes_on_unasked();
         let degrades = self.config.mirror.when_partner_full == WhenFull::Degrade && may_go_on;
-        let left = matches!(&self.phase, Phase::Deciding(_)) && degrades;
+        let from_here = matches!(self.writes[&id].origin, Origin::Guest(_));
+        let left = matches!(&self.phase, Phase::Deciding(_)) && degrades && from_here;
         if degrades && self.service() == Service::Pair && !self.stopping {
             self.notice(Notice::PartnerDropped);
             self.stalled.insert(id);
