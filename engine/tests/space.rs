@@ -159,7 +159,7 @@ impl Solo {
     }
 
     fn pass(&mut self) {
-        self.now = self.now + Duration::from_millis(100);
+        self.now += Duration::from_millis(100);
         self.handle(Event::Tick);
     }
 
@@ -412,6 +412,46 @@ fn without_room_zeros_are_written() {
     assert_eq!(solo.content(V, 0, EXTENT), vec![0; EXTENT as usize]);
     solo.zero(V, 0, EXTENT);
     assert_eq!(solo.used(), 0);
+}
+
+/// When the room in the checkpoint is used up, zeros are written again: nothing else changes.
+#[test]
+fn when_the_room_is_used_up_zeros_are_written() {
+    let mut solo = Solo::new(300, |_| {});
+    for (copy, offset) in (0..).zip(SUPERBLOCK_OFFSETS) {
+        let mut block = Superblock::parse(solo.blocks[&(offset / 4096)].bytes(), copy).unwrap();
+        block.checkpoint_area_bytes = (block.checkpoint_area_bytes.get() - 4 * 4096).into();
+        let sealed = payload_from(&solo.pages, &block.seal());
+        solo.blocks.extend((offset / 4096..).zip(sealed));
+    }
+    solo.restart();
+    // The volumes have 100 extents each.
+    for extent in 0..100 {
+        solo.write(V, extent * EXTENT + 5, &[7]).unwrap();
+        solo.write(W, extent * EXTENT + 9, &[8]).unwrap();
+    }
+    solo.flush();
+    assert_eq!(solo.used(), 200);
+    let partial = |solo: &Solo, volume| {
+        let first = (0..100).map(|extent| solo.status(volume, extent * EXTENT, 1)[0].2);
+        first.filter(|state| *state == Zero).count()
+    };
+    let remembered = partial(&solo, V) + partial(&solo, W);
+    assert!((20..90).contains(&remembered), "{remembered}");
+    assert_eq!(solo.written, 200 * EXTENT - remembered as u64 * (EXTENT - 1));
+    solo.restart();
+    for extent in 0..100 {
+        assert_eq!(solo.content(V, extent * EXTENT + 4, 3), [0, 7, 0]);
+        assert_eq!(solo.content(W, extent * EXTENT + 8, 3), [0, 8, 0]);
+    }
+    // One that is given back makes room for another.
+    for extent in 0..100 {
+        solo.zero(V, extent * EXTENT, EXTENT);
+    }
+    let written = solo.written;
+    solo.write(V, 0, &[1]).unwrap();
+    solo.flush();
+    assert_eq!((solo.written, solo.used()), (written + 1, 101));
 }
 
 fn pair(change: impl FnOnce(&mut Setup)) -> Cluster {
