@@ -75,6 +75,7 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("clean stops", counters.clean_stops, seeds / 10),
         ("retries", counters.retries, seeds * 10),
         ("writes without space", counters.out_of_space, seeds),
+        ("partners dropped for lack of space", counters.partners_dropped, seeds / 100),
         ("thresholds reached", counters.thresholds_reached, seeds / 4),
         ("thresholds left", counters.thresholds_left, seeds / 10),
         ("blocks of zeros inside extents", counters.zero_blocks_seen, seeds * 50),

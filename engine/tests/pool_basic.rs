@@ -377,7 +377,7 @@ fn all_maps_of_zeros_fit_into_the_checkpoint() {
         let count = pool.free_extents().min(pool.zero_extents_max()) as u32;
         assert_eq!(u64::from(count), pool.free_extents(), "pools of these sizes remember all zeros");
         for extent in (0..count).map(|extent| extent * 3) {
-            assert!(pool.reserve(V, extent) && pool.may_remember_zeros(V, extent));
+            assert!(pool.reserve(V, extent) && pool.may_remember_zeros(V, extent, 0));
             let slot = pool.allocate(V, extent);
             let zero = Record::ZeroAdd { volume: V, extent, first: last, count: 1 };
             pool.append(&[Record::Map { volume: V, extent, slot }, zero]);

@@ -5,14 +5,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use twinsan::arbiter::Arbitration;
 use twinsan::block::{BLOCK_BYTES, Block, PagePool, Payload, payload_from};
 use twinsan::format::superblock::{FEATURE_ZEROS, SUPERBLOCK_OFFSETS, Superblock};
 use twinsan::guest::BlockState::{Data, Unmapped, Zero};
 use twinsan::guest::{BlockState, Command, GuestError, GuestResult, Sectors};
 use twinsan::ids::{BootId, NodeName, RequestId, Uuid, VolumeId};
 use twinsan::io::{DiskOp, DiskResult, Geometry};
+use twinsan::mirror::message::PeerPhase;
 use twinsan::node::Node;
-use twinsan::node::config::{NodeConfig, SpaceConfig, SpaceLevel, VolumeConfig};
+use twinsan::node::config::{NodeConfig, SpaceConfig, SpaceLevel, VolumeConfig, WhenFull};
 use twinsan::node::event::{Action, Event, Notice};
 use twinsan::pool::{FormatIds, PoolOptions, format};
 use twinsan::sim::Cluster;
@@ -157,7 +159,7 @@ impl Solo {
     }
 
     fn pass(&mut self) {
-        self.now = self.now + Duration::from_millis(100);
+        self.now += Duration::from_millis(100);
         self.handle(Event::Tick);
     }
 
@@ -412,6 +414,46 @@ fn without_room_zeros_are_written() {
     assert_eq!(solo.used(), 0);
 }
 
+/// When the room in the checkpoint is used up, zeros are written again: nothing else changes.
+#[test]
+fn when_the_room_is_used_up_zeros_are_written() {
+    let mut solo = Solo::new(300, |_| {});
+    for (copy, offset) in (0..).zip(SUPERBLOCK_OFFSETS) {
+        let mut block = Superblock::parse(solo.blocks[&(offset / 4096)].bytes(), copy).unwrap();
+        block.checkpoint_area_bytes = (block.checkpoint_area_bytes.get() - 4 * 4096).into();
+        let sealed = payload_from(&solo.pages, &block.seal());
+        solo.blocks.extend((offset / 4096..).zip(sealed));
+    }
+    solo.restart();
+    // The volumes have 100 extents each.
+    for extent in 0..100 {
+        solo.write(V, extent * EXTENT + 5, &[7]).unwrap();
+        solo.write(W, extent * EXTENT + 9, &[8]).unwrap();
+    }
+    solo.flush();
+    assert_eq!(solo.used(), 200);
+    let partial = |solo: &Solo, volume| {
+        let first = (0..100).map(|extent| solo.status(volume, extent * EXTENT, 1)[0].2);
+        first.filter(|state| *state == Zero).count()
+    };
+    let remembered = partial(&solo, V) + partial(&solo, W);
+    assert!((20..90).contains(&remembered), "{remembered}");
+    assert_eq!(solo.written, 200 * EXTENT - remembered as u64 * (EXTENT - 1));
+    solo.restart();
+    for extent in 0..100 {
+        assert_eq!(solo.content(V, extent * EXTENT + 4, 3), [0, 7, 0]);
+        assert_eq!(solo.content(W, extent * EXTENT + 8, 3), [0, 8, 0]);
+    }
+    // One that is given back makes room for another.
+    for extent in 0..100 {
+        solo.zero(V, extent * EXTENT, EXTENT);
+    }
+    let written = solo.written;
+    solo.write(V, 0, &[1]).unwrap();
+    solo.flush();
+    assert_eq!((solo.written, solo.used()), (written + 1, 101));
+}
+
 fn pair(change: impl FnOnce(&mut Setup)) -> Cluster {
     let volume = VolumeSetup { sectors: 16 << 11, mirrored: true, reserved_bytes: 0 };
     let mut setup = Setup { volumes: vec![volume; 2], disk_bytes: 24 << 20, ..Setup::default() };
@@ -501,5 +543,41 @@ fn zeros_stay_zeros_when_a_node_dies_and_when_extents_are_used_again() {
     cluster.until_alone(NodeName::A).unwrap();
     expect(&mut cluster, NodeName::A);
     assert_eq!(cluster.read(NodeName::A, W, at(0, 9)).unwrap(), vec![0; 72]);
+    cluster.check().unwrap();
+}
+
+#[test]
+fn a_full_partner_is_dropped_if_that_is_wanted_and_comes_back_when_it_has_space() {
+    for small in NodeName::BOTH {
+        let mut cluster = pair(|setup| {
+            (setup.small_node, setup.small_disk_bytes) = (Some(small), 8 << 20);
+            (setup.preferred, setup.when_partner_full) = (small.partner(), WhenFull::Degrade);
+        });
+        let full = cluster.view(small).unwrap().pool_bytes / (64 << 10);
+        // From the end to the beginning: what is given back lies behind what does not fit.
+        let end = 255;
+        for extent in 0..full + 20 {
+            let via = if extent < full { small } else { small.partner() };
+            cluster.write(via, V, at((end - extent) * 16, 1)).unwrap();
+        }
+        assert_eq!(cluster.counters().partners_dropped, 1);
+        assert_eq!(cluster.state(small.partner()).phase, PeerPhase::Alone);
+        cluster.run(Duration::from_secs(10));
+        assert_eq!(cluster.state(small.partner()).phase, PeerPhase::Alone, "it still does not fit");
+        // What is cleared is copied first, so that there is space for the rest.
+        cluster.zero(small.partner(), V, at((end - 30) * 16, 29 * 16)).unwrap();
+        cluster.until_paired().unwrap();
+        cluster.check().unwrap();
+    }
+}
+
+#[test]
+fn a_full_partner_is_not_dropped_by_a_node_that_would_stop() {
+    let mut cluster = pair(|setup| {
+        (setup.small_node, setup.small_disk_bytes) = (Some(NodeName::B), 8 << 20);
+        (setup.arbitration, setup.when_partner_full) = (Arbitration::StopBoth, WhenFull::Degrade);
+    });
+    assert!((50..256).contains(&fill(&mut cluster, NodeName::A, V)));
+    assert_eq!(cluster.counters().partners_dropped, 0);
     cluster.check().unwrap();
 }

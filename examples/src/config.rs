@@ -11,7 +11,7 @@ use serde::Deserialize;
 use twinsan::arbiter::Arbitration;
 use twinsan::block::SECTOR_BYTES;
 use twinsan::ids::{NodeName, Uuid, VolumeId};
-use twinsan::node::config::{CacheConfig, MirrorConfig, SpaceConfig, VolumeConfig};
+use twinsan::node::config::{CacheConfig, MirrorConfig, SpaceConfig, VolumeConfig, WhenFull};
 use twinsan::pool::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN};
 
 use crate::sizes;
@@ -244,6 +244,8 @@ pub(crate) struct Mirror {
     pub(crate) heartbeat_ms: Option<u64>,
     pub(crate) link_grace_ms: Option<u64>,
     pub(crate) verdict_bound_ms: Option<u64>,
+    #[serde(default)]
+    pub(crate) when_partner_full: WhenFull,
 }
 
 impl Config {
@@ -370,6 +372,7 @@ impl Config {
             heartbeat: milliseconds(self.mirror.heartbeat_ms, standard.heartbeat),
             link_grace: milliseconds(self.mirror.link_grace_ms, standard.link_grace),
             verdict_bound: milliseconds(self.mirror.verdict_bound_ms, standard.verdict_bound),
+            when_partner_full: self.mirror.when_partner_full,
             ..standard
         }
     }

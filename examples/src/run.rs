@@ -312,6 +312,9 @@ fn describe(notice: &Notice) -> String {
             let (used, all) = (show(*bytes_used), show(*bytes));
             format!("pool use is below {} again: {used} of {all}", level_name(*level))
         }
+        Notice::PartnerDropped => {
+            "the partner's pool is full: goes on without it, as configured; add a disk there".into()
+        }
         Notice::ReservationShort { bytes } => {
             let missing = show(*bytes);
             format!(

@@ -132,6 +132,18 @@ impl Default for CacheConfig {
     }
 }
 
+/// What the owner of a mirrored volume does with a write for which its partner's pool has no space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenFull {
+    /// The write fails; the mirror stays whole.
+    #[default]
+    Refuse,
+    /// The partner is dropped as if it were lost, and the write is done here alone. Only where this node is sure to go on,
+    /// or an arbiter decides; otherwise as `Refuse`.
+    Degrade,
+}
+
 /// Times and limits of the mirror.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MirrorConfig {
@@ -159,6 +171,8 @@ pub struct MirrorConfig {
     pub resync_blocks_in_flight: u64,
     /// Most blocks of writes in flight to the partner.
     pub write_blocks_in_flight: u64,
+    /// What to do when the partner's pool is full.
+    pub when_partner_full: WhenFull,
 }
 
 impl Default for MirrorConfig {
@@ -176,6 +190,7 @@ impl Default for MirrorConfig {
             area_blocks: 1024,
             resync_blocks_in_flight: 2048,
             write_blocks_in_flight: 16 * 1024,
+            when_partner_full: WhenFull::Refuse,
         }
     }
 }

@@ -160,6 +160,8 @@ pub enum Notice {
         /// Size of the pool.
         bytes: u64,
     },
+    /// The partner's pool has no space for a write: it is dropped, as configured, and this node tries to go on alone.
+    PartnerDropped,
     /// The pool has less left than it keeps for volumes: others had taken it before.
     ReservationShort {
         /// Bytes that are missing.

@@ -87,7 +87,7 @@ impl Node {
     }
 
     /// Without an arbiter: is this the node that goes on?
-    fn goes_on_unasked(&self) -> bool {
+    pub(super) fn goes_on_unasked(&self) -> bool {
         self.config.arbitration == Arbitration::Preferred && self.config.preferred == self.me()
     }
 
@@ -207,6 +207,7 @@ impl Node {
         self.store_mut().set_eager(false);
         self.owner_clock = None;
         self.pair_epoch = epoch;
+        self.target_was_full = false;
         let now = self.now;
         self.set_phase(Phase::Paired(Paired {
             epoch,
@@ -243,6 +244,7 @@ impl Node {
             since: now,
             ask_at: now,
             refusing: false,
+            quiet: false,
         }));
         if !self.has_arbiter() {
             if self.goes_on_unasked() {

@@ -126,6 +126,8 @@ pub struct Node {
     stopping: bool,
     resync: resync::Progress,
     space_level: SpaceLevel,
+    /// The last target had no space: what frees some goes first.
+    target_was_full: bool,
 }
 
 impl Node {
@@ -174,6 +176,7 @@ impl Node {
             stopping: false,
             resync: resync::Progress::default(),
             space_level: SpaceLevel::Normal,
+            target_was_full: false,
             config,
         }
     }

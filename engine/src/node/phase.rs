@@ -71,6 +71,8 @@ pub(super) struct Deciding {
     pub(super) ask_at: Instant,
     /// The bound has passed: guests are told.
     pub(super) refusing: bool,
+    /// The partner is there and is not told yet: it would ask too, and might win.
+    pub(super) quiet: bool,
 }
 
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Which region is copied next, and when its mark goes.
 //!
-//! One pass over the log, ascending. A region that was sent, or was never in the log, is *covered*: a guest's
+//! One pass over the log, ascending; if the target had no space last time, what reads as zero here goes first. A region that was sent, or was never in the log, is *covered*: a guest's
 //! new write there goes to the target too, behind what was sent before it. A region not yet sent is just
 //! logged: the pass will come to it. A mark is cleared only when the target has confirmed the last thing sent of
 //! the region on stable media, the source has it stable too, and nothing was written there since. So the pass
@@ -39,6 +39,8 @@ struct Sent {
 pub(super) struct Resync {
     /// Regions that have not been sent on this link.
     to_copy: BTreeMap<VolumeId, BitSet>,
+    /// Of those, the ones that go first: they free space at the target.
+    first: BTreeMap<VolumeId, BitSet>,
     /// Regions being read.
     reading: BTreeSet<(VolumeId, u64)>,
     /// Not drained before this: the last attempt took too long.
@@ -88,9 +90,19 @@ impl Resync {
             && !self.to_copy.get(&volume).is_some_and(|set| set.contains(region))
     }
 
-    fn next_region(&self) -> Option<(VolumeId, u64)> {
-        self.to_copy.iter().find_map(|(&volume, set)| set.next_from(0).map(|region| (volume, region)))
+    fn next_region(&mut self) -> Option<(VolumeId, u64)> {
+        while let Some((volume, region)) = lowest(&self.first) {
+            self.first.get_mut(&volume).expect("it came from there").remove(region);
+            if self.to_copy.get(&volume).is_some_and(|set| set.contains(region)) {
+                return Some((volume, region));
+            }
+        }
+        lowest(&self.to_copy)
     }
+}
+
+fn lowest(sets: &BTreeMap<VolumeId, BitSet>) -> Option<(VolumeId, u64)> {
+    sets.iter().find_map(|(&volume, set)| set.next_from(0).map(|region| (volume, region)))
 }
 
 impl Node {
@@ -110,6 +122,7 @@ impl Node {
             .filter_map(|id| metadata.volume(id).map(|meta| (id, meta.log.clone())))
             .collect();
         let total = to_copy.values().map(BitSet::len).sum();
+        let first = if self.target_was_full { self.zero_regions(&to_copy) } else { BTreeMap::new() };
         self.resync = Progress { total, bytes_copied: 0 };
         let source = self.me();
         self.notice(Notice::ResyncBegan { source, regions: total });
@@ -122,6 +135,7 @@ impl Node {
         }
         Resync {
             to_copy,
+            first,
             reading: BTreeSet::new(),
             drain_at: Instant::ZERO,
             unreadable: Vec::new(),
@@ -131,6 +145,17 @@ impl Node {
             blocks_in_flight: 0,
             in_flight: BTreeMap::new(),
         }
+    }
+
+    /// Those of the regions that read as zero, as far as the pool knows.
+    fn zero_regions(&self, regions: &BTreeMap<VolumeId, BitSet>) -> BTreeMap<VolumeId, BitSet> {
+        let mut zeros = regions.clone();
+        for (&volume, set) in &mut zeros {
+            for (first, count) in self.mapped_regions(volume) {
+                set.remove_run(first, count);
+            }
+        }
+        zeros
     }
 
     /// Reads ahead, and clears what is confirmed. True if something moved.

@@ -347,6 +347,7 @@ impl Node {
         let again = self.now + self.config.mirror.lease * 4;
         let Some(alone) = self.alone().filter(|alone| alone.epoch == epoch) else { return };
         if matches!(alone.rejoin, Rejoin::Copying(_) | Rejoin::Draining(..)) {
+            self.target_was_full = true;
             self.set_rejoin(Rejoin::Stalled(again));
             self.notice(Notice::PartnerFull);
             self.service_resumed();

@@ -2,11 +2,16 @@
 //!
 //! Invariants: a write that does not fit is refused as a whole, unless space that had been given back before it is
 //! still on its way; then it waits until that is free, and not longer; a volume that has used less than is kept for it
-//! always waits, for what it lacks is its own. Each threshold is told once when use rises to
-//! it, and once when use has fallen clear of it.
+//! always waits, for what it lacks is its own. Each threshold is told once when use rises to it, and once when use has
+//! fallen clear of it. A full partner is dropped, if the configuration wants that, by the way of a lost one and by no
+//! other.
 
 use super::Node;
+use super::config::WhenFull;
 use super::event::Notice;
+use super::membership::Service;
+use super::op::Origin;
+use super::phase::Phase;
 use crate::guest::GuestError;
 use crate::ids::VolumeId;
 use crate::pool::Lsn;
@@ -28,6 +33,29 @@ impl Node {
             _ => self.fail_write(id, GuestError::OutOfSpace),
         }
         waits
+    }
+
+    /// The partner has no space for a write that this node ordered: refused, or done without the partner. It leaves the
+    /// pair in the ordinary way, so that whoever decides about lost partners decides about this one too. It asks before
+    /// the partner knows; should the partner win nevertheless, the write is answered as retryable, and refused there.
+    pub(super) fn partner_lacks_space(&mut self, id: u64) {
+        let may_go_on = self.has_arbiter() || self.goes_on_unasked();
+        let degrades = self.config.mirror.when_partner_full == WhenFull::Degrade && may_go_on;
+        let from_here = matches!(self.writes[&id].origin, Origin::Guest(_));
+        let left = matches!(&self.phase, Phase::Deciding(_)) && degrades && from_here;
+        if degrades && self.service() == Service::Pair && !self.stopping {
+            self.notice(Notice::PartnerDropped);
+            self.stalled.insert(id);
+            // A write of the partner's guest ends with the pair: the guest asks again, here.
+            self.leave_pair();
+            if let Phase::Deciding(deciding) = &mut self.phase {
+                deciding.quiet = true;
+            }
+        } else if left {
+            self.stalled.insert(id);
+        } else {
+            self.fail_write(id, GuestError::OutOfSpace);
+        }
     }
 
     /// Tells what the pool's use has come to since the last look.

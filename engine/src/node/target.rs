@@ -48,7 +48,7 @@ enum Applied {
 impl Node {
     /// The hello goes out first on a link, and again when what it says has changed.
     pub(super) fn send_hello(&mut self) {
-        if self.link.is_none() {
+        if self.link.is_none() || matches!(&self.phase, Phase::Deciding(deciding) if deciding.quiet) {
             return;
         }
         let ready = self.ready_to_rejoin();

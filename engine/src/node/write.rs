@@ -271,7 +271,7 @@ impl Node {
         self.blocks_in_flight -= range.end - range.start;
         if !stored {
             self.unsend(id);
-            self.fail_write(id, GuestError::OutOfSpace);
+            self.partner_lacks_space(id);
             return;
         }
         let (write, version) = self.apply_reserved(id);

@@ -3,6 +3,7 @@
 
 use super::Pool;
 use super::record::Slot;
+use super::zero_bits::ZeroBits;
 use crate::ids::VolumeId;
 
 /// Most problems that are listed; the rest is counted.
@@ -122,6 +123,13 @@ pub fn check(pool: &Pool) -> CheckReport {
             report.add(Problem::Count { what, counted: mapped, recorded: meta.map.len() });
         }
         report.mapped += mapped;
+        let (zeros, recorded) = (meta.map.zeros_from(0), meta.map.zero_extents());
+        let inside = |bits: &ZeroBits| !bits.is_empty() && u64::from(bits.end()) <= pool.extent_blocks();
+        let counted =
+            zeros.filter(|(extent, bits)| meta.map.contains(*extent) && inside(bits)).count() as u64;
+        if counted != recorded {
+            report.add(Problem::Count { what: "extents with blocks that read as zero", counted, recorded });
+        }
     }
     for slot in pool.space.between() {
         report.between += 1;

@@ -56,9 +56,11 @@ impl Pool {
         self.layout.zero_extents_max()
     }
 
-    /// May blocks of this extent be remembered as zero? If not, zeros must be written like other data.
-    pub fn may_remember_zeros(&self, volume: VolumeId, extent: u32) -> bool {
-        self.zeros(volume, extent).is_some() || self.metadata.zero_extents() < self.zero_extents_max()
+    /// May blocks of this extent be remembered as zero, if those of `others` more extents will be? If not, zeros must be
+    /// written like other data.
+    pub fn may_remember_zeros(&self, volume: VolumeId, extent: u32, others: u64) -> bool {
+        let taken = self.metadata.zero_extents() + others;
+        self.zeros(volume, extent).is_some() || taken < self.zero_extents_max()
     }
 
     /// Blocks of an extent that lie inside its volume.

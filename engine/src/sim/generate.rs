@@ -5,6 +5,7 @@ use super::plan::{Plan, Setup, Verb, VolumeSetup};
 use super::rng::Rng;
 use crate::arbiter::Arbitration;
 use crate::ids::NodeName;
+use crate::node::config::WhenFull;
 
 /// How large the generated runs are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,6 +127,7 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
         // All that the first volume can use is kept for it, and fits into the smallest of pools.
         (volumes[0].sectors, volumes[0].reserved_bytes) = (4 << 11, 4 << 20);
     }
+    let small_node = space.chance(if keeps { 0.5 } else { 0.2 }).then(|| space.pick(&NodeName::BOTH));
     // A total of about `ops` requests over the time that the faults take.
     let (hosts, outstanding) = (rng.between(1, 4), rng.between(1, 6));
     let think_us = (lease_ms * 1000 * 40 / scale.ops.max(1) * 6).max(200);
@@ -137,8 +139,8 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
         extent_bytes,
         disks: rng.pick(&[1, 1, 2, 3]),
         disk_bytes: if rng.chance(0.15) { 12 << 20 } else { 48 << 20 },
-        small_node: space.chance(if keeps { 0.5 } else { 0.1 }).then(|| space.pick(&NodeName::BOTH)),
-        small_disk_bytes: 8 << 20,
+        small_node,
+        small_disk_bytes: if keeps { 8 << 20 } else { space.pick(&[5 << 20, 8 << 20]) },
         sector_bytes: rng.pick(&[512, 512, 4096]),
         cache_blocks,
         dirty_blocks: cache_blocks / rng.pick(&[2, 4]),
@@ -153,6 +155,11 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
         hot_idle_ms: rng.pick(&[20, 200, 2000]),
         resync_blocks: rng.pick(&[16, 64, 512]),
         write_blocks: rng.pick(&[64, 256, 2048]),
+        when_partner_full: if space.chance(if small_node.is_some() { 0.7 } else { 0.3 }) {
+            WhenFull::Degrade
+        } else {
+            WhenFull::Refuse
+        },
         link_delay_us: rng.pick(&[20, 100, 1000]),
         late_share: rng.pick(&[0.0, 0.1, 0.5]),
         arbiter_delay_us: rng.pick(&[100, 1000, 20_000]),

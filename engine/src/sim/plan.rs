@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::arbiter::Arbitration;
 use crate::guest::Sectors;
 use crate::ids::{NodeName, VolumeId};
+use crate::node::config::WhenFull;
 
 /// One virtual volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -72,6 +73,8 @@ pub struct Setup {
     pub resync_blocks: u64,
     /// Blocks of writes in flight to the partner.
     pub write_blocks: u64,
+    /// What is done when the partner's pool is full.
+    pub when_partner_full: WhenFull,
     /// Mean one-way delay of the mirror link.
     pub link_delay_us: u64,
     /// Share of the messages of a broken connection that arrive late.
@@ -134,6 +137,7 @@ impl Default for Setup {
             hot_idle_ms: 300,
             resync_blocks: 64,
             write_blocks: 256,
+            when_partner_full: WhenFull::Refuse,
             link_delay_us: 100,
             late_share: 0.1,
             arbiter_delay_us: 500,

@@ -221,7 +221,7 @@ impl Store {
     ) {
         let first = u64::from(extent) * self.pool.extent_blocks();
         let dirty = blocks.iter().map(|block| block - first).zip(contents);
-        let remembers = self.pool.may_remember_zeros(volume, extent);
+        let remembers = self.remembers_zeros(volume, extent);
         let used = self.pool.blocks_in(volume, extent);
         let plan = Plan::mapped_extent(used, self.pool.zeros(volume, extent), dirty, remembers);
         if plan.empties && !self.destager.is_promised(volume, extent) {
@@ -236,6 +236,11 @@ impl Store {
         }
         let job = Job::new(blocks, disk, None, plan.zeros);
         self.prepare(now, (volume, extent), job, offset, plan.writes);
+    }
+
+    /// Each job on its way may be about to record zeros of its extent: there must be room for all of them.
+    fn remembers_zeros(&self, volume: VolumeId, extent: u32) -> bool {
+        self.pool.may_remember_zeros(volume, extent, self.destager.jobs.len() as u64)
     }
 
     fn unmap(&mut self, volume: VolumeId, extent: u32, disk: DiskId, blocks: Vec<u64>) {
@@ -271,7 +276,7 @@ impl Store {
         }
         let size = self.pool.extent_blocks();
         let first = u64::from(extent) * size;
-        let remembers = self.pool.may_remember_zeros(volume, extent);
+        let remembers = self.remembers_zeros(volume, extent);
         let slot = self.pool.allocate(volume, extent);
         let dirty = blocks.iter().map(|block| block - first).zip(contents);
         let mut plan = Plan::new_extent(size, dirty, remembers);

@@ -45,6 +45,7 @@ fn what_is_wrong_is_named() {
         ("iqns = [\"*\"]", "iqns = [\"iqn.1998-01.com.vmware:esx1-4f2a\"]", "leave it with one of them"),
         ("iqns = [\"*\"]", "iqns = [\"esx2\"]", "host.iqns"),
         ("# more_iqns = [\"iqn.2026-01.example.office:lab\"]", "more_iqns = [\"lab\"]", "target.iqn"),
+        ("when_partner_full = \"refuse\"", "when_partner_full = \"panic\"", "unknown variant"),
         ("warning = 85", "warning = 75", "pool.thresholds"),
         ("critical = 95", "critical = 101", "pool.thresholds"),
         ("detect_zeros = true", "reserved = \"65GiB\"", "volume.reserved"),

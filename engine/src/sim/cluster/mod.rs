@@ -429,6 +429,7 @@ impl Cluster {
             }
             Notice::Lost => slot.phase = PeerPhase::Lost,
             Notice::Unreadable { .. } | Notice::ReservationShort { .. } => {}
+            Notice::PartnerDropped => self.counters.partners_dropped += 1,
             Notice::SpaceReached { .. } => self.counters.thresholds_reached += 1,
             Notice::SpaceRegained { .. } => self.counters.thresholds_left += 1,
             Notice::Damaged { repaired: true, .. } => self.counters.blocks_repaired += 1,

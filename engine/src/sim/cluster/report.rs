@@ -118,6 +118,8 @@ counters! {
     resync_bytes_copied,
     /// Crashes during a resync.
     deaths_in_resync,
+    /// Times a node dropped its partner because that had no space.
+    partners_dropped,
     /// Times a pool's use rose to a threshold.
     thresholds_reached,
     /// Times it fell clear of one.

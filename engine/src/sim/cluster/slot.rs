@@ -189,6 +189,7 @@ fn mirror(setup: &Setup) -> MirrorConfig {
         area_blocks: setup.area_blocks,
         resync_blocks_in_flight: setup.resync_blocks,
         write_blocks_in_flight: setup.write_blocks,
+        when_partner_full: setup.when_partner_full,
     }
 }
 
