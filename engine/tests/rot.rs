@@ -190,3 +190,26 @@ fn a_scrub_alone_names_what_cannot_be_put_right_and_keeps_its_pace() {
     pair.pass(Duration::from_secs(1));
     assert_eq!(report(&pair, A).unrepaired_blocks, [(VOLUME, 9)]);
 }
+
+#[test]
+fn a_clean_stop_leaves_nothing_in_doubt_and_a_crash_little() {
+    for clean in [true, false] {
+        let mut pair = Pair::new(Arbitration::Register);
+        pair.until_paired();
+        // The first time into a new extent, whose checksums are never unsure.
+        for fill in [7, 8] {
+            for block in 0..40 {
+                pair.write(A, block * 3, fill).expect("written");
+            }
+            pair.flush(A).expect("flushed");
+        }
+        if clean {
+            pair.stop(A);
+            pair.until_phase(A, PeerPhase::Stopped);
+        }
+        pair.crash(A);
+        pair.start(A);
+        let doubt = pair.view(A).expect("it is open").sum_lines_in_doubt;
+        assert_eq!(doubt > 0, !clean, "{doubt} lines");
+    }
+}

@@ -235,3 +235,16 @@ fn overwriting_what_is_unsure_costs_no_more_requests() {
     assert_eq!(bench.requests - requests, 20, "a write and a flush each");
     assert_eq!(bench.store().sum_counters().page_writes, counters.page_writes);
 }
+
+#[test]
+fn a_pool_without_checksums_goes_on_without() {
+    let mut bench = Bench::without_sums();
+    assert_eq!(bench.store().pool().sum_area(DiskId(0)), None);
+    for op in [Op::Create, Op::WriteNew, Op::WriteNew, Op::OverwriteWide, Op::Replace, Op::Idle] {
+        bench.begin(op);
+        bench.run(&mut |_| Ok(())).unwrap();
+    }
+    assert_eq!((bench.unsure(), bench.store().sum_counters()), (0, Default::default()));
+    bench.restart();
+    bench.read_all().unwrap();
+}

@@ -6,7 +6,7 @@ use crate::format::sums::LINE_BLOCKS;
 use crate::ids::{DiskId, VolumeId};
 use crate::io::{DiskOp, DiskResult};
 use crate::planted::Bug;
-use crate::pool::Lsn;
+use crate::pool::{Lsn, Record};
 use crate::time::Instant;
 
 impl Store {
@@ -40,9 +40,9 @@ impl Store {
         self.sums.close();
     }
 
-    /// Are all checksums on stable media?
+    /// Are all checksums on stable media, and is that durable?
     pub fn are_sums_settled(&self) -> bool {
-        self.sums.is_settled()
+        self.sums.is_settled() && self.pool.durable() >= self.settled
     }
 
     /// From now on (or no longer) what is in doubt of a mirrored volume can be asked of the partner.
@@ -89,16 +89,19 @@ impl Store {
     /// A job's data is on stable media.
     pub(super) fn release_sums(&mut self, claim: &Claim) {
         let records = self.sums.release(claim, self.pool.metadata());
-        if !records.is_empty() {
-            self.pool.append(&records);
-        }
+        self.settle_sums(&records);
     }
 
     /// The disk has flushed everything that was written when the flush began.
     pub(super) fn sums_flushed(&mut self, disk: DiskId) {
         let records = self.sums.flush_done(disk, self.pool.metadata());
+        self.settle_sums(&records);
+    }
+
+    /// These lines are sure again.
+    fn settle_sums(&mut self, records: &[Record]) {
         if !records.is_empty() {
-            self.pool.append(&records);
+            self.settled = self.pool.append(records);
         }
     }
 

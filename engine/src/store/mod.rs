@@ -71,6 +71,8 @@ pub struct Store {
     failed: bool,
     /// Can the partner be asked what is in doubt?
     ask: bool,
+    /// The last record that made checksums sure.
+    settled: Lsn,
     planted: Planted,
 }
 
@@ -94,6 +96,7 @@ impl Store {
             done: VecDeque::new(),
             failed: false,
             ask: false,
+            settled: Lsn(0),
             planted,
             pool,
         }

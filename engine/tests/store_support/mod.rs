@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use twinsan::block::{Block, PagePool, Payload};
+use twinsan::format::superblock::{SUPERBLOCK_OFFSETS, Superblock};
 use twinsan::ids::{DiskId, Uuid, VolumeId};
 use twinsan::io::{DiskError, DiskOp, DiskRequest};
 use twinsan::node::config::CacheConfig;
@@ -110,6 +111,22 @@ impl Bench {
     /// Writes one block.
     pub(crate) fn write_some(&mut self, block: u64) {
         self.write(block, 1);
+    }
+
+    /// On a pool of before there were checksums.
+    pub(crate) fn without_sums() -> Bench {
+        let mut bench = Bench::over(formatted(&OPTIONS, &[4 << 20]), Planted::NONE);
+        for offset in SUPERBLOCK_OFFSETS {
+            let disk = &mut bench.disks[0];
+            let mut block: Superblock = bytemuck::pod_read_unaligned(&disk.block(offset));
+            (block.features, block.integrity) = (0.into(), [0.into(); 2]);
+            for (n, sector) in block.seal().chunks(512).enumerate() {
+                let sector: [u8; 512] = sector.try_into().unwrap();
+                disk.media.insert(offset / 512 + n as u64, sector.into());
+            }
+        }
+        bench.restart();
+        bench
     }
 
     fn over(disks: Vec<Disk>, planted: Planted) -> Bench {
