@@ -1,6 +1,7 @@
 //! Which region is copied next, and when its mark goes.
 //!
-//! One pass over the log, ascending; if the target had no space last time, what reads as zero here goes first. A region that was sent, or was never in the log, is *covered*: a guest's
+//! One pass over the log, ascending; if the target had no space last time, what reads as zero here goes first. A region
+//! that was sent, or was never in the log, is *covered*: a guest's
 //! new write there goes to the target too, behind what was sent before it. A region not yet sent is just
 //! logged: the pass will come to it. A mark is cleared only when the target has confirmed the last thing sent of
 //! the region on stable media, the source has it stable too, and nothing was written there since. So the pass

@@ -12,6 +12,7 @@ use super::event::Notice;
 use super::membership::Service;
 use super::op::Origin;
 use super::phase::Phase;
+use super::waiting::{Cause, Waiter};
 use crate::guest::GuestError;
 use crate::ids::VolumeId;
 use crate::pool::Lsn;
@@ -45,14 +46,14 @@ impl Node {
         let left = matches!(&self.phase, Phase::Deciding(_)) && degrades && from_here;
         if degrades && self.service() == Service::Pair && !self.stopping {
             self.notice(Notice::PartnerDropped);
-            self.stalled.insert(id);
+            self.waiting.add(Waiter::Write(id), Cause::Service);
             // A write of the partner's guest ends with the pair: the guest asks again, here.
             self.leave_pair();
             if let Phase::Deciding(deciding) = &mut self.phase {
                 deciding.quiet = true;
             }
         } else if left {
-            self.stalled.insert(id);
+            self.waiting.add(Waiter::Write(id), Cause::Service);
         } else {
             self.fail_write(id, GuestError::OutOfSpace);
         }

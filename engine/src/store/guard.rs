@@ -75,6 +75,20 @@ impl Store {
         }
     }
 
+    /// The same for blocks of a volume, where no job is about to change what reads as zero.
+    pub(super) fn settle_zeros_of(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>) {
+        let size = self.pool.extent_blocks();
+        let mut first = blocks.start;
+        while self.sums.doubtful() > 0 && first < blocks.end {
+            let (extent, end) = (first / size, blocks.end.min((first / size + 1) * size));
+            let key = (volume, extent as u32);
+            if !self.destager.is_busy(volume, key.1) {
+                self.settle_zeros(key, first - extent * size..end - extent * size);
+            }
+            first = end;
+        }
+    }
+
     /// Lines are about to change. Returns the record that must be durable before the data of a mapped extent does.
     pub(super) fn guard(&mut self, claim: &Claim, new: bool) -> Lsn {
         if new {

@@ -220,6 +220,8 @@ impl Store {
                 Err(damage) => job.damaged.push((block, damage)),
             }
         }
+        let blocks = at.first..at.first + at.blocks;
+        self.settle_zeros_of(volume, blocks);
         self.part_over(token, part);
     }
 

@@ -223,7 +223,7 @@ impl Bench {
             }
             Op::WriteNew => {
                 let Some(extent) = (0..EXTENTS).find(|extent| !mapped.contains(extent)) else { return };
-                self.write(extent * EXTENT_BLOCKS + 3, 1);
+                self.write(extent * EXTENT_BLOCKS + 3, 2);
                 self.write(extent * EXTENT_BLOCKS + 20, 1);
             }
             Op::Overwrite => self.write(first + 3, 1),
