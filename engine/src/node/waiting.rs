@@ -156,9 +156,11 @@ impl Node {
     /// The same for a write that goes to the partner first: what is with the partner will need room here too.
     pub(super) fn take_window(&mut self, waiter: Waiter, count: u64) -> bool {
         let in_flight = self.blocks_in_flight;
-        // Others may fill the cache while these are away: half of it more is still in bounds.
-        let limit =
-            self.config.mirror.write_blocks_in_flight.min(self.store().cache().dirty_blocks_max() as u64 / 2);
+        let mut limit = self.config.mirror.write_blocks_in_flight;
+        if !self.has(Bug::SentWithoutRoom) {
+            // Others may fill the cache while these are away: half of it more is still in bounds.
+            limit = limit.min(self.store().cache().dirty_blocks_max() as u64 / 2);
+        }
         // Only what goes alone may be larger than the whole allowance.
         let fits = match in_flight {
             _ if self.has(Bug::SentWithoutRoom) => {
