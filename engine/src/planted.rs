@@ -123,6 +123,14 @@ bugs! {
     MappedBeforeSums,
     /// What is read from disk is not compared with its checksum.
     ChecksumNotCompared,
+    /// A flush at the owner leaves out what the partner has acknowledged and not yet confirmed.
+    FlushMissesUnconfirmed,
+    /// While nothing is dirty, writes go to the partner without a place here for when they come back.
+    SentWithoutRoom,
+    /// A second write moves on to wait for room before the first that did has its own.
+    ManyMoveToRoom,
+    /// A clean stop without a verdict, or with the swap to both overdue, does not wait for the disk.
+    StoppedUndecidedDirty,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -88,7 +88,7 @@ impl Cache {
             to_destage: VecDeque::new(),
             pins: BTreeMap::new(),
             blocks_max,
-            dirty_blocks_max: dirty_blocks_max.clamp(16, blocks_max * 3 / 4),
+            dirty_blocks_max: dirty_blocks_max.clamp(16, blocks_max * 2 / 3),
             blocks: 0,
             unstable: 0,
             version: 0,

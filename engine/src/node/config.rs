@@ -103,7 +103,7 @@ impl SpaceConfig {
 pub struct CacheConfig {
     /// Most 4 KiB blocks held, clean and dirty.
     pub blocks_max: usize,
-    /// Most of them dirty; writers wait beyond it. At most three quarters of `blocks_max`.
+    /// Most of them dirty; writers wait beyond it. At most two thirds of `blocks_max`.
     pub dirty_blocks_max: usize,
     /// A dirty block is written back when it is this old, however empty the cache is.
     pub destage_age: Duration,

@@ -8,13 +8,15 @@ use crate::block::Payload;
 use crate::guest::GuestError;
 use crate::ids::{Epoch, VolumeId};
 use crate::mirror::message::Control;
+use crate::planted::Bug;
 
 impl Node {
     pub(super) fn begin_flush(&mut self, for_whom: Flusher, volume: VolumeId) {
         let id = self.next_id();
         let version = self.store().version();
         self.store_mut().urge();
-        let after_order = self.volumes.get(&volume).map(|state| state.last_order);
+        let misses = self.has(Bug::FlushMissesUnconfirmed) && matches!(for_whom, Flusher::Guest(_));
+        let after_order = self.volumes.get(&volume).filter(|_| !misses).map(|state| state.last_order);
         let local = matches!(for_whom, Flusher::Partner(_)) || !self.volumes[&volume].mirrored;
         self.flushes
             .insert(id, Flush { for_whom, volume, version, after_order, partner_done: local, asked: false });

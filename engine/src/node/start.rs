@@ -72,6 +72,21 @@ pub(super) fn consider(
     }
 }
 
+/// Without an arbiter, of two nodes that left the same epoch as equals: does this one follow the other?
+/// `restarted`: its memory is not the one that was in the pair. `complete`: it stopped with everything.
+fn yields(restarted: bool, complete: bool, preferred: bool, peer: PeerPhase, peer_complete: bool) -> bool {
+    match peer {
+        // The partner's memory is unbroken: it has everything that was acknowledged.
+        PeerPhase::Lost if restarted => true,
+        PeerPhase::Paired | PeerPhase::Deciding => restarted,
+        // Both restarted: the one that stopped with everything goes on, else the preferred one.
+        PeerPhase::Starting if peer_complete != complete => restarted && peer_complete,
+        PeerPhase::Starting => restarted && !preferred,
+        PeerPhase::Lost => !preferred,
+        _ => false,
+    }
+}
+
 impl Node {
     fn idle_register(&self) -> Option<Option<Register>> {
         match &self.phase {
@@ -242,17 +257,7 @@ impl Node {
         }
         let preferred = self.config.preferred == self.me();
         let restarted = matches!(self.phase, Phase::Starting(_));
-        let yields = match peer.phase {
-            // The partner's memory is unbroken: it has everything that was acknowledged.
-            PeerPhase::Lost if restarted => true,
-            PeerPhase::Paired | PeerPhase::Deciding => restarted,
-            // Both restarted: the one that stopped with everything goes on, else the preferred one.
-            PeerPhase::Starting if peer.complete != record.complete => restarted && peer.complete,
-            PeerPhase::Starting => restarted && !preferred,
-            PeerPhase::Lost => !preferred,
-            _ => false,
-        };
-        if yields {
+        if yields(restarted, record.complete, preferred, peer.phase, peer.complete) {
             let members = Members::only(self.me().partner());
             let lsn =
                 self.append(&[crate::pool::Record::Node(NodeRecord { members, complete: false, ..record })]);
@@ -340,6 +345,38 @@ mod tests {
         let (mine, both) = (Members::only(A), Members::BOTH);
         assert_eq!(consider(A, record(5, both), register(5, both, A), false, false), Move::StepOut);
         assert_eq!(consider(A, record(5, both), register(6, mine, A), false, false), Move::StepOut);
+    }
+
+    /// Who follows of a and b, by whether each restarted and stopped with everything; `preferred`: that one is.
+    fn followers(restarted: [bool; 2], complete: [bool; 2], preferred: usize) -> [bool; 2] {
+        let phase = |n: usize| if restarted[n] { PeerPhase::Starting } else { PeerPhase::Lost };
+        [0, 1].map(|n| yields(restarted[n], complete[n], n == preferred, phase(1 - n), complete[1 - n]))
+    }
+
+    #[test]
+    fn of_two_that_restarted_the_complete_one_goes_on_else_the_preferred() {
+        let (a_follows, b_follows) = ([true, false], [false, true]);
+        let table = [
+            // complete: a, b; who follows when a, and when b, is preferred
+            ([false, false], [b_follows, a_follows]),
+            ([false, true], [a_follows, a_follows]),
+            ([true, false], [b_follows, b_follows]),
+            ([true, true], [b_follows, a_follows]),
+        ];
+        for (complete, expected) in table {
+            let found = [0, 1].map(|preferred| followers([true; 2], complete, preferred));
+            assert_eq!(found, expected, "complete: {complete:?}");
+        }
+    }
+
+    #[test]
+    fn a_restarted_node_follows_one_whose_memory_is_unbroken() {
+        for complete in [[false; 2], [false, true], [true, false], [true; 2]] {
+            for preferred in [0, 1] {
+                assert_eq!(followers([true, false], complete, preferred), [true, false]);
+                assert_eq!(followers([false; 2], complete, preferred), [preferred != 0, preferred != 1]);
+            }
+        }
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Node {
         match &self.phase {
             Phase::Paired(pair) if pair.stop.holds() => self.pair_stop_step(),
             _ if !self.stopping => {}
-            Phase::Alone(_) if self.is_swap_overdue() && self.is_all_stable() => self.stopped(),
+            Phase::Alone(_) if self.is_swap_overdue() && self.may_stop_undecided() => self.stopped(),
             Phase::Alone(alone) => {
                 let free = matches!(
                     alone.rejoin,
@@ -127,10 +127,16 @@ impl Node {
 
     /// No verdict is to be had: what is here becomes stable, kept writes too, for this may be the last copy.
     fn undecided_stop_step(&mut self) {
-        self.settle_kept_writes();
-        if self.is_all_stable() {
+        if !self.has(Bug::StoppedUndecidedDirty) {
+            self.settle_kept_writes();
+        }
+        if self.may_stop_undecided() {
             self.stopped();
         }
+    }
+
+    fn may_stop_undecided(&self) -> bool {
+        self.is_all_stable() || self.has(Bug::StoppedUndecidedDirty)
     }
 
     /// Writes that a reader at the partner may have seen go to disk here. Their areas are hot.

@@ -156,15 +156,23 @@ impl Node {
     /// The same for a write that goes to the partner first: what is with the partner will need room here too.
     pub(super) fn take_window(&mut self, waiter: Waiter, count: u64) -> bool {
         let in_flight = self.blocks_in_flight;
-        let limit = self.config.mirror.write_blocks_in_flight;
+        let mut limit = self.config.mirror.write_blocks_in_flight;
+        if !self.has(Bug::SentWithoutRoom) {
+            // Others may fill the cache while these are away: half of it more is still in bounds.
+            limit = limit.min(self.store().cache().dirty_blocks_max() as u64 / 2);
+        }
         // Only what goes alone may be larger than the whole allowance.
         let fits = match in_flight {
+            _ if self.has(Bug::SentWithoutRoom) => {
+                (in_flight == 0 || in_flight + count <= limit) && self.store().room(in_flight + count)
+            }
             0 => self.store().room(count),
             _ => in_flight + count <= limit && self.store().cache().has_place(in_flight + count),
         };
         if fits && self.has(Bug::SmallWritesPassLarge) {
             return true;
         }
+        let many = self.has(Bug::ManyMoveToRoom);
         let Waiting { room, window, promoted, .. } = &mut self.waiting;
         if room.holds(waiter) {
             return room.take(waiter, fits);
@@ -173,8 +181,8 @@ impl Node {
             return true;
         }
         // One at a time: a second would wait for the answer to the first.
-        if in_flight == 0 && window.front() == Some(waiter) && promoted.is_none_or(|other| !room.holds(other))
-        {
+        let alone = many || promoted.is_none_or(|other| !room.holds(other));
+        if in_flight == 0 && window.front() == Some(waiter) && alone {
             *promoted = Some(waiter);
             window.leave();
             room.take(waiter, false);

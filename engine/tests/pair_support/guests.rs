@@ -2,11 +2,11 @@
 
 use twinsan::block::{BLOCK_BYTES, Block, payload_from};
 use twinsan::guest::{Command, GuestError, GuestResult, Sectors};
-use twinsan::ids::{NodeName, RequestId};
+use twinsan::ids::{NodeName, RequestId, VolumeId};
 use twinsan::node::event::Event;
 use twinsan::time::Duration;
 
-use super::{Pair, VOLUME};
+use super::{LINEAR, Pair, VOLUME};
 
 /// Of a long write, so many blocks are compared after every event.
 const WATCHED_BLOCKS: usize = 16;
@@ -27,9 +27,18 @@ impl Pair {
         if let Command::Write { at, .. } | Command::Zero { at, .. } = &command {
             self.touched.extend(at.blocks().take(WATCHED_BLOCKS));
         }
+        self.ask_of(node, VOLUME, command)
+    }
+
+    /// The same of a node's linear volume.
+    pub(crate) fn ask_linear(&mut self, node: NodeName, command: Command) -> u64 {
+        self.ask_of(node, LINEAR, command)
+    }
+
+    fn ask_of(&mut self, node: NodeName, volume: VolumeId, command: Command) -> u64 {
         self.requests += 1;
         let id = self.requests;
-        self.happens(node, Event::Guest { id: RequestId(id), volume: VOLUME, command });
+        self.happens(node, Event::Guest { id: RequestId(id), volume, command });
         self.settle();
         id
     }
@@ -75,8 +84,18 @@ impl Pair {
     }
 
     pub(crate) fn begin_long_write(&mut self, node: NodeName, first: u64, blocks: u64, fill: u8) -> u64 {
+        let command = self.write_of(first, blocks, fill);
+        self.ask(node, command)
+    }
+
+    pub(crate) fn begin_linear_write(&mut self, node: NodeName, block: u64, fill: u8) -> u64 {
+        let command = self.write_of(block, 1, fill);
+        self.ask_linear(node, command)
+    }
+
+    fn write_of(&self, first: u64, blocks: u64, fill: u8) -> Command {
         let data = payload_from(&self.pages, &vec![fill; blocks as usize * BLOCK_BYTES]);
-        self.ask(node, Command::Write { at: Sectors::new(first * 8, blocks * 8), data, fua: false })
+        Command::Write { at: Sectors::new(first * 8, blocks * 8), data, fua: false }
     }
 
     /// A write of some sectors of a block: the owner must complete the block.
@@ -96,6 +115,12 @@ impl Pair {
 
     pub(crate) fn read(&mut self, node: NodeName, block: u64) -> u8 {
         let id = self.begin_read(node, block);
+        let data = self.finish(id).expect("reads");
+        fill_of(&data[0])
+    }
+
+    pub(crate) fn read_linear(&mut self, node: NodeName, block: u64) -> u8 {
+        let id = self.ask_linear(node, Command::Read { at: Sectors::new(block * 8, 8) });
         let data = self.finish(id).expect("reads");
         fill_of(&data[0])
     }

@@ -35,6 +35,8 @@ use twinsan::time::{Duration, Instant};
 use wire::{Inbox, Said};
 
 pub(crate) const VOLUME: VolumeId = VolumeId(1);
+/// A volume that each node has for itself.
+pub(crate) const LINEAR: VolumeId = VolumeId(2);
 const DISK: Geometry = Geometry { bytes: 64 << 20, sector_bytes: 512 };
 /// Blocks in a region of the change log.
 pub(crate) const REGION_BLOCKS: u64 = 16;
@@ -56,6 +58,19 @@ impl Default for Setup {
             cache: CacheConfig::default(),
             mirror: MirrorConfig::default(),
         }
+    }
+}
+
+fn volume(id: VolumeId, name: &str, mirrored: bool) -> VolumeConfig {
+    let uuid = Uuid(100 - u128::from(id.0));
+    VolumeConfig {
+        id,
+        name: name.into(),
+        uuid,
+        sectors: 200_000,
+        mirrored,
+        reserved_bytes: 0,
+        detect_zeros: false,
     }
 }
 
@@ -92,6 +107,8 @@ pub(crate) struct Pair {
     said: Vec<(NodeName, Said)>,
     touched: BTreeSet<u64>,
     broken: Vec<String>,
+    /// Most dirty blocks that each node has had at once.
+    most_dirty: [u64; 2],
     /// Are the halves compared after every event?
     compares: bool,
     pages: PagePool,
@@ -146,6 +163,7 @@ impl Pair {
             said: Vec::new(),
             touched: BTreeSet::new(),
             broken: Vec::new(),
+            most_dirty: [0; 2],
             compares: true,
             pages: PagePool::new(),
         };
@@ -168,15 +186,7 @@ impl Pair {
             boot: BootId(self.lives),
             arbitration: self.setup.arbitration,
             preferred: A,
-            volumes: vec![VolumeConfig {
-                id: VOLUME,
-                name: "v".into(),
-                uuid: Uuid(99),
-                sectors: 200_000,
-                mirrored: true,
-                reserved_bytes: 0,
-                detect_zeros: false,
-            }],
+            volumes: vec![volume(VOLUME, "v", true), volume(LINEAR, "w", false)],
             cache: self.setup.cache,
             mirror: self.setup.mirror,
             space: SpaceConfig::default(),

@@ -57,6 +57,11 @@ impl Pair {
         }
     }
 
+    /// Most dirty blocks that a node has had at once.
+    pub(crate) fn most_dirty(&self, node: NodeName) -> u64 {
+        self.most_dirty[node.index()]
+    }
+
     /// For stories of very many blocks: the halves are not compared after every event any more.
     pub(crate) fn stop_comparing(&mut self) {
         self.compares = false;
@@ -77,6 +82,10 @@ impl Pair {
     /// What must hold at every moment.
     pub(super) fn inspect(&mut self) {
         let views = NodeName::BOTH.map(|node| self.view(node));
+        for view in views.iter().flatten() {
+            let most = &mut self.most_dirty[view.name.index()];
+            *most = view.dirty_blocks.max(*most);
+        }
         for view in views.iter().flatten().filter(|view| view.serving && !view.up_to_date) {
             self.broke(format!("{} serves though its half is behind", view.name));
         }

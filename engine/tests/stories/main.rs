@@ -9,6 +9,7 @@
 #[path = "../pair_support/mod.rs"]
 mod pair_support;
 
+mod flush;
 mod lease;
 mod preferred;
 mod rejoin;

@@ -1,9 +1,10 @@
 //! A full cache: writers are slowed down to the speed of the disks, and none of them for ever.
 
-use crate::pair_support::{A, B, DiskHold, Pair, Setup};
+use crate::NEW;
+use crate::pair_support::{A, B, DiskHold, Pair, Setup, said};
 use twinsan::ids::NodeName;
 use twinsan::mirror::message::PeerPhase;
-use twinsan::node::config::CacheConfig;
+use twinsan::node::config::{CacheConfig, MirrorConfig};
 use twinsan::planted::{Bug, Planted};
 
 /// The longest write that a guest may ask for, in blocks: twice what may be dirty.
@@ -83,4 +84,90 @@ fn a_large_write_is_not_starved_by_small_ones() {
         let (turn, small) = a_large_write_amid_small_ones(at, alone, &[Bug::SmallWritesPassLarge]);
         assert!(turn.is_none() && small > 300, "at {at}, alone {alone}: {turn:?}, {small} small ones");
     }
+}
+
+/// Most blocks that may be dirty in the stories below.
+const DIRTY_MAX: u64 = 64;
+
+/// A pair with small caches. Node a's disk takes data when the story lets it, and all is clean.
+fn small_caches(write_blocks_in_flight: u64, bugs: &[Bug]) -> Pair {
+    let cache = CacheConfig {
+        blocks_max: 2 * DIRTY_MAX as usize,
+        dirty_blocks_max: DIRTY_MAX as usize,
+        ..CacheConfig::default()
+    };
+    let mirror = MirrorConfig { write_blocks_in_flight, ..MirrorConfig::default() };
+    let mut pair = Pair::set_up(Setup { cache, mirror, planted: Planted::these(bugs), ..Setup::default() });
+    pair.until_paired();
+    pair.hold_disk(A, DiskHold::Data);
+    pair
+}
+
+/// Sixteen writes come at once, half of them through the partner, and what the owner says of them is late. Then the
+/// partner has them all and says so, and the owner's disk does one of its writes after the other. Most blocks that were
+/// dirty there at once.
+fn most_dirty_at_the_owner(blocks: u64, bugs: &[Bug]) -> u64 {
+    let mut pair = small_caches(MirrorConfig::default().write_blocks_in_flight, bugs);
+    pair.stop_comparing();
+    pair.hold(B, said::write);
+    let writes: Vec<u64> = (0..16)
+        .map(|n| pair.begin_long_write(NodeName::BOTH[n as usize % 2], n * blocks, blocks, NEW))
+        .collect();
+    assert!(pair.has_said(A, said::write) > 0, "some are with the partner");
+    pair.release(B);
+    pair.pass_millis(100);
+    for _ in 0..4000 {
+        if writes.iter().all(|&write| !pair.is_open(write)) {
+            break;
+        }
+        pair.pass_millis(1);
+        pair.disk_does_one(A);
+        pair.hold_disk(A, DiskHold::Data);
+    }
+    assert!(writes.iter().all(|&write| pair.is_acknowledged(write)), "none waits for ever");
+    pair.most_dirty(A)
+}
+
+/// What is with the partner comes back as dirty blocks, however slow this node's own disk is. Were writes of the pair
+/// sent without counting it, the cache would grow by all that the window allows. Only a write that is larger than the
+/// allowance may exceed it, and goes alone.
+#[test]
+fn the_owner_has_room_for_all_that_is_with_the_partner() {
+    for blocks in [1, 16, 48, DIRTY_MAX] {
+        assert!(most_dirty_at_the_owner(blocks, &[]) <= DIRTY_MAX, "writes of {blocks} blocks");
+    }
+    assert_eq!(most_dirty_at_the_owner(4 * DIRTY_MAX, &[]), 4 * DIRTY_MAX);
+    assert_eq!(most_dirty_at_the_owner(16, &[Bug::SentWithoutRoom]), 4 * DIRTY_MAX, "all of them");
+}
+
+/// Two writes of the pair wait while a first one is dirty at the owner. Then the disk has that, one of the two goes to
+/// the partner, which is silent, and leaves no window for the other. Is a write of a linear volume acknowledged then?
+fn a_linear_write_beside_a_silent_partner(bugs: &[Bug]) -> bool {
+    let mut pair = small_caches(DIRTY_MAX, bugs);
+    let first = pair.begin_long_write(A, 0, 32, NEW);
+    assert!(pair.is_acknowledged(first));
+    let waiting = [1024, 2048].map(|block| pair.begin_long_write(A, block, 48, NEW));
+    assert_eq!(pair.has_said(A, said::write), 1, "no room");
+    pair.hold(A, said::write_done);
+    pair.release_disk(A);
+    pair.pass_millis(1000);
+    assert_eq!(pair.has_said(A, said::write), 2, "no window");
+    let linear = pair.begin_linear_write(A, 0, NEW);
+    pair.pass_millis(1000);
+    let served = pair.is_acknowledged(linear);
+    pair.release(A);
+    for write in [linear, waiting[0], waiting[1]] {
+        if pair.is_open(write) {
+            pair.finish(write).expect("written at last");
+        }
+    }
+    served
+}
+
+/// Were every write of the pair that comes to the front while nothing is in flight to move to where linear volumes'
+/// writes wait, the second would stand there until the partner answers the first.
+#[test]
+fn a_linear_volume_does_not_wait_for_the_partner() {
+    assert!(a_linear_write_beside_a_silent_partner(&[]));
+    assert!(!a_linear_write_beside_a_silent_partner(&[Bug::ManyMoveToRoom]), "held up by the partner");
 }

@@ -146,8 +146,8 @@ fn a_source_stops_in_mid_resync() {
 }
 
 /// Node a is whole again and node b's swap to both is on its way for ever.
-fn a_swap_that_is_not_answered() -> Pair {
-    let mut pair = Pair::with(&[]);
+fn a_swap_that_is_not_answered(bugs: &[Bug]) -> Pair {
+    let mut pair = Pair::with(bugs);
     pair.crash(A);
     pair.until_phase(B, PeerPhase::Alone);
     pair.write(B, 0, NEW).expect("written alone");
@@ -162,7 +162,7 @@ fn a_swap_that_is_not_answered() -> Pair {
 /// the arbiter answers at last, the pair serves.
 #[test]
 fn guests_are_told_when_the_swap_to_both_is_overdue() {
-    let mut pair = a_swap_that_is_not_answered();
+    let mut pair = a_swap_that_is_not_answered(&[]);
     let (read, write) = (pair.begin_read(B, 0), pair.begin_write(B, 1, NEW));
     pair.pass_millis(19_500);
     assert!(pair.is_open(read) && pair.is_open(write));
@@ -182,7 +182,7 @@ fn guests_are_told_when_the_swap_to_both_is_overdue() {
 #[test]
 fn a_node_stops_while_its_swap_to_both_is_overdue() {
     for swap_arrives in [true, false] {
-        let mut pair = a_swap_that_is_not_answered();
+        let mut pair = a_swap_that_is_not_answered(&[]);
         pair.stop(B);
         pair.pass_millis(19_500);
         assert_eq!(pair.phase(B), Some(PeerPhase::Alone), "it may be answered yet");
@@ -274,6 +274,79 @@ fn a_node_without_a_verdict_stops_at_the_bound() {
     pair.restart(A);
     pair.until_whole();
     assert_eq!(pair.read(A, 0), NEW);
+}
+
+/// Asks a node whose disk takes no data to stop, for long enough. Did it stop before its disk had what it holds? It is
+/// down after this, with what its disk has.
+fn stops_early(pair: &mut Pair, node: NodeName) -> bool {
+    pair.stop(node);
+    pair.pass_millis(21_000);
+    let early = pair.phase(node) == Some(PeerPhase::Stopped);
+    if !early {
+        pair.release_disk(node);
+        pair.until_phase(node, PeerPhase::Stopped);
+    }
+    pair.crash(node);
+    early
+}
+
+/// Node b shows a write, its word that it has it is on its way, and it crashes. Node a cannot ask who goes on, has told
+/// its guests so, takes a write of its linear volume, or not, and is asked to stop. Then b is back first and gives way
+/// to a. Did a stop early, and what do the mirror and the linear volume show there?
+fn stop_without_a_verdict(with_linear: bool, bugs: &[Bug]) -> (bool, [u8; 2]) {
+    let mut pair = Pair::with(bugs);
+    pair.hold_disk(A, DiskHold::Data);
+    pair.hold(A, said::write_done);
+    let write = pair.begin_write(A, 0, NEW);
+    assert_eq!(pair.look(B, 0), Look::Shows(NEW));
+    pair.lose_arbiter(A);
+    pair.crash(B);
+    pair.until("a has told its guests", |pair| !pair.is_open(write));
+    assert_eq!(pair.refusal(write), Some(GuestError::Unavailable));
+    if with_linear {
+        let linear = pair.begin_linear_write(A, 0, NEW);
+        assert!(pair.is_acknowledged(linear));
+    }
+    let early = stops_early(&mut pair, A);
+    pair.release_arbiter(A);
+    pair.start(B);
+    pair.until("b takes itself out", |pair| pair.members() == Members::only(A));
+    pair.start(A);
+    pair.until_phase(A, PeerPhase::Alone);
+    (early, [pair.read(A, 0), pair.read_linear(A, 0)])
+}
+
+/// Were a node that knows no verdict to stop at once, a clean stop would lose what it acknowledged on a linear volume,
+/// and a write of the mirror that a guest has seen at the partner, of which this node has the only copy.
+#[test]
+fn a_stop_without_a_verdict_writes_everything_first() {
+    assert_eq!(stop_without_a_verdict(true, &[]), (false, [NEW, NEW]));
+    assert_eq!(stop_without_a_verdict(false, &[]), (false, [NEW, OLD]));
+    let hasty = [Bug::StoppedUndecidedDirty];
+    assert_eq!(stop_without_a_verdict(true, &hasty), (true, [OLD, OLD]), "acknowledged or shown, and gone");
+}
+
+/// Node b is asked to stop while its swap to both is open for ever, with a write of its linear volume in memory. Did it
+/// stop before its disk had that, and what does the volume show when it is back?
+fn stop_with_an_overdue_swap(bugs: &[Bug]) -> (bool, u8) {
+    let mut pair = a_swap_that_is_not_answered(bugs);
+    pair.hold_disk(B, DiskHold::Data);
+    let linear = pair.begin_linear_write(B, 0, NEW);
+    assert!(pair.is_acknowledged(linear));
+    let early = stops_early(&mut pair, B);
+    pair.start(B);
+    (early, pair.read_linear(B, 0))
+}
+
+/// That nobody knows who may serve the mirror is no reason to lose what a linear volume took.
+#[test]
+fn a_stop_with_an_overdue_swap_writes_everything_first() {
+    assert_eq!(stop_with_an_overdue_swap(&[]), (false, NEW));
+    assert_eq!(
+        stop_with_an_overdue_swap(&[Bug::StoppedUndecidedDirty]),
+        (true, OLD),
+        "acknowledged, and gone"
+    );
 }
 
 /// A half that is being brought up to date is asked to stop: the source goes on as if nothing were, and the rest is

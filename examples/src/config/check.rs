@@ -175,8 +175,8 @@ impl Config {
         if cache.blocks_max < 4096 {
             return problem("cache.size", "is too small; 16MiB is the least");
         }
-        if cache.dirty_blocks_max == 0 || cache.dirty_blocks_max > cache.blocks_max / 4 * 3 {
-            return problem("cache.dirty", "must be at most three quarters of `cache.size`");
+        if cache.dirty_blocks_max == 0 || cache.dirty_blocks_max > cache.blocks_max / 3 * 2 {
+            return problem("cache.dirty", "must be at most two thirds of `cache.size`");
         }
         let mirror = self.mirror();
         if mirror.heartbeat.is_zero() || mirror.heartbeat * 3 > mirror.lease {
