@@ -15,9 +15,9 @@ use crate::sim::history::Moment;
 use crate::sim::pattern::{Value, ZERO};
 
 /// More configurations than this and the sector stays undecided.
-const CONFIGURATIONS_MAX: usize = 4_000;
+const CONFIGURATIONS_MAX: usize = 16_000;
 /// Most concurrent writes that are tried in every order.
-const WRITES_MAX: usize = 10;
+const WRITES_MAX: usize = 12;
 /// With more than this, a failed attempt that is overwritten at once counts as not having happened, though a
 /// loss might bring it back.
 const EXACT_MAX: usize = 5;
