@@ -537,8 +537,7 @@ impl<'a> Session<'a> {
             (Some(_), _) if writing.abort => pool.unallocate(writing.slot),
             (Some((volume, extent)), part) => {
                 let map = Record::Map { volume, extent, slot: writing.slot };
-                let rest = Record::ZeroAdd { volume, extent, first: 1, count: 15 };
-                let records = [map, rest];
+                let records = [map, Record::ZeroAdd { volume, extent, first: 1, count: 15 }];
                 self.append(&records[..if part == Part::First { 2 } else { 1 }], writing.content);
             }
             (None, Part::Zeroed(volume, extent, block)) => {
