@@ -37,7 +37,8 @@ impl PairStop {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.leaving
+        // What waits for the record is woken by the disk, or ends with the lease.
+        self.leaving.filter(|_| self.handing_over.is_none())
     }
 }
 

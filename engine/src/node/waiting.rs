@@ -150,7 +150,11 @@ impl Node {
         if fits && self.has(Bug::SmallWritesPassLarge) {
             return true;
         }
-        self.waiting.room.take(waiter, fits)
+        let taken = self.waiting.room.take(waiter, fits);
+        if !taken {
+            self.store_mut().urge();
+        }
+        taken
     }
 
     /// The same for a write that goes to the partner first: what is with the partner will need room here too.
@@ -187,6 +191,8 @@ impl Node {
             window.leave();
             room.take(waiter, false);
         }
+        // Somebody waits: what is dirty does not wait to grow old.
+        self.store_mut().urge();
         false
     }
 

@@ -78,6 +78,8 @@ pub struct Loss {
     pub volumes: Vec<VolumeId>,
     /// Blocks known to be stable, which it does not touch.
     pub kept: BTreeSet<(VolumeId, u64)>,
+    /// Some of it may be left in the memory of the other node.
+    pub partly: bool,
 }
 
 /// Everything the hosts saw.
@@ -130,8 +132,8 @@ impl History {
     }
 
     /// What is not stable may be lost now.
-    pub fn lose(&mut self, volumes: Vec<VolumeId>, kept: BTreeSet<(VolumeId, u64)>) {
+    pub fn lose(&mut self, volumes: Vec<VolumeId>, kept: BTreeSet<(VolumeId, u64)>, partly: bool) {
         let at = self.tick();
-        self.losses.push(Loss { at, volumes, kept });
+        self.losses.push(Loss { at, volumes, kept, partly });
     }
 }

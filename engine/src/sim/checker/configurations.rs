@@ -103,7 +103,7 @@ impl Search<'_> {
             Happening::Start(index) => self.start(index),
             Happening::End(index) => self.end(index),
             Happening::Barrier(Barrier::Flushed { start, .. }) => self.flushed(start),
-            Happening::Barrier(Barrier::Lost { .. }) => self.lost(),
+            Happening::Barrier(Barrier::Lost { partly, .. }) => self.lost(partly),
         }
     }
 
@@ -258,7 +258,8 @@ impl Search<'_> {
             .collect();
     }
 
-    fn lost(&mut self) {
+    /// What is left is stable from then on, as far as it comes from a disk; `partly`, it may be lost another time.
+    fn lost(&mut self, partly: bool) {
         let reads = self.slots.iter().enumerate().fold(0u64, |mask, (slot, index)| {
             let read = index.is_some_and(|index| !self.entries[index].write);
             mask | u64::from(read) << slot
@@ -273,9 +274,11 @@ impl Search<'_> {
                     configuration = self.applied(&configuration, slot);
                 }
             }
-            for write in &configuration.writes {
+            for (place, write) in configuration.writes.iter().enumerate() {
                 let done = configuration.done & reads;
-                let back = Configuration { done, writes: smallvec![*write] };
+                let first = if partly { 0 } else { place };
+                let writes = configuration.writes[first..=place].iter().copied().collect();
+                let back = Configuration { done, writes };
                 if let Some(slot) = self.slot_of(*write as usize) {
                     let mut kept = back.clone();
                     kept.done |= configuration.done & 1 << slot;

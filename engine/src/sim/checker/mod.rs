@@ -55,6 +55,8 @@ pub enum Barrier {
     Lost {
         /// When.
         at: Moment,
+        /// Some of it may be left in a memory that lives on, and be lost later.
+        partly: bool,
     },
 }
 
@@ -63,7 +65,7 @@ impl Barrier {
     pub fn moment(self) -> Moment {
         match self {
             Barrier::Flushed { end, .. } => end,
-            Barrier::Lost { at } => at,
+            Barrier::Lost { at, .. } => at,
         }
     }
 }
@@ -188,7 +190,7 @@ fn barriers(history: &History, volume: VolumeId, block: u64) -> Vec<Barrier> {
     let losses = history.losses.iter();
     let mut barriers: Vec<Barrier> = losses
         .filter(|loss| loss.volumes.contains(&volume) && !loss.kept.contains(&(volume, block)))
-        .map(|loss| Barrier::Lost { at: loss.at })
+        .map(|loss| Barrier::Lost { at: loss.at, partly: loss.partly })
         .collect();
     if barriers.is_empty() {
         return barriers; // flushes matter only to losses

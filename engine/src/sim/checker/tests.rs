@@ -39,7 +39,7 @@ impl Brute<'_> {
         }
         events.extend(barriers.iter().map(|barrier| match barrier {
             Barrier::Flushed { start, end } => (*end, Event::Flushed(*start)),
-            Barrier::Lost { at } => (*at, Event::Lost),
+            Barrier::Lost { at, .. } => (*at, Event::Lost),
         }));
         events.sort_by_key(|event| event.0);
         let done = vec![false; entries.len()];
@@ -137,7 +137,7 @@ fn random_history(rng: &mut Rng, zeros: bool, losses: bool, attempts: bool) -> (
     let mut barriers = Vec::new();
     if losses {
         for _ in 0..rng.between(1, 2) {
-            barriers.push(Barrier::Lost { at: draw(rng) });
+            barriers.push(Barrier::Lost { at: draw(rng), partly: false });
         }
         for _ in 0..rng.below(3) {
             let (first, second) = (draw(rng), draw(rng));
@@ -287,7 +287,7 @@ fn after_a_loss_only_what_was_stable_must_be_there() {
             history.done(op, false, Vec::new());
         }
         write(&mut history, 2);
-        history.lose(vec![volume()], Default::default());
+        history.lose(vec![volume()], Default::default(), false);
         read(&mut history, then);
         check(&history).is_ok()
     };
@@ -299,7 +299,7 @@ fn after_a_loss_only_what_was_stable_must_be_there() {
 fn a_loss_spares_what_is_known_to_be_stable() {
     let mut history = History::default();
     write(&mut history, 1);
-    history.lose(vec![volume()], [(volume(), 0)].into_iter().collect());
+    history.lose(vec![volume()], [(volume(), 0)].into_iter().collect(), false);
     read(&mut history, 0);
     assert!(check(&history).is_err());
 }

@@ -3,6 +3,7 @@
 
 use super::Cluster;
 use super::invariants::say;
+use super::slot::Slot;
 use crate::block::{Block, SECTORS_PER_BLOCK};
 use crate::guest::{BlockState, Sectors};
 use crate::ids::{Members, NodeName, VolumeId};
@@ -77,8 +78,13 @@ impl Cluster {
             return;
         }
         let last = self.arbiter.register().map(|register| register.members);
-        if self.slots.iter().any(|slot| slot.disk_failed && last == Some(Members::only(slot.name))) {
-            // Two failures at once: the only current half is on the failed disks. No mirror survives that.
+        let heir = |slot: &Slot| {
+            let left = self.view(slot.name.partner()).map(|view| view.members);
+            left == Some(Members::only(slot.name))
+        };
+        let last = |slot: &Slot| last == Some(Members::only(slot.name)) || heir(slot);
+        if self.slots.iter().any(|slot| slot.disk_failed && last(slot)) {
+            // The only current half is on the failed disks, or it was handed over to them: a person decides.
             self.counters.service_lost += 1;
             return;
         }

@@ -21,7 +21,7 @@ impl Cluster {
         let linear = self.volumes(false);
         if node == NodeName::A && !linear.is_empty() {
             let kept = self.stable_blocks(node, &linear);
-            self.history.lose(linear, kept);
+            self.history.lose(linear, kept, false);
         }
         self.mirrored_may_lose(node);
         self.degraded = true;
@@ -47,7 +47,12 @@ impl Cluster {
             let kept = if alone { self.stable_blocks(node, &mirrored) } else { BTreeSet::new() };
             self.counters.losses += 1;
             self.story(&node.to_string(), || "dies while another failure is outstanding".into());
-            self.history.lose(mirrored, kept);
+            // The other one has in memory what the pair acknowledged, and may die with it later.
+            let partner = &self.slots[node.partner().index()];
+            let partly = partner.alive()
+                && partner.opened
+                && matches!(partner.phase, PeerPhase::Paired | PeerPhase::Lost);
+            self.history.lose(mirrored, kept, partly);
         }
     }
 
