@@ -73,6 +73,14 @@ bugs! {
     ExtentLeaked,
     /// A pool is opened without a flush: what was read may still be lost.
     OpenedWithoutFlush,
+    /// An extent that leaves its disk is mapped to its new place before that is durable.
+    EvacuatedWithoutFlush,
+    /// New extents are put on a disk that is leaving.
+    LeavingDiskAllocated,
+    /// A disk that joins is used before the superblocks name it.
+    DiskUsedBeforeItJoined,
+    /// A disk that leaves is erased while the superblocks still name it.
+    DiskErasedEarly,
 }
 
 /// Which bug is planted in a node, if any.

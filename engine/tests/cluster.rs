@@ -74,6 +74,9 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("crashes while another failure is outstanding", counters.losses, seeds / 10),
         ("clean stops", counters.clean_stops, seeds / 10),
         ("retries", counters.retries, seeds * 10),
+        ("disks joined", counters.disks_joined, seeds / 5),
+        ("disks emptied", counters.disks_left, seeds / 10),
+        ("crashes while a disk comes or goes", counters.deaths_in_disk_changes, seeds / 50),
         ("blocks compared", counters.blocks_compared, seeds * 100),
     ];
     if seeds >= 100 {

@@ -177,6 +177,7 @@ impl Pair {
                 assert!(self.answers.insert(id.0, result).is_none(), "answered once");
             }
             Action::Aborted { .. } | Action::Notice(_) => {}
+            Action::PoolAnswer { .. } | Action::Release { .. } => unreachable!("no disk comes or goes here"),
         }
     }
 

@@ -11,13 +11,14 @@
 //! | `write` | a write at the node that orders it |
 //! | `partner` | a write that the owner ordered; a write forwarded to the owner |
 //! | `read`, `flush`, `paths` | what they say |
+//! | `disks` | disks that are added and removed |
 //! | `hot` | which areas may differ right now |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::block::PagePool;
 use crate::guest::{Command, GuestError, GuestResult};
-use crate::ids::{BootId, Epoch, NodeName, RequestId, VolumeId};
+use crate::ids::{BootId, DiskId, Epoch, NodeName, RequestId, VolumeId};
 use crate::io::Geometry;
 use crate::mirror::message::{Control, Hello, Message};
 use crate::planted::Bug;
@@ -30,6 +31,7 @@ pub mod event;
 pub mod view;
 
 mod arbitration;
+mod disks;
 mod flush;
 mod forward;
 mod guest;
@@ -115,6 +117,8 @@ pub struct Node {
     remote: BTreeMap<u64, (VolumeId, core::ops::Range<u64>)>,
     stopping: bool,
     resync: resync::Progress,
+    /// Disks that shall join, and who asked.
+    adding: BTreeMap<DiskId, u64>,
 }
 
 impl Node {
@@ -161,6 +165,7 @@ impl Node {
             remote: BTreeMap::new(),
             stopping: false,
             resync: resync::Progress::default(),
+            adding: BTreeMap::new(),
             config,
         }
     }
@@ -195,6 +200,7 @@ impl Node {
             Event::Message { .. } => return false,
             Event::Arbiter { id, result } => self.answered(id, result),
             Event::Stop => self.stop(),
+            Event::Pool { id, ask } => self.pool_asked(id, ask),
             Event::Tick => {}
         }
         true
@@ -223,6 +229,7 @@ impl Node {
                 self.disk_failed();
                 return;
             }
+            self.tell_disk_news();
             let mut moved = false;
             while let Some(read) = self.store_mut().poll_read() {
                 self.read_done(read);

@@ -37,6 +37,7 @@ impl Node {
             resync_regions_total: self.resync.total,
             resync_bytes_copied: self.resync.bytes_copied,
             volumes: self.volume_views(),
+            disks: self.disk_views(),
         }
     }
 
@@ -86,7 +87,9 @@ impl Node {
             return Peek::Cached(content.clone());
         }
         match store.pool().locate(volume, block) {
-            Some((disk, offset)) => Peek::OnDisk(disk, offset),
+            Some((disk, offset)) => {
+                Peek::OnDisk(store.pool().device(disk).expect("what is mapped is there"), offset)
+            }
             None => Peek::Unmapped,
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! A job on an extent goes: write the runs → flush of the disk → stable. Where the extent is new: write all of
 //! it (zeros where nothing was written) → flush → map it → the map is durable → stable. Where all of it is
-//! zero: unmap it → durable → stable, and the place is free. Jobs run beside each other, one per extent.
+//! zero: unmap it → durable → stable, and the place is free. Jobs run beside each other, one per extent. An extent
+//! that leaves its disk (`evacuate`) is read first, then goes the way of a new one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -20,11 +21,14 @@ const RUN_BLOCKS_MAX: usize = 256;
 /// A flush is started without being asked for when this many jobs wait for one.
 const FLUSH_JOBS: usize = 16;
 
-type Key = (VolumeId, u32);
+/// An extent of a volume.
+pub(super) type Key = (VolumeId, u32);
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug)]
-enum Stage {
+pub(super) enum Stage {
+    /// The extent is read, to be moved.
+    Gathering,
     /// This many writes have not completed.
     Writing(usize),
     /// The data is written and waits for a flush of this disk.
@@ -34,7 +38,7 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Job {
+pub(super) struct Job {
     blocks: Vec<u64>,
     disk: DiskId,
     /// The new place, until it is mapped.
@@ -42,6 +46,15 @@ struct Job {
     stage: Stage,
     /// Blocks of the extent became dirty meanwhile, the first of them then.
     more: Option<Instant>,
+    /// The extent leaves its disk.
+    moves: bool,
+}
+
+impl Job {
+    /// A job that moves an extent, before anything is written.
+    pub(super) fn new(disk: DiskId, stage: Stage) -> Job {
+        Job { blocks: Vec::new(), disk, slot: None, stage, more: None, moves: true }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -170,7 +183,7 @@ impl Store {
                 self.add_job(
                     volume,
                     extent,
-                    Job { blocks, disk, slot: None, stage: Stage::Logging(lsn), more: None },
+                    Job { blocks, disk, slot: None, stage: Stage::Logging(lsn), more: None, moves: false },
                 );
             }
             Some((disk, offset)) => {
@@ -178,7 +191,7 @@ impl Store {
                 self.write_runs(
                     volume,
                     extent,
-                    Job { blocks, disk, slot: None, stage: Stage::Written, more: None },
+                    Job { blocks, disk, slot: None, stage: Stage::Written, more: None, moves: false },
                     runs,
                 );
             }
@@ -207,8 +220,28 @@ impl Store {
             data[(block % size) as usize] = content;
         }
         let offset = self.pool.slot_offset(slot);
-        let job = Job { blocks, disk: slot.disk, slot: Some(slot), stage: Stage::Written, more: None };
+        let job = Job {
+            blocks,
+            disk: slot.disk,
+            slot: Some(slot),
+            stage: Stage::Written,
+            more: None,
+            moves: false,
+        };
         self.write_runs(volume, extent, job, vec![(offset, data)]);
+    }
+
+    /// All of an extent that leaves its disk has been read, and these are its new slot, the blocks that are dirty in
+    /// the cache, and its contents.
+    pub(super) fn write_moved(&mut self, key: Key, slot: Slot, blocks: Vec<u64>, runs: Vec<(u64, Payload)>) {
+        let job = self.destager.jobs.remove(&key).expect("its extent was read for it");
+        let job = Job { blocks, disk: slot.disk, slot: Some(slot), ..job };
+        self.write_runs(key.0, key.1, job, runs);
+        if self.planted.has(Bug::EvacuatedWithoutFlush) {
+            let job = self.destager.jobs.get_mut(&key).expect("just added");
+            job.slot = None;
+            self.pool.append(&[Record::Map { volume: key.0, extent: key.1, slot }]);
+        }
     }
 
     fn write_runs(&mut self, volume: VolumeId, extent: u32, mut job: Job, runs: Vec<(u64, Payload)>) {
@@ -224,7 +257,7 @@ impl Store {
         }
     }
 
-    fn add_job(&mut self, volume: VolumeId, extent: u32, job: Job) {
+    pub(super) fn add_job(&mut self, volume: VolumeId, extent: u32, job: Job) {
         if let Stage::Logging(lsn) = job.stage {
             self.destager.logging.insert((lsn, (volume, extent)));
         }
@@ -274,6 +307,7 @@ impl Store {
             let wanted = self.destager.eager
                 || old
                 || disk.waiting.len() >= FLUSH_JOBS
+                || disk.waiting.iter().any(|key| self.destager.jobs.get(key).is_some_and(|job| job.moves))
                 || disk.waiting.iter().any(|&(volume, _)| self.is_urged(volume))
                 || self.cache.unstable_blocks() * 2 > self.cache.dirty_blocks_max();
             if wanted {
@@ -323,7 +357,7 @@ impl Store {
         }
     }
 
-    fn finish_job(&mut self, now: Instant, key: Key) {
+    pub(super) fn finish_job(&mut self, now: Instant, key: Key) {
         let job = self.destager.jobs.remove(&key).expect("a job ends once");
         for block in job.blocks {
             self.cache.stable(now, key.0, block);
@@ -335,12 +369,24 @@ impl Store {
                 self.cache.push_dirty_front(key.0, block, since);
             }
         }
+        if job.moves {
+            self.move_ended(key);
+        }
+    }
+
+    /// A disk has been added.
+    pub(super) fn disks_grow(&mut self) {
+        let places = self.pool.disks().len();
+        self.destager.disks.resize_with(places.max(self.destager.disks.len()), DiskState::default);
+    }
+
+    /// Is no flush of this disk in flight or due?
+    pub(super) fn is_quiet(&self, disk: DiskId) -> bool {
+        let state = &self.destager.disks[usize::from(disk.0)];
+        state.flushing.is_none() && state.waiting.is_empty()
     }
 
     pub(super) fn next_destage(&self) -> Option<Instant> {
-        if self.failed() {
-            return None;
-        }
         let age = self.destager.age;
         let flush =
             self.destager.disks.iter().filter(|disk| disk.flushing.is_none()).filter_map(|disk| disk.since);

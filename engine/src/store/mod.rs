@@ -7,10 +7,12 @@
 //! - A new extent is mapped only after its data (zeros where nothing was written) are flushed; it is unmapped
 //!   only when every block of it is zero, and given out again only when that is durable.
 //! - At most one destage job works on an extent, so that writes to one place of a disk never race.
+//! - Neither a read nor a move of an extent sees what a later owner of its slot wrote: reads hold their slots.
 //! - A flush covers just the writes that had completed when it was submitted. A failed write or flush fails
 //!   the store for good: nothing becomes stable any more.
 
 mod destage;
+mod evacuate;
 mod read;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +27,8 @@ use crate::pool::{Lsn, Pool, Record};
 use crate::time::Instant;
 
 use destage::Destager;
+use evacuate::Evacuation;
+pub use evacuate::Unmovable;
 use read::Reads;
 pub use read::{Read, ReadToken};
 
@@ -34,6 +38,7 @@ enum Purpose {
     Pool { token: u64 },
     Read { token: ReadToken, part: usize },
     Destage { volume: VolumeId, extent: u32 },
+    Gather { volume: VolumeId, extent: u32, at: u64, blocks: u64 },
     Flush { disk: DiskId },
 }
 
@@ -52,6 +57,7 @@ pub struct Store {
     pool: Pool,
     cache: Cache,
     destager: Destager,
+    evacuation: Evacuation,
     reads: Reads,
     purposes: BTreeMap<IoId, Purpose>,
     last_io: u64,
@@ -68,6 +74,7 @@ impl Store {
         Store {
             cache: Cache::new(config.blocks_max, config.dirty_blocks_max),
             destager: Destager::new(config, pool.disks().len()),
+            evacuation: Evacuation::default(),
             reads: Reads::default(),
             purposes: BTreeMap::new(),
             last_io: first_io,
@@ -227,17 +234,22 @@ impl Store {
         if self.failed() {
             return;
         }
+        self.disks_grow();
         self.finish_mapped(now);
         self.start_destage(now);
+        self.evacuate(now);
         self.start_flushes(now);
         while let Some(io) = self.pool.poll_io() {
-            self.submit(io.disk, io.op, Purpose::Pool { token: io.token });
+            self.submit_to(io.disk, io.op, Purpose::Pool { token: io.token });
         }
     }
 
     /// When to call [`pump`](Self::pump) even if nothing happens.
     pub fn deadline(&self) -> Option<Instant> {
-        self.next_destage()
+        if self.failed() {
+            return None;
+        }
+        [self.next_destage(), self.next_move()].into_iter().flatten().min()
     }
 
     /// The next disk request.
@@ -257,11 +269,21 @@ impl Store {
             Purpose::Pool { token } => self.pool.io_done(token, result),
             Purpose::Read { token, part } => self.read_part_done(token, part, result),
             Purpose::Destage { volume, extent } => self.destage_write_done(now, volume, extent, result),
+            Purpose::Gather { volume, extent, at, blocks } => {
+                self.gathered(now, (volume, extent), at, blocks, result);
+            }
             Purpose::Flush { disk } => self.flush_done(now, disk, result),
         }
     }
 
+    /// `disk` is a place of the pool.
     fn submit(&mut self, disk: DiskId, op: DiskOp, purpose: Purpose) {
+        let device = self.pool.device(disk).expect("only disks that are there are asked");
+        self.submit_to(device, op, purpose);
+    }
+
+    /// `disk` is one of the disks given.
+    fn submit_to(&mut self, disk: DiskId, op: DiskOp, purpose: Purpose) {
         self.last_io += 1;
         let id = IoId(self.last_io);
         self.purposes.insert(id, purpose);

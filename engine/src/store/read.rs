@@ -2,7 +2,8 @@
 //!
 //! Blocks that a disk read is looking at are pinned: whatever is written to them meanwhile is still in the
 //! cache when the read comes back, and wins. So a read never returns a mixture with a write-back that ran
-//! beside it, nor what a later owner of the extent wrote.
+//! beside it. Its slots are held: an extent that is moved meanwhile leaves its old slot to nobody before the read
+//! has ended, so a read never returns what a later owner of the slot wrote.
 
 use std::collections::BTreeMap;
 
@@ -81,6 +82,8 @@ impl Store {
             self.submit(part.disk, op, Purpose::Read { token, part: index });
         }
         for part in &parts {
+            let bytes = part.offset..part.offset + part.blocks * 4096;
+            self.pool.slots_in(part.disk, bytes).for_each(|slot| self.pool.hold(slot));
             for block in part.first..part.first + part.blocks {
                 self.cache.pin(volume, block);
             }
@@ -116,6 +119,8 @@ impl Store {
         for block in blocks {
             self.cache.unpin(volume, block);
         }
+        let bytes = at.offset..at.offset + at.blocks * 4096;
+        self.pool.slots_in(at.disk, bytes).for_each(|slot| self.pool.unhold(slot));
         job.left -= 1;
         if job.left > 0 {
             return;

@@ -7,6 +7,7 @@ use twinsan::ids::{Generation, VolumeId};
 use twinsan::pool::{NodeRecord, Pool, Record, Slot, check};
 
 use super::Disk;
+use super::disks::{Tables, shows};
 
 /// A volume as the model sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -79,11 +80,13 @@ pub(crate) struct Expected {
     /// A crash must not lose anything up to here.
     pub(crate) durable: u64,
     pub(crate) contents: Contents,
+    /// What may be found of each disk.
+    pub(crate) tables: Tables,
 }
 
 impl Expected {
-    /// Is what was found on the disks allowed?
-    pub(crate) fn check(&self, pool: &Pool, disks: &[Disk]) -> Result<(), String> {
+    /// Is what was found on the disks allowed? `devices` tells which of them the pool knows by each number.
+    pub(crate) fn check(&self, pool: &Pool, disks: &[Disk], devices: &[usize]) -> Result<(), String> {
         let found = pool.durable().0;
         if found < self.durable {
             return Err(format!("record {} was durable, the pool is back at {found}", self.durable));
@@ -97,9 +100,13 @@ impl Expected {
         }
         for volume in call.after.volumes.values() {
             for (slot, content) in volume.map.values() {
-                self.check_content(pool, disks, *slot, &self.contents[content])?;
+                let device = pool.device(slot.disk).ok_or_else(|| format!("no disk for {slot:?}"))?;
+                let disk = &disks[devices[usize::from(device.0)]];
+                shows(disk, pool.slot_offset(*slot), &self.contents[content])
+                    .map_err(|what| format!("{slot:?}: {what}"))?;
             }
         }
+        self.tables.check(pool)?;
         let report = check(pool);
         if !report.is_clean() || report.between != 0 {
             return Err(format!("the check found {report:?}"));
@@ -111,20 +118,6 @@ impl Expected {
     pub(crate) fn fingerprint(&self) -> u64 {
         let contents = self.contents.values().map(|may| may.len() as u64).sum::<u64>();
         self.durable << 40 ^ (self.calls.len() as u64) << 20 ^ contents
-    }
-
-    fn check_content(&self, pool: &Pool, disks: &[Disk], slot: Slot, may: &[u64]) -> Result<(), String> {
-        let offset = pool.slot_offset(slot);
-        for (mark, at) in marks().into_iter().enumerate() {
-            let block = disks[usize::from(slot.disk.0)].block(offset + at / 4096 * 4096);
-            for word in block[at as usize % 4096..][..512].chunks(8) {
-                let value = u64::from_le_bytes(word.try_into().expect("8 bytes"));
-                if !may.contains(&value) {
-                    return Err(format!("{slot:?} mark {mark} holds {value}, of {may:?}"));
-                }
-            }
-        }
-        Ok(())
     }
 }
 

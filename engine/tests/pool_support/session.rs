@@ -7,10 +7,11 @@ use twinsan::block::{PagePool, Payload};
 use twinsan::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
 use twinsan::io::{DiskError, DiskOp, DiskResult, Geometry};
 use twinsan::planted::{Bug, Planted};
-use twinsan::pool::{NodeRecord, Opening, Pool, PoolIo, Record, Slot};
+use twinsan::pool::{DiskState, NodeRecord, Opening, Pool, PoolIo, Record, Slot};
 
+use super::disks::marked;
 use super::model::{Call, Expected, Plain, marks};
-use super::{Disk, block_of, disk};
+use super::{Disk, block_of};
 
 /// Volumes of the prologue.
 pub(crate) const V: VolumeId = VolumeId(1);
@@ -46,10 +47,14 @@ pub(crate) enum Op {
     Restart,
     /// The same, a little later in the operation before.
     RestartLate,
+    /// A blank disk joins.
+    AddDisk,
+    /// A disk is emptied and leaves.
+    RemoveDisk,
 }
 
 impl Op {
-    pub(crate) const ALL: [Op; 16] = [
+    pub(crate) const ALL: [Op; 18] = [
         Op::WriteNew,
         Op::Overwrite,
         Op::Unmap,
@@ -66,6 +71,8 @@ impl Op {
         Op::Checkpoint,
         Op::Restart,
         Op::RestartLate,
+        Op::AddDisk,
+        Op::RemoveDisk,
     ];
 }
 
@@ -86,24 +93,28 @@ enum Owner {
 
 /// An operation on its way, and what it waits for.
 #[derive(Clone, Debug)]
-enum Task {
+pub(crate) enum Task {
     /// Waits for its data write.
     Write(Writing),
     /// Waits for the flush of its data.
     Flush(Writing),
     /// Waits for this record to be durable.
     Durable(u64),
+    /// An extent is at its new place when this record is durable.
+    Moved(u64, (VolumeId, u32)),
     Done,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Writing {
-    slot: Slot,
-    content: u64,
-    value: u64,
+pub(crate) struct Writing {
+    pub(crate) slot: Slot,
+    pub(crate) content: u64,
+    pub(crate) value: u64,
     /// To be mapped there, unless it is mapped already.
-    map: Option<(VolumeId, u32)>,
-    abort: bool,
+    pub(crate) map: Option<(VolumeId, u32)>,
+    pub(crate) abort: bool,
+    /// It leaves another disk.
+    pub(crate) moved: bool,
 }
 
 /// Sees each moment at which the power may fail.
@@ -120,11 +131,16 @@ pub(crate) struct Session<'a> {
     /// This one fails.
     pub(crate) fail_at: Option<u64>,
     pub(crate) order: Order,
-    pool: Option<Pool>,
+    /// Which of the disks the pool knows by each number.
+    pub(crate) devices: Vec<usize>,
+    /// A disk that failed was kept out of the pool, or left it unerased.
+    pub(crate) refused: bool,
+    pub(crate) write_while_joining: bool,
+    pub(crate) pool: Option<Pool>,
     opening: Option<Opening>,
-    tasks: Vec<Task>,
-    in_flight: VecDeque<(Owner, DiskId, DiskOp, u64, bool)>,
-    model: Plain,
+    pub(crate) tasks: Vec<Task>,
+    in_flight: VecDeque<(Owner, usize, DiskOp, u64, bool)>,
+    pub(crate) model: Plain,
     next_value: u64,
     planted: Planted,
     pages: PagePool,
@@ -141,6 +157,9 @@ impl<'a> Session<'a> {
             requests: 0,
             fail_at: None,
             order: Order::First,
+            devices: Vec::new(),
+            refused: false,
+            write_while_joining: false,
             pool: None,
             opening: None,
             tasks: Vec::new(),
@@ -183,19 +202,21 @@ impl<'a> Session<'a> {
     /// The node dies; what the disks were asked to do they do; it comes back.
     pub(crate) fn restart(&mut self) -> Result<(), String> {
         for (_, id, op, number, _) in core::mem::take(&mut self.in_flight) {
-            let done = disk(&mut self.disks, id).end(number, &op);
+            let done = self.disks[id].end(number, &op);
             drop(done);
         }
         self.pool = None;
         self.tasks.clear();
-        let geometries: Vec<Geometry> = self.disks.iter().map(|disk| disk.geometry).collect();
+        self.devices = marked(&self.disks);
+        let geometries: Vec<Geometry> = self.devices.iter().map(|at| self.disks[*at].geometry).collect();
         self.opening = Some(Opening::new(&geometries).planted(self.planted));
         self.run()
     }
 
     /// Opened: from now on the pool stands by what it has found.
     fn opened(&mut self, pool: Pool) -> Result<(), String> {
-        self.expected.check(&pool, &self.disks)?;
+        self.expected.check(&pool, &self.disks, &self.devices)?;
+        self.expected.tables.settle(&pool);
         let found = pool.durable().0;
         self.expected.calls.retain(|call| call.lsn <= found);
         self.expected.durable = found;
@@ -241,6 +262,8 @@ impl<'a> Session<'a> {
             }
             Op::Checkpoint => self.pool.as_mut().expect("looked").checkpoint(),
             Op::Burst => self.burst(),
+            Op::AddDisk => self.add_disk(),
+            Op::RemoveDisk => self.remove_disk(),
             simple => {
                 let records = self.records(simple);
                 self.append(&records, 0);
@@ -288,7 +311,7 @@ impl<'a> Session<'a> {
         self.append(&(20..500).map(|n| Record::HotRemove { volume, area: area(n) }).collect::<Vec<_>>(), 0);
     }
 
-    fn append(&mut self, records: &[Record], content: u64) {
+    pub(crate) fn append(&mut self, records: &[Record], content: u64) {
         let pool = self.pool.as_mut().expect("an operation runs on an open pool");
         let lsn = pool.append(records).0;
         records.iter().for_each(|record| self.model.apply(record, content));
@@ -306,10 +329,11 @@ impl<'a> Session<'a> {
     fn first_mapped(&self) -> Option<(VolumeId, u32, (Slot, u64))> {
         let mut all =
             self.model.volumes.iter().flat_map(|(id, volume)| volume.map.iter().map(|at| (*id, at)));
-        all.next().map(|(id, (extent, at))| (id, *extent, *at))
+        all.find(|(id, (extent, at))| !self.is_moving(*id, **extent, at.1))
+            .map(|(id, (extent, at))| (id, *extent, *at))
     }
 
-    fn write_new(&mut self, abort: bool) {
+    pub(crate) fn write_new(&mut self, abort: bool) {
         let Some(volume) = self.model.volumes.keys().last().copied() else { return };
         let busy: Vec<u32> = self.tasks.iter().filter_map(|task| task.extent(volume)).collect();
         let mapped = &self.model.volumes[&volume].map;
@@ -325,18 +349,18 @@ impl<'a> Session<'a> {
         let slot = pool.allocate(volume, extent);
         let (content, value) = (self.value(), self.value());
         self.expected.contents.insert(content, vec![value]);
-        self.write(Writing { slot, content, value, map: Some((volume, extent)), abort });
+        self.write(Writing { slot, content, value, map: Some((volume, extent)), abort, moved: false });
     }
 
     fn overwrite(&mut self) {
         let Some((_, _, (slot, content))) = self.first_mapped() else { return };
         let value = self.value();
         self.expected.contents.get_mut(&content).expect("each map has its contents").push(value);
-        self.write(Writing { slot, content, value, map: None, abort: false });
+        self.write(Writing { slot, content, value, map: None, abort: false, moved: false });
     }
 
     /// Writes a whole extent, marked in its first and last sector.
-    fn write(&mut self, writing: Writing) {
+    pub(crate) fn write(&mut self, writing: Writing) {
         let pool = self.pool.as_mut().expect("an operation runs on an open pool");
         pool.hold(writing.slot);
         let mut bytes = vec![0u8; 64 << 10];
@@ -352,13 +376,20 @@ impl<'a> Session<'a> {
         let offset = pool.slot_offset(writing.slot);
         self.tasks.push(Task::Write(writing));
         let task = Owner::Task(self.tasks.len() - 1);
-        self.request(task, writing.slot.disk, DiskOp::Write { offset, data });
+        let device = self.device(writing.slot.disk);
+        self.request(task, device, DiskOp::Write { offset, data });
     }
 
-    fn request(&mut self, owner: Owner, id: DiskId, op: DiskOp) {
+    /// The number of the disk in this place.
+    fn device(&self, place: DiskId) -> DiskId {
+        self.pool.as_ref().and_then(|pool| pool.device(place)).expect("there is a disk")
+    }
+
+    fn request(&mut self, owner: Owner, device: DiskId, op: DiskOp) {
         self.requests += 1;
         let fails = self.fail_at == Some(self.requests);
-        let number = disk(&mut self.disks, id).begin(&op);
+        let id = self.devices[usize::from(device.0)];
+        let number = self.disks[id].begin(&op);
         self.in_flight.push_back((owner, id, op, number, fails));
     }
 
@@ -380,6 +411,7 @@ impl<'a> Session<'a> {
 
     /// Submits what there is to submit and completes one request; false if there was none.
     pub(crate) fn step(&mut self) -> Result<bool, String> {
+        self.see_to_disks();
         while let Some(PoolIo { token, disk, op }) = self.pool.as_mut().and_then(Pool::poll_io) {
             self.request(Owner::Pool(token), disk, op);
         }
@@ -392,18 +424,18 @@ impl<'a> Session<'a> {
             Order::Last => self.in_flight.pop_back(),
         };
         let Some((owner, id, op, number, fails)) = next else { return Ok(false) };
-        let disk = disk(&mut self.disks, id);
+        let disk = &mut self.disks[id];
         let result = if fails {
             disk.fail(number, &op);
             Err(DiskError::Failed)
         } else {
             disk.end(number, &op)
         };
-        self.completed(owner, id, result)?;
+        self.completed(owner, result)?;
         Ok(true)
     }
 
-    fn completed(&mut self, owner: Owner, id: DiskId, result: DiskResult) -> Result<(), String> {
+    fn completed(&mut self, owner: Owner, result: DiskResult) -> Result<(), String> {
         match owner {
             Owner::Pool(token) => {
                 if let Some(pool) = &mut self.pool {
@@ -427,31 +459,33 @@ impl<'a> Session<'a> {
                     }
                 }
             }
-            Owner::Task(task) => self.advance(task, id, result),
+            Owner::Task(task) => self.advance(task, result),
         }
         Ok(())
     }
 
-    fn advance(&mut self, task: usize, id: DiskId, result: DiskResult) {
+    fn advance(&mut self, task: usize, result: DiskResult) {
         let Some(pool) = &mut self.pool else { return };
         // Once a flush has failed, those that were in flight with it prove nothing.
         let result = if pool.failed().is_some() { Err(DiskError::Failed) } else { result };
         match (self.tasks[task].clone(), result) {
             (Task::Write(writing) | Task::Flush(writing), Err(_)) => {
                 pool.unhold(writing.slot);
-                pool.fail(id);
+                pool.fail(writing.slot.disk);
                 self.tasks[task] = Task::Done;
             }
             (Task::Write(writing), Ok(_)) => {
                 self.tasks[task] = Task::Flush(writing);
-                if self.planted.has(Bug::MapBeforeData) {
+                let bug = if writing.moved { Bug::EvacuatedWithoutFlush } else { Bug::MapBeforeData };
+                if self.planted.has(bug) {
                     self.mapped(task, writing);
                 } else {
-                    self.request(Owner::Task(task), writing.slot.disk, DiskOp::Flush);
+                    let device = self.device(writing.slot.disk);
+                    self.request(Owner::Task(task), device, DiskOp::Flush);
                 }
             }
             (Task::Flush(writing), Ok(_)) => self.mapped(task, writing),
-            (Task::Durable(_) | Task::Done, _) => {}
+            (Task::Durable(_) | Task::Moved(..) | Task::Done, _) => {}
         }
     }
 
@@ -461,6 +495,7 @@ impl<'a> Session<'a> {
         pool.unhold(writing.slot);
         self.tasks[task] = Task::Done;
         match writing.map {
+            Some(_) if writing.moved => self.moved(writing),
             Some(_) if writing.abort => pool.unallocate(writing.slot),
             Some((volume, extent)) => {
                 self.append(&[Record::Map { volume, extent, slot: writing.slot }], writing.content);
@@ -478,14 +513,29 @@ impl<'a> Session<'a> {
     pub(crate) fn check_rest(&self) -> Result<(), String> {
         let Some(pool) = &self.pool else { return Err("the pool is not open".into()) };
         let stuck = |task: &Task| match task {
-            Task::Durable(lsn) => *lsn > pool.durable().0,
+            Task::Durable(lsn) | Task::Moved(lsn, _) => *lsn > pool.durable().0,
             Task::Done => false,
             Task::Write(_) | Task::Flush(_) => true,
         };
         if self.tasks.iter().any(stuck) || !pool.is_idle() {
             return Err(format!("something is stuck: {:?}", self.tasks));
         }
-        self.expected.check(pool, &self.disks)
+        let changing =
+            pool.disks().iter().any(|disk| matches!(disk.state, DiskState::Joining | DiskState::Leaving));
+        if changing && pool.failed().is_none() {
+            return Err(format!("a disk is stuck: {:?}", pool.disks()));
+        }
+        self.expected.check(pool, &self.disks, &self.devices)
+    }
+
+    /// Is this extent leaving its disk? Then nothing else works on it.
+    fn is_moving(&self, volume: VolumeId, extent: u32, content: u64) -> bool {
+        let durable = self.pool.as_ref().map_or(0, |pool| pool.durable().0);
+        self.tasks.iter().any(|task| match task {
+            Task::Write(writing) | Task::Flush(writing) => writing.moved && writing.content == content,
+            Task::Moved(lsn, at) => *at == (volume, extent) && *lsn > durable,
+            Task::Durable(_) | Task::Done => false,
+        })
     }
 }
 
