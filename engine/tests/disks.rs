@@ -87,6 +87,57 @@ fn a_pool_opens_whenever_the_power_fails_while_a_disk_joins() {
     assert!(met > 100, "{met}");
 }
 
+/// On both nodes of a pair a disk joins and another leaves, while hosts write; now and then the power fails.
+fn a_pair_changes_its_disks(seed: u64, planted: Planted) -> Result<Cluster, String> {
+    let setup = Setup { seed, disks: 2, disk_bytes: 16 << 20, hot_blocks: 400, ..Setup::default() };
+    let mut cluster = Cluster::with(Plan { setup, steps: Vec::new() }, planted, Detail::None);
+    let failed = |what: twinsan::sim::cluster::ApiError| format!("seed {seed}: {what}");
+    cluster.until_paired().map_err(failed)?;
+    cluster.apply_now(Verb::Load { ops: 1_000 });
+    cluster.run(Duration::from_millis(100));
+    for (who, sector_bytes) in [(A, 512), (A.partner(), 4096)] {
+        cluster.apply_now(Verb::AddDisk { who, bytes: 24 << 20, sector_bytes });
+    }
+    cluster.run(Duration::from_millis(30));
+    for who in NodeName::BOTH {
+        cluster.apply_now(Verb::RemoveDisk { who, which: 0 });
+    }
+    cluster.run(Duration::from_micros(seed * 300));
+    if seed.is_multiple_of(2) {
+        let who = NodeName::BOTH[(seed / 2 % 2) as usize];
+        cluster.apply_now(Verb::PowerCut { who });
+        cluster.run(Duration::from_millis(seed));
+        cluster.apply_now(Verb::Start { who });
+    }
+    cluster.run(Duration::from_millis(100));
+    cluster.check().map_err(failed)?;
+    Ok(cluster)
+}
+
+#[test]
+fn both_nodes_of_a_pair_change_their_disks_under_load() {
+    let (mut joined, mut left, mut met) = (0, 0, 0);
+    for seed in 1..=60 {
+        let cluster = a_pair_changes_its_disks(seed, Planted::NONE).unwrap_or_else(|what| panic!("{what}"));
+        let counters = cluster.counters();
+        (joined, left) = (joined + counters.disks_joined, left + counters.disks_left);
+        met += counters.deaths_in_disk_changes;
+    }
+    println!(
+        "{joined} disks joined, {left} left, {met} power cuts in between: nothing lost, the halves are equal"
+    );
+    assert!(joined >= 100 && left >= 80 && met >= 3, "{joined} {left} {met}");
+}
+
+#[test]
+fn a_leaving_disk_that_takes_extents_is_found() {
+    let planted = Planted::only(Bug::LeavingDiskAllocated);
+    let found = (1..=60).find_map(|seed| a_pair_changes_its_disks(seed, planted).err());
+    let found = found.expect("not found");
+    println!("{found}");
+    assert!(found.contains("invariant 19"), "{found}");
+}
+
 #[test]
 fn planted_bugs_of_the_store_are_found() {
     let bugs = [(Bug::EvacuatedWithoutFlush, &REMOVE), (Bug::DiskErasedEarly, &REMOVE)];
