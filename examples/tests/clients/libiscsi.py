@@ -7,6 +7,7 @@ import select
 
 GOOD = 0
 CHECK_CONDITION = 2
+CANCELLED = 0x0F000000
 BLOCK = 4096
 SECTORS = BLOCK // 512
 
@@ -131,9 +132,13 @@ class Path:
             self.context, self.lun, 0, 0, 0, 0, self._done, number))
 
     def close(self):
-        """Ends the session; every request in progress is answered as cancelled first."""
+        """Ends the session; every request in progress is answered as cancelled."""
         context, self.context, self.up, self.failed = self.context, None, False, True
         LIB.iscsi_destroy_context(context)
+        # libiscsi forgets those that were open when it logged out, as it does when a target asks for that.
+        forgotten, self._requests = self._requests, {}
+        for done, _ in forgotten.values():
+            done(CANCELLED, None)
 
 
 def serve(paths, timeout_ms):
