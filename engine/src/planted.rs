@@ -139,6 +139,8 @@ bugs! {
     DiskUsedBeforeItJoined,
     /// A disk that leaves is erased while the superblocks still name it.
     DiskErasedEarly,
+    /// A disk that leaves is shown as gone while the superblocks still name it.
+    DepartingDiskHidden,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -7,8 +7,10 @@ mod store_support;
 
 use std::collections::BTreeSet;
 
+use pool_support::open_with;
 use store_support::{Bench, Op, V};
 use twinsan::ids::DiskId;
+use twinsan::planted::{Bug, Planted};
 use twinsan::pool::DiskState;
 use twinsan::store::Damage;
 
@@ -16,7 +18,11 @@ const LEAVES: DiskId = DiskId(1);
 
 /// Six extents with three blocks each, on both disks; the store just opened.
 fn written() -> Bench {
-    let mut bench = Bench::on_two_disks();
+    written_with(Planted::NONE)
+}
+
+fn written_with(planted: Planted) -> Bench {
+    let mut bench = Bench::on_two_disks(planted);
     bench.begin(Op::Create);
     for _ in 0..6 {
         bench.begin(Op::WriteNew);
@@ -113,6 +119,30 @@ fn what_is_in_doubt_waits_for_the_partner() {
     bench.disks.pop();
     bench.restart();
     bench.read_all().unwrap();
+}
+
+/// In the moment in which a disk that leaves is no longer shown, it is taken away and the power fails.
+fn opens_without_what_is_not_shown(planted: Planted) -> bool {
+    let mut bench = written_with(planted);
+    bench.store_mut().remove_disk(LEAVES).unwrap();
+    bench.begin(Op::Idle);
+    let stopped = bench.run(&mut |bench| {
+        let shown = state(bench) != DiskState::Removed || bench.store().pool().departing().next().is_some();
+        if shown { Ok(()) } else { Err("it is gone".into()) }
+    });
+    assert_eq!(stopped, Err("it is gone".into()));
+    bench.cut_power(|_| false);
+    bench.disks.pop();
+    open_with(&mut bench.disks, Planted::NONE).is_ok()
+}
+
+#[test]
+fn a_disk_is_shown_until_the_pool_opens_without_it() {
+    assert!(opens_without_what_is_not_shown(Planted::NONE));
+    assert!(
+        !opens_without_what_is_not_shown(Planted::only(Bug::DepartingDiskHidden)),
+        "the bug was not found"
+    );
 }
 
 /// A disk takes the place of one that has left: its checksums are its own.

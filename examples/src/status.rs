@@ -75,7 +75,7 @@ pub(crate) struct DiskStatus {
     pub(crate) data_bytes_used: u64,
     /// Does it hold the metadata of the pool?
     pub(crate) home: bool,
-    /// `joining`, `in use`, `leaving` or `paused` (leaving, and paused).
+    /// `joining`, `in use`, `leaving`, `paused` (leaving, and paused) or `departing` (empty, and still needed).
     pub(crate) state: String,
     /// While it is leaving: bytes that are still to be moved.
     pub(crate) bytes_left: u64,
@@ -201,6 +201,7 @@ fn disk_status(disk: &DiskView, paths: &Paths, extent_bytes: u64) -> DiskStatus 
     let (state, left, unmovable_blocks) = match disk.state {
         DiskUse::Joining => ("joining", 0, 0),
         DiskUse::InUse => ("in use", 0, 0),
+        DiskUse::Departing => ("departing", 0, 0),
         DiskUse::Leaving { extents_left, paused, unmovable } => {
             (if paused { "paused" } else { "leaving" }, extents_left, unmovable)
         }
@@ -353,10 +354,10 @@ pub(crate) fn table(status: &Status) -> String {
 
 /// The disks of the pool for people.
 pub(crate) fn disk_table(status: &Status) -> String {
-    let mut text = format!("{:<32}  {:>10} {:>10}  {:<8} path\n", "disk", "size", "used", "state");
+    let mut text = format!("{:<32}  {:>10} {:>10}  {:<9} path\n", "disk", "size", "used", "state");
     for disk in &status.disks {
         text += &format!(
-            "{}  {:>10} {:>10}  {:<8} {}{}\n",
+            "{}  {:>10} {:>10}  {:<9} {}{}\n",
             disk.uuid,
             show(disk.bytes),
             show(disk.data_bytes_used),

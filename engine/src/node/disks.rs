@@ -82,7 +82,10 @@ impl Node {
     pub(super) fn disk_views(&self) -> Vec<DiskView> {
         let Some(store) = &self.store else { return Vec::new() };
         let there = store.pool().disks().iter().zip(0..).filter(|(disk, _)| disk.state != DiskState::Removed);
-        there.map(|(disk, at)| disk_view(store, disk, DiskId(at))).collect()
+        let there = there.map(|(disk, at)| disk_view(store, disk, DiskId(at)));
+        let mut views: Vec<DiskView> = there.chain(store.pool().departing().map(departing_view)).collect();
+        views.sort_by_key(|disk| disk.place);
+        views
     }
 }
 
@@ -112,5 +115,20 @@ fn disk_view(store: &Store, disk: &PoolDisk, place: DiskId) -> DiskView {
             },
             DiskState::InUse | DiskState::Removed => DiskUse::InUse,
         },
+    }
+}
+
+/// One that is empty stays in view until it has been let go: only then may it be taken away.
+fn departing_view((place, device, disk): (DiskId, DiskId, PoolDisk)) -> DiskView {
+    DiskView {
+        uuid: disk.uuid,
+        place,
+        device,
+        bytes: disk.bytes,
+        sector_bytes: disk.sector_bytes,
+        home: false,
+        extents: disk.slots,
+        extents_used: 0,
+        state: DiskUse::Departing,
     }
 }

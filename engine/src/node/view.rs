@@ -97,6 +97,8 @@ pub enum DiskUse {
         /// Blocks found unreadable, which keep their extents on it; counted up to 64.
         unmovable: u32,
     },
+    /// Empty, and not let go yet: the superblocks may still name it. Without it the pool might not open.
+    Departing,
 }
 
 /// One half, or a linear volume.

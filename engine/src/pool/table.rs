@@ -148,7 +148,7 @@ enum Change {
     Join { disk: DiskId, device: DiskId },
     Leave,
     Stay(DiskId),
-    Drop { device: DiskId, uuid: Uuid },
+    Drop { device: DiskId, disk: DiskId, entry: PoolDisk },
 }
 
 /// Requests to a disk that is not, or no longer, in the table; one after the other.
@@ -166,8 +166,8 @@ enum What {
     Judge(NewDisk, Vec<Copy>),
     /// Clears it, so that it can join.
     Prepare(NewDisk),
-    /// Clears it, for it has left.
-    Erase(Uuid),
+    /// Clears it, for it has left this place, where it was this.
+    Erase(DiskId, PoolDisk),
 }
 
 /// See the module.
@@ -223,8 +223,8 @@ impl Table {
         }
     }
 
-    fn erase(&mut self, device: DiskId, uuid: Uuid) {
-        let (what, asks) = (What::Erase(uuid), clear());
+    fn erase(&mut self, device: DiskId, disk: DiskId, entry: PoolDisk) {
+        let (what, asks) = (What::Erase(disk, entry), clear());
         self.chores.push(Chore { device, what, asks, in_flight: false });
     }
 }
@@ -245,7 +245,7 @@ impl Pool {
     }
 
     fn begin_join(&mut self, new: NewDisk) -> Result<(), DiskRefusal> {
-        let joining = self.table.chores.iter().any(|chore| !matches!(chore.what, What::Erase(_)))
+        let joining = self.table.chores.iter().any(|chore| !matches!(chore.what, What::Erase(..)))
             || self.layout.disks.iter().any(|disk| disk.state == DiskState::Joining);
         if self.failed.is_some() {
             return Err(DiskRefusal::PoolFailed);
@@ -337,21 +337,35 @@ impl Pool {
     /// or not yet. The caller has no request to it in flight, and begins none.
     pub fn drop_disk(&mut self, disk: DiskId) -> bool {
         let at = usize::from(disk.0);
-        let PoolDisk { state, uuid, .. } = self.layout.disks[at];
+        let entry = self.layout.disks[at];
         let sure = self.metadata.unsure().all(|(of, _)| of != disk);
-        let vacant = state == DiskState::Leaving && sure && self.space.is_vacant(disk);
+        let vacant = entry.state == DiskState::Leaving && sure && self.space.is_vacant(disk);
         // A commit on its way still writes to it.
         if self.failed.is_some() || !vacant || self.committing.is_some() {
             return false;
         }
         let device = self.devices[at].take().expect("a leaving disk is there");
-        self.layout.disks[at] = PoolDisk::removed(uuid);
+        self.layout.disks[at] = PoolDisk::removed(entry.uuid);
         self.space.remove(disk);
-        self.table.change(Change::Drop { device, uuid });
+        self.table.change(Change::Drop { device, disk, entry });
         if self.planted.has(Bug::DiskErasedEarly) {
-            self.table.erase(device, uuid);
+            self.table.erase(device, disk, entry);
         }
         true
+    }
+
+    /// Disks that were dropped and are not let go yet: the superblocks may still name them, or their own are not cleared.
+    /// Place, number among the disks given, and what they were.
+    pub fn departing(&self) -> impl Iterator<Item = (DiskId, DiskId, PoolDisk)> + '_ {
+        let dropped = self.table.changes.iter().filter_map(|(change, _)| match *change {
+            Change::Drop { device, disk, entry } => Some((disk, device, entry)),
+            _ => None,
+        });
+        let erased = self.table.chores.iter().filter_map(|chore| match chore.what {
+            What::Erase(disk, entry) => Some((disk, chore.device, entry)),
+            _ => None,
+        });
+        dropped.chain(erased).filter(|_| !self.planted.has(Bug::DepartingDiskHidden))
     }
 
     /// Slots of a disk that are allocated or mapped: what is left to be moved when it leaves.
@@ -395,9 +409,9 @@ impl Pool {
                 let bytes = self.layout.disks[usize::from(disk.0)].bytes;
                 self.layout.counted_bytes = self.layout.counted_bytes.saturating_add(bytes);
             }
-            Change::Drop { device, uuid } => {
+            Change::Drop { device, disk, entry } => {
                 if !self.planted.has(Bug::DiskErasedEarly) {
-                    self.table.erase(device, uuid);
+                    self.table.erase(device, disk, entry);
                 }
             }
         }
@@ -436,7 +450,7 @@ impl Pool {
                     let why = DiskRefusal::Failed(error);
                     self.table.news.push_back(DiskNews::Refused { device, why });
                 }
-                What::Erase(uuid) => {
+                What::Erase(_, PoolDisk { uuid, .. }) => {
                     self.table.news.push_back(DiskNews::Left { device, uuid, erased: false });
                 }
             },
@@ -462,7 +476,7 @@ impl Pool {
                 Ok((place, disk)) => self.join(place, disk, device),
                 Err(why) => self.table.news.push_back(DiskNews::Refused { device, why }),
             },
-            What::Erase(uuid) => {
+            What::Erase(_, PoolDisk { uuid, .. }) => {
                 self.table.news.push_back(DiskNews::Left { device, uuid, erased: true });
             }
         }

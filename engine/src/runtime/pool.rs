@@ -45,7 +45,7 @@ impl Engine {
     /// Begins to remove a disk from the pool: nothing new is put on it, and what is on it moves to the others while the
     /// volumes go on. Returns when that has begun; [`disks`](Self::disks) tells how far it is, and
     /// [`Notice::DiskLeft`](crate::node::event::Notice::DiskLeft) that the disk is no longer needed and has been let
-    /// go. A crash takes nothing back but the beginning, if it comes in the first moment; after a restart it goes on.
+    /// go; until then it is among them. A crash takes nothing back but the beginning, if it comes in the first moment; after a restart it goes on.
     ///
     /// The disk with the pool's metadata ([`DiskView::home`]) cannot be removed.
     pub fn remove_disk(&self, disk: Uuid) -> Result<(), PoolChangeError> {

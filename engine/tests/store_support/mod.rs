@@ -95,8 +95,8 @@ impl Bench {
     }
 
     /// On two disks, of which the first has the metadata.
-    pub(crate) fn on_two_disks() -> Bench {
-        let mut bench = Bench::over(formatted(&OPTIONS, &[4 << 20, 2 << 20]), Planted::NONE);
+    pub(crate) fn on_two_disks(planted: Planted) -> Bench {
+        let mut bench = Bench::over(formatted(&OPTIONS, &[4 << 20, 2 << 20]), planted);
         bench.restart();
         bench
     }
