@@ -141,6 +141,8 @@ bugs! {
     DiskErasedEarly,
     /// A disk that leaves is shown as gone while the superblocks still name it.
     DepartingDiskHidden,
+    /// What leaves a disk is not compared with its checksums, and gets new ones.
+    MovedUncompared,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

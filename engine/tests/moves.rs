@@ -72,9 +72,8 @@ fn zeros_and_checksums_go_along() {
     assert_eq!((counters.verified, counters.bad, zeros(&bench)), (18, 0, zeros_before));
 }
 
-#[test]
-fn a_move_makes_no_rotten_block_good() {
-    let mut bench = written();
+/// A byte of a block that is to leave is not what was written; which block that is.
+fn rotten(bench: &mut Bench) -> u64 {
     let rotten = (0..6).map(|extent| extent * 32 + 20).find(|block| bench.place(*block).0 == LEAVES).unwrap();
     let (_, offset) = bench.place(rotten);
     let byte = bench.disks[1].block(offset)[0] ^ 4;
@@ -82,12 +81,31 @@ fn a_move_makes_no_rotten_block_good() {
     sector[0] = byte;
     let sector: [u8; 512] = sector.try_into().unwrap();
     bench.disks[1].media.insert(offset / 512, sector.into());
+    rotten
+}
+
+#[test]
+fn rot_that_is_moved_uncompared_is_found() {
+    for (planted, found) in [(Planted::NONE, false), (Planted::only(Bug::MovedUncompared), true)] {
+        let mut bench = written_with(planted);
+        let rotten = rotten(&mut bench);
+        bench.store_mut().remove_disk(LEAVES).unwrap();
+        go_on(&mut bench);
+        assert_eq!(bench.read_one(rotten).is_ok(), found, "it has a checksum that matches");
+    }
+}
+
+#[test]
+fn a_move_makes_no_rotten_block_good() {
+    let mut bench = written();
+    let rotten = rotten(&mut bench);
     bench.store_mut().remove_disk(LEAVES).unwrap();
     go_on(&mut bench);
     assert_eq!((state(&bench), bench.store().pool().extents_on(LEAVES)), (DiskState::Leaving, 1));
     let told: Vec<u64> = bench.store().unmovable(LEAVES).map(|at| at.block).collect();
     assert_eq!(told, [rotten]);
     assert_eq!(bench.read_one(rotten).err(), Some(Damage::Rotten));
+    assert_eq!(bench.store_mut().poll_in_the_way(), Some((V, rotten)), "the partner can be asked for it");
     // Once it is overwritten, the extent goes too.
     bench.write_some(rotten);
     go_on(&mut bench);

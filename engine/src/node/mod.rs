@@ -249,6 +249,7 @@ impl Node {
                 return;
             }
             self.tell_disk_news();
+            self.clear_the_way();
             let mut moved = false;
             while let Some(read) = self.store_mut().poll_read() {
                 self.read_done(read);

@@ -9,7 +9,7 @@
 //! Invariants:
 //! - What is written to the new slot is what a read would have returned: a block that cannot be read, or is not what
 //!   was written there, and that the cache does not have, keeps its extent where it is. It is told, and tried again
-//!   later. So is an extent with blocks in doubt, which the partner is asked for.
+//!   later. In a pair the node asks the partner for it meanwhile (`node::disks`). So it does with blocks in doubt.
 //! - A disk goes only when nothing is in flight to its checksums, and none of them is unsure.
 //! - The data of moves in progress take at most [`MOVING_BYTES_MAX`], or one extent; moves begin at most at
 //!   [`RATE`], so that guests keep the disks.
@@ -22,6 +22,7 @@ use super::{Damage, Purpose, Store};
 use crate::block::{Block, Payload, zeros};
 use crate::ids::{DiskId, VolumeId};
 use crate::io::{DiskError, DiskOp, DiskResult};
+use crate::planted::Bug;
 use crate::pool::{DiskNews, DiskRefusal, DiskState, NewDisk, ZeroBits};
 use crate::time::{Duration, Instant};
 
@@ -83,6 +84,8 @@ pub(super) struct Evacuation {
     next_at: Option<Instant>,
     unmovable: BTreeMap<DiskId, BTreeSet<Unmovable>>,
     news: VecDeque<Unmovable>,
+    /// Blocks that stood in the way of a move and have not been asked for.
+    in_the_way: VecDeque<(VolumeId, u64)>,
 }
 
 impl Store {
@@ -139,6 +142,12 @@ impl Store {
     /// A block that was found damaged while its extent was to be moved; each is told once.
     pub fn poll_unmovable(&mut self) -> Option<Unmovable> {
         self.evacuation.news.pop_front()
+    }
+
+    /// A damaged block that keeps its extent on a leaving disk, told each time that it does: [`repair`](Self::repair)
+    /// lets it go.
+    pub fn poll_in_the_way(&mut self) -> Option<(VolumeId, u64)> {
+        self.evacuation.in_the_way.pop_front()
     }
 
     /// Begins moves, and lets disks go that are empty.
@@ -297,6 +306,9 @@ impl Store {
 
     /// Compares what was read with its checksums.
     fn verify_extent(&mut self, now: Instant, (volume, extent): Key) {
+        if self.planted.has(Bug::MovedUncompared) {
+            return;
+        }
         let ask = self.may_ask(volume);
         let first = u64::from(extent) * self.pool.extent_blocks();
         let gathering = self.evacuation.gathering.get_mut(&(volume, extent)).expect("found by the caller");
@@ -356,8 +368,12 @@ impl Store {
         let Gathering { disk, offset, data, zeros, bad, .. } =
             self.evacuation.gathering.remove(&key).expect("just read");
         let first = u64::from(extent) * self.pool.extent_blocks();
-        let lost = bad.iter().find(|(at, _)| self.cache.peek(volume, first + **at).is_none());
-        if let Some((at, damage)) = lost {
+        let mut lost = bad.iter().filter(|(at, _)| self.cache.peek(volume, first + **at).is_none());
+        if let Some((at, damage)) = lost.next() {
+            let all = core::iter::once((at, damage)).chain(lost);
+            let damaged = all.filter(|(_, damage)| **damage != Damage::Unsure);
+            let room = PLACES_MAX.saturating_sub(self.evacuation.in_the_way.len());
+            self.evacuation.in_the_way.extend(damaged.map(|(at, _)| (volume, first + at)).take(room));
             let unmovable = Unmovable { volume, block: first + at, disk, offset: offset + at * 4096 };
             return self.leave_behind(now, key, unmovable, *damage);
         }
