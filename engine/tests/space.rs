@@ -192,11 +192,11 @@ impl Solo {
         runs.into_iter().map(|run| (run.at.start / 8, run.at.count / 8, run.state)).collect()
     }
 
-    /// Takes so many bytes from the end of both checkpoint areas of a pool that was just made.
-    fn shrink_checkpoints(&mut self, bytes: u64) {
+    /// Changes the superblocks of a pool that was just made.
+    fn change_superblocks(&mut self, change: impl Fn(&mut Superblock)) {
         for (copy, offset) in (0..).zip(SUPERBLOCK_OFFSETS) {
             let mut block = Superblock::parse(self.blocks[&(offset / 4096)].bytes(), copy).unwrap();
-            block.checkpoint_area_bytes = (block.checkpoint_area_bytes.get() - bytes).into();
+            change(&mut block);
             let sealed = payload_from(&self.pages, &block.seal());
             self.blocks.extend((offset / 4096..).zip(sealed));
         }
@@ -205,15 +205,10 @@ impl Solo {
     /// In how many extents the pool can remember zeros, as it is on disk.
     fn zero_extents_max(&mut self) -> u64 {
         let mut opening = Opening::new(&[self.geometry]);
-        loop {
-            while let Some(io) = opening.poll_io() {
-                let result = self.carry_out(io.op);
-                opening.io_done(io.token, result);
-            }
-            if let Some(outcome) = opening.done() {
-                return outcome.unwrap().0.zero_extents_max();
-            }
+        while let Some(io) = opening.poll_io() {
+            opening.io_done(io.token, self.carry_out(io.op));
         }
+        opening.done().unwrap().unwrap().0.zero_extents_max()
     }
 
     fn used(&self) -> u64 {
@@ -421,12 +416,7 @@ fn what_cannot_be_kept_or_told_is_refused_when_the_node_starts() {
 #[test]
 fn without_room_zeros_are_written() {
     let mut solo = Solo::new(8, |_| {});
-    for (copy, offset) in (0..).zip(SUPERBLOCK_OFFSETS) {
-        let mut block = Superblock::parse(solo.blocks[&(offset / 4096)].bytes(), copy).unwrap();
-        block.features = (block.features.get() & !FEATURE_ZEROS).into();
-        let sealed = payload_from(&solo.pages, &block.seal());
-        solo.blocks.extend((offset / 4096..).zip(sealed));
-    }
+    solo.change_superblocks(|block| block.features = (block.features.get() & !FEATURE_ZEROS).into());
     solo.restart();
     solo.write(V, 3, &[7]).unwrap();
     solo.flush();
@@ -446,7 +436,9 @@ fn when_the_room_is_used_up_zeros_are_written() {
     let mut room = solo.zero_extents_max();
     assert!(room >= 300, "{room}");
     while room >= 100 {
-        solo.shrink_checkpoints(4096);
+        solo.change_superblocks(|block| {
+            block.checkpoint_area_bytes = (block.checkpoint_area_bytes.get() - 4096).into();
+        });
         room = solo.zero_extents_max();
     }
     assert!(room >= 10, "{room}");
@@ -472,9 +464,7 @@ fn when_the_room_is_used_up_zeros_are_written() {
         assert_eq!(solo.content(W, extent * EXTENT + 8, 3), [0, 8, 0]);
     }
     // One that is given back makes room for another.
-    for extent in 0..100 {
-        solo.zero(V, extent * EXTENT, EXTENT);
-    }
+    (0..100).for_each(|extent| solo.zero(V, extent * EXTENT, EXTENT));
     let written = solo.written;
     solo.write(V, 0, &[1]).unwrap();
     solo.flush();
