@@ -262,7 +262,7 @@ impl Store {
         let zero_map = self.pool.zeros(key.0, key.1).cloned().unwrap_or_default();
         let mut asks = VecDeque::new();
         let mut next = 0;
-        for run in zero_map.runs().into_iter().chain([size as u32..size as u32]) {
+        for run in zero_map.runs().into_iter().chain(core::iter::once(size as u32..size as u32)) {
             let (start, end) = (u64::from(run.start), u64::from(run.end));
             let pieces = (next..start).step_by(RUN_BLOCKS_MAX as usize);
             asks.extend(pieces.map(|at| (at, RUN_BLOCKS_MAX.min(start - at))));
