@@ -294,6 +294,7 @@ fn golden_disk_changes() -> Vec<Disk> {
 
 /// `TWINSAN_PRINT_GOLDEN` has the image printed instead, for tests/golden.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the variable asks for the image")]
 fn a_golden_image_of_disks_that_come_and_go_opens_and_is_still_written_so() {
     let text = to_text(&golden_disk_changes());
     if std::env::var_os("TWINSAN_PRINT_GOLDEN").is_some() {
