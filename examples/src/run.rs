@@ -18,7 +18,7 @@ use twinsan::node::config::NodeConfig;
 use twinsan::node::event::Notice;
 use twinsan::planted::Planted;
 use twinsan::runtime::Engine;
-use twinsan_iscsi::{Server, TargetConfig};
+use twinsan_iscsi::{RefusedLogin, Server, TargetConfig};
 use twinsan_mirror::{LinkConfig, TcpLink};
 
 use crate::Failure;
@@ -46,6 +46,8 @@ enum Event {
     Stop,
     /// Someone has changed the configuration.
     Reload,
+    /// An initiator was not let in.
+    Refused(RefusedLogin),
 }
 
 /// Runs the node of this configuration until it is stopped.
@@ -64,8 +66,8 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
     let asked = engine.clone();
     let status = StatusSocket::serve(&config.socket(), move || Status::of(&asked))
         .map_err(|error| format!("{} cannot be served: {error}", config.socket().display()))?;
-    forward_notices(&engine, events)?;
-    let mut node = Running { config, pages, engine, server: None, portals: Portals::default() };
+    forward_notices(&engine, events.clone())?;
+    let mut node = Running { config, pages, engine, events, server: None, portals: Portals::default() };
     let outcome = node.until_ended(&inbox, path);
     drop(status);
     drop(node);
@@ -76,6 +78,7 @@ struct Running {
     config: Config,
     pages: PagePool,
     engine: Engine,
+    events: Sender<Event>,
     server: Option<Server>,
     portals: Portals,
 }
@@ -105,6 +108,7 @@ impl Running {
             match self.portals.next(inbox) {
                 Ok(Event::Notice(notice)) => self.heard(&notice)?,
                 Ok(Event::Reload) => self.reload(path),
+                Ok(Event::Refused(login)) => log(self.config.name(), &login.to_string()),
                 Ok(Event::Stop) => return self.stop(),
                 Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => {
                     let failure = self.engine.failure();
@@ -125,7 +129,7 @@ impl Running {
             _ => {}
         }
         if matches!(notice, Notice::Paired(_) | Notice::Alone(_)) && self.server.is_none() {
-            let server = serve(&self.config, &self.engine, &self.pages)?;
+            let server = serve(&self.config, &self.engine, &self.pages, self.events.clone())?;
             self.tell_urls(&server);
             self.server = Some(server);
         }
@@ -242,7 +246,12 @@ fn start_engine(config: &Config, pages: &PagePool) -> Result<Engine, Failure> {
     Ok(builder.start()?)
 }
 
-fn serve(config: &Config, engine: &Engine, pages: &PagePool) -> Result<Server, Failure> {
+fn serve(
+    config: &Config,
+    engine: &Engine,
+    pages: &PagePool,
+    events: Sender<Event>,
+) -> Result<Server, Failure> {
     let mut target = TargetConfig::new(&config.target.iqn);
     target.names = config.target.names().cloned().collect();
     target.chap_algorithms = config.chap_algorithms();
@@ -253,6 +262,8 @@ fn serve(config: &Config, engine: &Engine, pages: &PagePool) -> Result<Server, F
         NodeName::B => (2, 1),
     };
     target.pages = pages.clone();
+    // A log that is slow to take its lines shall not slow down hosts: the main loop writes them.
+    target.refused = Arc::new(move |login| drop(events.send(Event::Refused(login))));
     Ok(Server::start(target, config.access(|id| engine.volume(id)))?)
 }
 

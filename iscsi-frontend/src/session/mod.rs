@@ -154,6 +154,8 @@ pub(crate) struct Connection {
     pinged: bool,
     /// Something came since the last [`keep_alive`](Self::keep_alive).
     heard: bool,
+    /// Too much of what is to be sent waits, here and in the whole server.
+    choked: bool,
     /// It has been waiting to close since the last keep-alive.
     lingered: bool,
 }
@@ -194,6 +196,7 @@ impl Connection {
             blocks_a_pdu: 0,
             pinged: false,
             heard: false,
+            choked: false,
             lingered: false,
         }
     }
@@ -525,6 +528,7 @@ impl Connection {
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.heard |= bytes > 0;
         self.output.sent(bytes);
+        self.unchoke();
         self.wake_waiting();
     }
 
