@@ -1,5 +1,9 @@
 //! Entry points for fuzzing, also run by ordinary tests over a committed corpus.
 
+mod values;
+
+pub use values::{chap_decode, parameters, text_keys};
+
 use std::sync::Arc;
 
 use crate::access::{Access, Host, Mapping};

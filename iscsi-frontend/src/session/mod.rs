@@ -40,7 +40,7 @@ use crate::scsi::Unit;
 use crate::target::{Address, Notice, Target, Ticket};
 
 use framer::{Framer, Place, Stage};
-use keys::Params;
+pub(crate) use keys::Params;
 pub(crate) use landing::Slices;
 use login::Login;
 use output::{Digests, Output};
