@@ -35,13 +35,19 @@ const LOGIN_BYTES_MAX: usize = 16 << 10;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Tells the process that floods where to, by the portal's address.
 const FLOOD: &str = "TWINSAN_TEST_FLOOD";
+/// Tells the process that serves with few files that it is to.
+const FEW_FILES: &str = "TWINSAN_TEST_FEW_FILES";
 /// Beyond the noise of a machine that others use: what keeps nobody from his work keeps more than this.
 const KEPT_MIN: f64 = 0.5;
 
 fn serve() -> (Server, SocketAddr) {
+    serve_on(2)
+}
+
+fn serve_on(reactors: usize) -> (Server, SocketAddr) {
     let mut config = TargetConfig::new(TARGET);
     config.portals = vec![([127, 0, 0, 1], 0).into()];
-    config.reactors = 2;
+    config.reactors = reactors;
     assert_eq!(config.login_time, LOGIN_TIME);
     let volume = Arc::new(ram::RamVolume::new(1, 1 << 17, config.pages.clone()));
     let server = Server::start(config, Access::for_anyone([(0, volume as _)])).expect("a free port");
@@ -204,6 +210,51 @@ fn flood_from_another_process() {
     let (shortest, longest) =
         lasted.fold((f64::MAX, 0.0f64), |(low, high), each| (low.min(each), high.max(each)));
     println!("closed after {shortest} {longest}");
+}
+
+/// A process that may open few files closes half-open logins for new ones, and sessions go on.
+#[test]
+fn without_a_file_left_sessions_go_on_and_half_open_logins_make_room() {
+    let _alone = ALONE.lock();
+    let mut server = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "server_in_another_process", "--nocapture"])
+        .env(FEW_FILES, "64")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("this test runs");
+    let mut lines = BufReader::new(server.stdout.take().expect("piped")).lines();
+    let portal = lines.find_map(|line| line.expect("text").strip_prefix("serves ").map(str::to_owned));
+    let portal: SocketAddr = portal.and_then(|text| text.parse().ok()).expect("an address");
+    let mut honest = Initiator::login(portal, "iqn.2026-01.example:host");
+    let mut idle = Vec::new();
+    for round in 0..200u32 {
+        let mut stream = TcpStream::connect(portal).expect("the kernel accepts");
+        stream.write_all(&[0x43; 20]).expect("connected");
+        idle.push(stream);
+        assert_eq!(honest.write(round * 8, &[round as u8; 4096]), 0);
+        assert_eq!(honest.read(round * 8, 8), [round as u8; 4096]);
+    }
+    let mut newcomer = Initiator::login(portal, "iqn.2026-01.example:newcomer");
+    assert_eq!(newcomer.read(8, 8), [1; 4096]);
+    drop(idle);
+    let mut late = Initiator::login(portal, "iqn.2026-01.example:late");
+    assert_eq!(late.read(8, 8), [1; 4096]);
+    drop(server.stdin.take());
+    assert!(server.wait().expect("it ends").success());
+}
+
+/// Does nothing but in the process that the test above starts: serves until its input ends.
+#[test]
+fn server_in_another_process() {
+    let Some(files) = std::env::var(FEW_FILES).ok().and_then(|text| text.parse().ok()) else { return };
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum }).expect("fewer are always allowed");
+    // The reactor that accepts can close its own logins alone; those of another end when their time is up.
+    let (server, portal) = serve_on(1);
+    println!("\nserves {portal}");
+    std::io::stdin().read_to_end(&mut Vec::new()).expect("an input");
+    forgets_everything(server);
 }
 
 /// READ (16) of `blocks` blocks at 0.
