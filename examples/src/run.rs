@@ -48,6 +48,8 @@ enum Event {
     Reload,
     /// An initiator was not let in.
     Refused(RefusedLogin),
+    /// The iSCSI target serves no more.
+    TargetFailed,
 }
 
 /// Runs the node of this configuration until it is stopped.
@@ -110,6 +112,11 @@ impl Running {
                 Ok(Event::Reload) => self.reload(path),
                 Ok(Event::Refused(login)) => log(self.config.name(), &login.to_string()),
                 Ok(Event::Stop) => return self.stop(),
+                Ok(Event::TargetFailed) => {
+                    // Hosts use the partner already; a node that keeps nobody's path is better started anew.
+                    drop(self.stop());
+                    return Err("a thread of the iSCSI target has panicked, see above: the node stops".into());
+                }
                 Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => {
                     let failure = self.engine.failure();
                     return Err(failure.unwrap_or_else(|| "the node ended by itself".into()).into());
@@ -263,7 +270,9 @@ fn serve(
     };
     target.pages = pages.clone();
     // A log that is slow to take its lines shall not slow down hosts: the main loop writes them.
+    let failures = events.clone();
     target.refused = Arc::new(move |login| drop(events.send(Event::Refused(login))));
+    target.failed = Arc::new(move || drop(failures.send(Event::TargetFailed)));
     Ok(Server::start(target, config.access(|id| engine.volume(id)))?)
 }
 

@@ -62,6 +62,8 @@ pub struct TargetConfig {
     /// Is told of logins that were refused, though not of each of very many. Called from the threads that serve
     /// connections; must not block.
     pub refused: Arc<dyn Fn(RefusedLogin) + Send + Sync>,
+    /// Is told when a thread of the server has panicked. All connections are dropped then, and the portals closed for good.
+    pub failed: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl fmt::Debug for TargetConfig {
@@ -94,6 +96,7 @@ impl TargetConfig {
             logins_max: 10_240,
             memory_bytes_max: 1 << 30,
             refused: Arc::new(|_| {}),
+            failed: Arc::new(|| {}),
         }
     }
 }

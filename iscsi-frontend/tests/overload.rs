@@ -38,7 +38,7 @@ const FLOOD: &str = "TWINSAN_TEST_FLOOD";
 /// Tells the process that serves with few files that it is to.
 const FEW_FILES: &str = "TWINSAN_TEST_FEW_FILES";
 /// Beyond the noise of a machine that others use: what keeps nobody from his work keeps more than this.
-const KEPT_MIN: f64 = 0.5;
+const KEPT_MIN: f64 = 0.4;
 
 fn serve() -> (Server, SocketAddr) {
     serve_on(2)

@@ -30,7 +30,7 @@ impl Connection {
             self.send_reject(reject::INVALID_FIELD, header);
             return self.ignore();
         }
-        if !self.framer.has_sound_segments() {
+        if header.ahs_bytes() > 0 && !self.framer.has_sound_segments() {
             return self.protocol_error(reject::INVALID_FIELD);
         }
         if self.tasks.find(header.itt()).is_some() {
