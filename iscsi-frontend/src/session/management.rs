@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::pdu::{Header, Response, reject};
+use crate::pdu::{Header, Response};
 use crate::scsi::{Attention, Unit};
 use crate::target::{Clear, Ticket};
 
@@ -33,7 +33,7 @@ mod response {
     pub(super) const REJECTED: u8 = 255;
 }
 
-/// Functions and logouts that wait for tasks to die, at once: each is remembered by every task that it ends.
+/// Functions that wait for tasks to die, at once: each is remembered by every task that it ends.
 const AWAITED_MAX: usize = 16;
 
 /// How far a function reaches.
@@ -217,9 +217,6 @@ impl Connection {
             CLOSE_CONNECTION => Some(NO_SUCH_CID),
             _ => Some(NO_RECOVERY),
         };
-        if refusal.is_none() && self.awaited.len() > AWAITED_MAX {
-            return self.send_reject(reject::PROTOCOL, header);
-        }
         if let Some(response) = refusal {
             return self.send(Response::Logout { itt, response }, &[]);
         }
@@ -227,6 +224,7 @@ impl Connection {
             response: Response::Logout { itt, response: 0 },
             closing: Closing::AfterSend,
         });
+        self.phase = Phase::Leaving;
         for slot in self.tasks.select(|_| true) {
             self.abort(slot, Some(&ticket));
         }

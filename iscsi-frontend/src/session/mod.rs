@@ -81,6 +81,8 @@ enum Phase {
     Full {
         discovery: bool,
     },
+    /// The initiator has logged out; its last tasks are dying.
+    Leaving,
     Ended,
 }
 
@@ -250,6 +252,8 @@ impl Connection {
             (Phase::Full { discovery: false }, opcode::SCSI_COMMAND) => self.begin_command(header),
             (Phase::Full { discovery: false }, opcode::DATA_OUT) => self.begin_data_out(header),
             (Phase::Full { .. }, _) => self.gather(header),
+            // Data of tasks that are dying may be on its way; nothing new may begin (RFC 7143 11.14).
+            (Phase::Leaving, _) => self.ignore(),
             _ => self.close(Closing::Now),
         }
     }

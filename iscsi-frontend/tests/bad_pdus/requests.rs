@@ -359,6 +359,19 @@ pub(crate) const CLASSES: &[Class] = &[
         GoesOn,
     ),
     class(
+        "requests after the logout",
+        "11.14",
+        SHORT,
+        |peer, random| {
+            let logout = request(peer, 0x06, 0x80 | random.below(2) as u8).word(20, 0);
+            let late = [request(peer, 0x00, 0x80), request(peer, 0x06, 0x80), peer.write(random, 0xa0, 1)];
+            let all: Vec<u8> = [&logout].into_iter().chain(&late).flat_map(|pdu| pdu.bytes(false)).collect();
+            peer.send_bytes(&all);
+        },
+        &[Told::Response(0x26, 0)],
+        Ends,
+    ),
+    class(
         "half a header",
         "7.7",
         SHORT,
