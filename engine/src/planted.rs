@@ -131,6 +131,18 @@ bugs! {
     ManyMoveToRoom,
     /// A clean stop without a verdict, or with the swap to both overdue, does not wait for the disk.
     StoppedUndecidedDirty,
+    /// An extent that leaves its disk is mapped to its new place before that is durable.
+    EvacuatedWithoutFlush,
+    /// New extents are put on a disk that is leaving.
+    LeavingDiskAllocated,
+    /// A disk that joins is used before the superblocks name it.
+    DiskUsedBeforeItJoined,
+    /// A disk that leaves is erased while the superblocks still name it.
+    DiskErasedEarly,
+    /// A disk that leaves is shown as gone while the superblocks still name it.
+    DepartingDiskHidden,
+    /// What leaves a disk is not compared with its checksums, and gets new ones.
+    MovedUncompared,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -121,7 +121,11 @@ fn fail_everywhere(which: Beginning, planted: Planted, total: &mut Total) -> Res
                 // A restart, in the workload or while opening, gives a pool a new life; otherwise it has ended.
                 let restarted = ops.iter().any(|op| [Op::Restart, Op::RestartLate].contains(op))
                     || session.pool().is_none();
-                if !session.failed() && !restarted && !planted.has(Bug::FailedFlushTrusted) {
+                if !session.failed()
+                    && !restarted
+                    && !session.refused
+                    && !planted.has(Bug::FailedFlushTrusted)
+                {
                     return Err(named("the pool goes on".into()));
                 }
                 for keep in [true, false] {
@@ -190,11 +194,18 @@ fn planted_bugs_are_found() {
         Bug::OpenedWithoutFlush,
         Bug::ZeroBitClearedBeforeData,
         Bug::ZerosForgottenInCheckpoint,
+        Bug::EvacuatedWithoutFlush,
+        Bug::DiskUsedBeforeItJoined,
+        Bug::DiskErasedEarly,
     ];
     for bug in bugs {
         let mut total = Total::default();
         let planted = Planted::only(bug);
-        let beginnings = [Beginning::Fresh, Beginning::Lapped];
+        let mut beginnings = vec![Beginning::Fresh, Beginning::Lapped];
+        if bug == Bug::EvacuatedWithoutFlush {
+            // It takes a disk that can leave.
+            beginnings = vec![Beginning::Spread];
+        }
         let found = beginnings.iter().find_map(|which| {
             if bug == Bug::FailedFlushTrusted {
                 return fail_everywhere(*which, planted, &mut total).err();

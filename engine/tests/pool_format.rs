@@ -19,8 +19,10 @@ use twinsan::format::record::{
 use twinsan::format::sums::{SumLine, SumPage};
 use twinsan::format::superblock::{DiskEntry, FEATURE_ZEROS, FEATURES_KNOWN, Superblock};
 use twinsan::ids::{DiskId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
+use twinsan::io::Geometry;
 use twinsan::pool::{
-    Metadata, NodeRecord, PoolOptions, REGION_SECTORS, Record, SECTORS_MAX, Slot, check, open_arbitrary,
+    DiskState, Metadata, NewDisk, NodeRecord, Pool, PoolOptions, REGION_SECTORS, Record, SECTORS_MAX, Slot,
+    check, open_arbitrary,
 };
 
 macro_rules! layout {
@@ -207,14 +209,17 @@ const GOLDEN: [(&str, &[u64]); 2] = [
     (include_str!("golden/pool-v1-full-three-disks.txt"), &[2 << 20, 1 << 20, 1 << 20]),
 ];
 
+/// As one was written before pools could grow: its checkpoint areas are smaller.
+const FIXED: &str = include_str!("golden/pool-v1-full-three-disks-fixed.txt");
+
 /// As they were written before there were block checksums and zeros by block.
 const FIRST: [&str; 2] =
     [include_str!("golden/pool-v1-one-disk.txt"), include_str!("golden/pool-v1-three-disks.txt")];
 
 #[test]
 fn golden_images_open() {
-    let today = GOLDEN.map(|(text, _)| (text, true));
-    for (text, today) in today.into_iter().chain(FIRST.map(|text| (text, false))) {
+    let today = GOLDEN.iter().map(|(text, _)| (*text, true));
+    for (text, today) in today.chain([(FIXED, true)]).chain(FIRST.map(|text| (text, false))) {
         let mut disks = from_text(text);
         let (pool, report) = open(&mut disks).unwrap();
         assert_eq!(pool.sum_area(DiskId(0)).is_some(), today);
@@ -236,6 +241,73 @@ fn golden_images_are_still_written_so() {
     for (text, bytes) in GOLDEN {
         assert!(to_text(&golden_disks(bytes)) == text, "the format has changed: see tests/golden/README.md");
     }
+}
+
+const GOLDEN_CHANGES: &str = include_str!("golden/pool-v1-disk-changes.txt");
+
+/// Carries out what the pool asks for, and lets go what is empty.
+fn settle_changes(pool: &mut Pool, disks: &mut [Disk]) {
+    for _ in 0..3 {
+        settle(pool, disks);
+        for place in (0..pool.disks().len() as u16).map(DiskId) {
+            let _ = pool.drop_disk(place);
+        }
+    }
+}
+
+fn map_somewhere(pool: &mut Pool, extent: u32) {
+    let volume = VolumeId(1);
+    assert!(pool.reserve(volume, extent));
+    let slot = pool.allocate(volume, extent);
+    pool.append(&[Record::Map { volume, extent, slot }]);
+}
+
+/// A pool of four places: the home disk, an empty one, one that is leaving, and one that was added.
+fn golden_disk_changes() -> Vec<Disk> {
+    let options = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
+    let mut disks = formatted(&options, &[2 << 20, 1 << 20, 1 << 20]);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    let volume = VolumeId(1);
+    pool.append(&[Record::VolumeCreate { volume, uuid: Uuid(1), sectors: 64 << 11, mirrored: true }]);
+    (0..6).for_each(|extent| map_somewhere(&mut pool, extent));
+    settle(&mut pool, &mut disks);
+    let geometry = Geometry { bytes: 1 << 20, sector_bytes: 4096 };
+    disks.push(Disk::new(geometry.bytes));
+    pool.add_disk(NewDisk { device: DiskId(3), geometry, uuid: Uuid(0xADD), replaces: None });
+    settle_changes(&mut pool, &mut disks);
+    pool.remove_disk(DiskId(1)).unwrap();
+    for extent in 0..6 {
+        let slot = pool.metadata().volume(volume).unwrap().map.get(extent).unwrap();
+        if slot.disk == DiskId(1) {
+            let slot = pool.allocate_move(volume, extent).unwrap();
+            pool.append(&[Record::Map { volume, extent, slot }]);
+        }
+    }
+    settle_changes(&mut pool, &mut disks);
+    pool.remove_disk(DiskId(2)).unwrap();
+    settle_changes(&mut pool, &mut disks);
+    map_somewhere(&mut pool, 100);
+    settle_changes(&mut pool, &mut disks);
+    disks.remove(1);
+    disks
+}
+
+/// `TWINSAN_PRINT_GOLDEN` has the image printed instead, for tests/golden.
+#[test]
+fn a_golden_image_of_disks_that_come_and_go_opens_and_is_still_written_so() {
+    let text = to_text(&golden_disk_changes());
+    if std::env::var_os("TWINSAN_PRINT_GOLDEN").is_some() {
+        return print!("{text}");
+    }
+    assert!(text == GOLDEN_CHANGES, "the format has changed: see tests/golden/README.md");
+    let mut disks = from_text(GOLDEN_CHANGES);
+    disks.reverse();
+    let (pool, report) = open(&mut disks).unwrap();
+    let states: Vec<DiskState> = pool.disks().iter().map(|disk| disk.state).collect();
+    assert_eq!(states, [DiskState::InUse, DiskState::Removed, DiskState::Leaving, DiskState::InUse]);
+    assert_eq!(pool.metadata().mapped(), 7);
+    assert!(report.strays.is_empty() && check(&pool).is_clean());
+    assert_eq!(pool.disks()[3].sector_bytes, 4096);
 }
 
 /// Prints a golden image, for tests/golden.

@@ -64,8 +64,15 @@ struct Half {
 impl Half {
     fn of_config(path: &Path) -> Result<Half, Failure> {
         let config = Config::load(path)?;
-        let paths = config.pool().disks.iter().map(|disk| disk.path.as_path());
-        Half::open(disks::open(paths, &PagePool::new())?)
+        let paths = config.pool().disks.iter().map(|disk| disk.path.as_path()).filter(|path| path.exists());
+        let (disks, _, blank) = disks::marked(disks::open(paths, &PagePool::new())?)?;
+        for path in blank {
+            println!("{} is not part of a pool", path.display());
+        }
+        if disks.is_empty() {
+            return Err("none of the disks in the configuration is part of a pool".into());
+        }
+        Half::open(disks)
     }
 
     /// The disks in a directory, in whatever order their superblocks say.
@@ -81,7 +88,7 @@ impl Half {
             }
         }
         for path in &names {
-            let disk = disks::open(std::iter::once(path.as_path()), &PagePool::new())?.remove(0);
+            let (_, disk) = disks::open(std::iter::once(path.as_path()), &PagePool::new())?.remove(0);
             if disks::probe(&*disk)?.is_some() {
                 found.push(disk);
             }
@@ -120,8 +127,9 @@ impl Half {
     /// What hosts would read.
     fn read(&self, volume: VolumeId, first: u64, blocks: u64) -> Result<Payload, Failure> {
         let Some((disk, offset)) = self.pool.place(volume, first) else { return Ok(zeros(blocks as usize)) };
+        let device = self.pool.device(disk).ok_or("an extent lies on a disk that is not there")?;
         let op = DiskOp::Read { offset, blocks: blocks as u32 };
-        let mut found = backend::perform(&*self.disks[usize::from(disk.0)], op)?;
+        let mut found = backend::perform(&*self.disks[usize::from(device.0)], op)?;
         for (block, content) in (first..).zip(&mut found) {
             if self.pool.locate(volume, block).is_none() {
                 *content = Block::Zero;

@@ -388,6 +388,11 @@ impl Config {
         }
     }
 
+    /// Where the node is asked to change its pool.
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.node.directory.join("control.sock")
+    }
+
     /// The status socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.node.directory.join("status.sock")

@@ -1,6 +1,6 @@
 //! The disks of a pool: opened for a node, made and formatted if they are new, read offline for `twinsand check`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use twinsan::backend::{self, BlockBackend, FileBackend, FileOptions, create_sparse};
@@ -20,10 +20,6 @@ pub(crate) enum DiskProblem {
     Open(#[from] backend::OpenError),
     #[error("{0} is not there; create it, or give it a `size` in pool.disks to have it made")]
     Missing(String),
-    #[error(
-        "some disks of the pool are formatted and some are not; bring back the ones that are missing, or begin with empty disks"
-    )]
-    Mixed,
     #[error("the disk cannot be read or written: {0}")]
     Io(#[from] DiskError),
     #[error("the pool cannot be formatted: {0}")]
@@ -34,23 +30,58 @@ pub(crate) enum DiskProblem {
     Random(#[from] std::io::Error),
 }
 
-/// The disks of a pool, in its order.
+/// The disks of a pool, in any order.
 pub(crate) type Disks = Vec<Arc<dyn BlockBackend>>;
+/// Disks with their paths.
+type Found = Vec<(PathBuf, Arc<dyn BlockBackend>)>;
 
-/// Opens the disks of a node; a pool that does not exist yet is formatted. Tells whether it was.
-pub(crate) fn prepare(config: &Config, pages: &PagePool) -> Result<(Disks, bool), DiskProblem> {
-    for disk in &config.pool().disks {
+/// What a node starts with.
+pub(crate) struct Prepared {
+    /// The disks, and where they are.
+    pub(crate) disks: Disks,
+    pub(crate) paths: Vec<PathBuf>,
+    /// In the configuration, and part of no pool: to be added, or removed.
+    pub(crate) blank: Vec<PathBuf>,
+    /// The pool was made just now.
+    pub(crate) fresh: bool,
+}
+
+/// Opens the disks of a node; a pool that does not exist yet is formatted. A blank disk beside formatted ones is left
+/// alone: whether one is missing is the pool's to say, which knows them all.
+pub(crate) fn prepare(config: &Config, pages: &PagePool) -> Result<Prepared, DiskProblem> {
+    let listed = &config.pool().disks;
+    for disk in listed {
         make_if_absent(disk)?;
     }
-    let disks = open(config.pool().disks.iter().map(|disk| disk.path.as_path()), pages)?;
-    let known = disks.iter().map(|disk| probe(&**disk)).collect::<Result<Vec<_>, _>>()?;
-    let fresh = known.iter().all(Option::is_none);
-    if fresh {
-        format(config, &disks)?;
-    } else if known.iter().any(Option::is_none) {
-        return Err(DiskProblem::Mixed);
+    let found = open(listed.iter().map(|disk| disk.path.as_path()), pages)?;
+    let all: (Vec<PathBuf>, Disks) = found.iter().cloned().unzip();
+    let (disks, paths, blank) = marked(found)?;
+    if !disks.is_empty() {
+        return Ok(Prepared { disks, paths, blank, fresh: false });
     }
-    Ok((disks, fresh))
+    let (paths, disks) = all;
+    format(config, &disks)?;
+    Ok(Prepared { disks, paths, blank: Vec::new(), fresh: true })
+}
+
+/// Tells those that are part of a pool, with their paths, from the paths of those that are not.
+pub(crate) fn marked(found: Found) -> Result<(Disks, Vec<PathBuf>, Vec<PathBuf>), DiskProblem> {
+    let (mut disks, mut paths, mut blank) = (Disks::new(), Vec::new(), Vec::new());
+    for (path, disk) in found {
+        if probe(&*disk)?.is_some() {
+            disks.push(disk);
+            paths.push(path);
+        } else {
+            blank.push(path);
+        }
+    }
+    Ok((disks, paths, blank))
+}
+
+/// Opens a disk of the configuration, made first if it is a file that is not there.
+pub(crate) fn open_or_make(disk: &Disk, pages: &PagePool) -> Result<Arc<dyn BlockBackend>, DiskProblem> {
+    make_if_absent(disk)?;
+    Ok(open(std::iter::once(disk.path.as_path()), pages)?.remove(0).1)
 }
 
 fn make_if_absent(disk: &Disk) -> Result<(), DiskProblem> {
@@ -66,17 +97,21 @@ fn make_if_absent(disk: &Disk) -> Result<(), DiskProblem> {
 pub(crate) fn open<'a>(
     paths: impl Iterator<Item = &'a Path>,
     pages: &PagePool,
-) -> Result<Disks, DiskProblem> {
+) -> Result<Found, DiskProblem> {
     let options = FileOptions { pages: pages.clone(), ..FileOptions::default() };
-    paths.map(|path| Ok(Arc::new(FileBackend::open(path, &options)?) as Arc<dyn BlockBackend>)).collect()
+    let open = |path: &Path| FileBackend::open(path, &options);
+    paths.map(|path| Ok((path.to_path_buf(), Arc::new(open(path)?) as Arc<dyn BlockBackend>))).collect()
 }
 
 /// Whose disk it is, if it is a pool's.
 pub(crate) fn probe(disk: &dyn BlockBackend) -> Result<Option<Identity>, DiskProblem> {
     let mut copies = [[0; SUPERBLOCK_BYTES]; 2];
     for (offset, copy) in SUPERBLOCK_OFFSETS.into_iter().zip(&mut copies) {
-        if let Some(block) = backend::perform(disk, DiskOp::Read { offset, blocks: 1 })?.first() {
-            *copy = *Block::bytes(block);
+        match backend::perform(disk, DiskOp::Read { offset, blocks: 1 }) {
+            Ok(read) => read.first().into_iter().for_each(|block| *copy = *Block::bytes(block)),
+            // The other copy may do, or the pool will miss it.
+            Err(DiskError::Unreadable) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(pool::probe([&copies[0], &copies[1]]))

@@ -1,11 +1,12 @@
 //! `twinsand`: the reference daemon. One node of a pair (`run`), a pair to try out (`demo`), what a node does
-//! (`status`), and the offline check of a pool (`check`).
+//! (`status`), the disks of its pool (`pool`), and the offline check of a pool (`check`).
 
 mod check;
 mod config;
 mod demo;
 mod disks;
 mod initiator;
+mod pool;
 mod run;
 mod signals;
 mod sizes;
@@ -42,6 +43,8 @@ enum Command {
     Demo(demo::Options),
     /// Show what a node does.
     Status(StatusOptions),
+    /// The disks of a running node's pool: list, add and remove them while volumes are in use.
+    Pool(pool::Options),
     /// Check a pool offline: its structure, and with --compare whether both halves of its mirrors read the same.
     Check(check::Options),
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         }
         Command::Demo(options) => demo::demo(&options),
         Command::Status(options) => show_status(&options).map(|()| true),
+        Command::Pool(options) => pool::pool(&options).map(|()| true),
         Command::Check(options) => check::check(&options),
     };
     match outcome {

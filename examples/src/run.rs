@@ -24,6 +24,7 @@ use twinsan_mirror::{LinkConfig, TcpLink};
 use crate::Failure;
 use crate::config::Config;
 use crate::disks;
+use crate::pool::{Control, Operator, Paths};
 use crate::signals;
 use crate::sizes::show;
 use crate::status::{Status, StatusSocket, level_name};
@@ -64,14 +65,19 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
     signals::watch(events.clone(), || Event::Stop)?;
     signals::watch_hangup(events.clone(), || Event::Reload)?;
     let pages = PagePool::new();
-    let engine = start_engine(&config, &pages)?;
-    let asked = engine.clone();
-    let status = StatusSocket::serve(&config.socket(), move || Status::of(&asked))
+    let (engine, paths) = start_engine(&config, &pages)?;
+    let (asked, shown, known) = (engine.clone(), Arc::clone(&paths), Arc::clone(&paths));
+    let status = StatusSocket::serve(&config.socket(), move || Status::of(&asked, &shown))
         .map_err(|error| format!("{} cannot be served: {error}", config.socket().display()))?;
+    let operator =
+        Operator { config: path.to_path_buf(), engine: engine.clone(), pages: pages.clone(), paths };
+    let control = Control::serve(&config.control_socket(), operator)
+        .map_err(|error| format!("{} cannot be served: {error}", config.control_socket().display()))?;
     forward_notices(&engine, events.clone())?;
-    let mut node = Running { config, pages, engine, events, server: None, portals: Portals::default() };
+    let portals = Portals::default();
+    let mut node = Running { config, pages, engine, events, paths: known, server: None, portals };
     let outcome = node.until_ended(&inbox, path);
-    drop(status);
+    drop((status, control));
     drop(node);
     outcome
 }
@@ -81,6 +87,7 @@ struct Running {
     pages: PagePool,
     engine: Engine,
     events: Sender<Event>,
+    paths: Paths,
     server: Option<Server>,
     portals: Portals,
 }
@@ -127,7 +134,15 @@ impl Running {
     }
 
     fn heard(&mut self, notice: &Notice) -> Result<(), Failure> {
-        log(self.config.name(), &describe(notice));
+        match notice {
+            Notice::DiskNotOurs(number) => {
+                let path = self.paths.lock().remove(&number.0).unwrap_or_default();
+                let what = "was removed from the pool, or never got in: add it with `twinsand pool add-disk`, or take \
+                            it out of pool.disks";
+                log(self.config.name(), &format!("{} {what}", path.display()));
+            }
+            notice => log(self.config.name(), &describe(notice)),
+        }
         match notice {
             Notice::Paired(_) | Notice::Alone(_) => self.open_portals(),
             Notice::Lost if self.server.is_some() && !self.portals.closed => {
@@ -222,11 +237,16 @@ impl Running {
     }
 }
 
-fn start_engine(config: &Config, pages: &PagePool) -> Result<Engine, Failure> {
+fn start_engine(config: &Config, pages: &PagePool) -> Result<(Engine, Paths), Failure> {
     let name = config.name();
-    let (disks, fresh) = disks::prepare(config, pages)?;
+    let disks::Prepared { disks, paths, blank, fresh } = disks::prepare(config, pages)?;
     if fresh {
         log(name, &format!("made pool {}", config.pool().name));
+    }
+    for path in blank {
+        let what =
+            "is not part of the pool: add it with `twinsand pool add-disk`, or take it out of pool.disks";
+        log(name, &format!("{} {what}", path.display()));
     }
     let boot = random_boot_id()?;
     let node = NodeConfig {
@@ -250,7 +270,8 @@ fn start_engine(config: &Config, pages: &PagePool) -> Result<Engine, Failure> {
         link.notices = Arc::new(move |notice| log(name, &notice.to_string()));
         builder = builder.transport(Arc::new(TcpLink::new(link)?));
     }
-    Ok(builder.start()?)
+    let paths = (0..).zip(paths).collect();
+    Ok((builder.start()?, Arc::new(parking_lot::Mutex::new(paths))))
 }
 
 fn serve(
@@ -349,6 +370,17 @@ fn describe(notice: &Notice) -> String {
                 "block {block} of volume {volume} is damaged and no good copy is left: overwrite it from a backup"
             )
         }
+        Notice::DiskJoined(disk) => format!("disk {:032x} is in use", disk.0),
+        Notice::DiskLeft { disk, erased: true } => {
+            format!("disk {:032x} is empty and no longer part of the pool", disk.0)
+        }
+        Notice::DiskLeft { disk, erased: false } => {
+            format!("disk {:032x} is no longer part of the pool, and failed when it was to be erased", disk.0)
+        }
+        Notice::Unmovable { disk, offset, volume, block } => format!(
+            "disk {:032x} cannot be read at byte {offset}: block {block} of volume {volume} stays there",
+            disk.0
+        ),
         other => format!("{other:?}"),
     }
 }

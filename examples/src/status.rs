@@ -10,9 +10,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use twinsan::mirror::message::PeerPhase;
 use twinsan::node::config::SpaceLevel;
-use twinsan::node::view::View;
+use twinsan::node::view::{DiskUse, DiskView, View};
 use twinsan::runtime::Engine;
 
+use crate::pool::Paths;
 use crate::sizes::show;
 
 /// How long a node may take to say how it is.
@@ -52,6 +53,34 @@ pub(crate) struct Status {
     pub(crate) checksums: Checksums,
     /// Its volumes.
     pub(crate) volumes: Vec<VolumeStatus>,
+    /// The disks of its pool.
+    #[serde(default)]
+    pub(crate) disks: Vec<DiskStatus>,
+}
+
+/// A disk of the pool.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub(crate) struct DiskStatus {
+    /// Its identity, 32 hexadecimal digits.
+    pub(crate) uuid: String,
+    /// Where it is.
+    pub(crate) path: String,
+    /// Its size in bytes.
+    pub(crate) bytes: u64,
+    /// The unit that it writes atomically.
+    pub(crate) sector_bytes: u32,
+    /// Bytes of it for volumes.
+    pub(crate) data_bytes: u64,
+    /// How many of those are not free.
+    pub(crate) data_bytes_used: u64,
+    /// Does it hold the metadata of the pool?
+    pub(crate) home: bool,
+    /// `joining`, `in use`, `leaving`, `paused` (leaving, and paused) or `departing` (empty, and still needed).
+    pub(crate) state: String,
+    /// While it is leaving: bytes that are still to be moved.
+    pub(crate) bytes_left: u64,
+    /// While it is leaving: blocks that cannot be read, and keep their extents on it.
+    pub(crate) unmovable_blocks: u32,
 }
 
 /// What block checksums have shown in this life, and how far the scrub is.
@@ -111,8 +140,9 @@ pub(crate) struct VolumeStatus {
 
 impl Status {
     /// What a node's view says; `None` when the engine has ended.
-    pub(crate) fn of(engine: &Engine) -> Option<Status> {
+    pub(crate) fn of(engine: &Engine, paths: &Paths) -> Option<Status> {
         let view = engine.view()?;
+        let extent_bytes = engine.extent_bytes();
         let mut status = Status {
             node: view.name.to_string(),
             state: state(view.phase).into(),
@@ -128,6 +158,7 @@ impl Status {
             resync: resync(&view),
             checksums: checksums(&view),
             volumes: Vec::new(),
+            disks: view.disks.iter().map(|disk| disk_status(disk, paths, extent_bytes)).collect(),
         };
         for half in &view.volumes {
             let Some(volume) = engine.volume(half.id) else { continue };
@@ -163,6 +194,29 @@ pub(crate) fn level_name(level: SpaceLevel) -> &'static str {
         SpaceLevel::Info => "info",
         SpaceLevel::Warning => "warning",
         SpaceLevel::Critical => "critical",
+    }
+}
+
+fn disk_status(disk: &DiskView, paths: &Paths, extent_bytes: u64) -> DiskStatus {
+    let (state, left, unmovable_blocks) = match disk.state {
+        DiskUse::Joining => ("joining", 0, 0),
+        DiskUse::InUse => ("in use", 0, 0),
+        DiskUse::Departing => ("departing", 0, 0),
+        DiskUse::Leaving { extents_left, paused, unmovable } => {
+            (if paused { "paused" } else { "leaving" }, extents_left, unmovable)
+        }
+    };
+    DiskStatus {
+        uuid: format!("{:032x}", disk.uuid.0),
+        path: paths.lock().get(&disk.device.0).map(|path| path.display().to_string()).unwrap_or_default(),
+        bytes: disk.bytes,
+        sector_bytes: disk.sector_bytes,
+        data_bytes: u64::from(disk.extents) * extent_bytes,
+        data_bytes_used: u64::from(disk.extents_used) * extent_bytes,
+        home: disk.home,
+        state: state.into(),
+        bytes_left: u64::from(left) * extent_bytes,
+        unmovable_blocks,
     }
 }
 
@@ -294,6 +348,30 @@ pub(crate) fn table(status: &Status) -> String {
             owner,
             show(volume.regions_logged * 65536),
         );
+    }
+    text
+}
+
+/// The disks of the pool for people.
+pub(crate) fn disk_table(status: &Status) -> String {
+    let mut text = format!("{:<32}  {:>10} {:>10}  {:<9} path\n", "disk", "size", "used", "state");
+    for disk in &status.disks {
+        text += &format!(
+            "{}  {:>10} {:>10}  {:<9} {}{}\n",
+            disk.uuid,
+            show(disk.bytes),
+            show(disk.data_bytes_used),
+            disk.state,
+            disk.path,
+            if disk.home { " (holds the metadata)" } else { "" },
+        );
+        if disk.state == "leaving" || disk.state == "paused" {
+            text += &format!("  {} still to be moved", show(disk.bytes_left));
+            if disk.unmovable_blocks > 0 {
+                text += &format!(", {} blocks cannot be read", disk.unmovable_blocks);
+            }
+            text.push('\n');
+        }
     }
     text
 }

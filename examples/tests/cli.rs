@@ -208,3 +208,65 @@ fn secrets_lie_in_a_private_file_and_are_asked_for() {
     assert!(inquires(&url, "another-horse"));
     assert!(!std::fs::read_to_string(&log).unwrap().contains("horse"), "no secret is logged");
 }
+
+#[test]
+fn disks_are_added_and_removed_while_the_node_runs() {
+    let place = Place::new("disks");
+    let config = place.lone_node();
+    let start = || {
+        let child = Command::new(DAEMON).args(["run", "--config"]).arg(&config).stderr(Stdio::null()).spawn();
+        Running(child.expect("the daemon runs"))
+    };
+    let pool = |arguments: &[&str]| {
+        let mut command = Command::new(DAEMON);
+        command.args(["pool", arguments[0], "--config"]).arg(&config).args(&arguments[1..]);
+        command.output().expect("the daemon runs")
+    };
+    let disks = || {
+        let said = pool(&["status", "--json"]);
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        said.status.success().then(|| lines.collect::<Vec<_>>())
+    };
+    assert!(error(&pool(&["add-disk", "disk1.img"])).contains("is it running?"));
+    let node = start();
+    assert_eq!(wait_until(disks).len(), 1);
+
+    assert!(error(&pool(&["add-disk", "disk1.img"])).contains("is not in pool.disks"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    let listed = "{ path = \"disk1.img\", size = \"512MiB\" },\n    # { path = \"/dev/sdb\" },";
+    std::fs::write(&config, text.replace("# { path = \"/dev/sdb\" },", listed)).unwrap();
+    let added = pool(&["add-disk", "disk1.img"]);
+    assert!(added.status.success(), "{added:?}");
+    assert!(error(&pool(&["add-disk", "disk1.img"])).contains("is in use"));
+    let now = disks().unwrap();
+    assert_eq!(now.len(), 2);
+    let home = now.iter().find(|disk| disk["home"] == true).unwrap()["uuid"].as_str().unwrap().to_string();
+    assert!(now.iter().any(|disk| disk["path"].as_str().unwrap().ends_with("disk1.img")));
+    assert!(error(&pool(&["remove-disk", &home])).contains("holds the metadata"));
+    assert!(error(&pool(&["remove-disk", "disk7.img"])).contains("has no disk"));
+
+    // It is found again by what is on it, also in another order.
+    drop(node);
+    let text = std::fs::read_to_string(&config).unwrap();
+    let (one, other) = ("\"disk0.img\", size = \"1GiB\"", "\"disk1.img\", size = \"512MiB\"");
+    let turned = text.replace(one, "ONE").replace(other, one).replace("ONE", other);
+    std::fs::write(&config, turned).unwrap();
+    let node = start();
+    assert_eq!(wait_until(disks).len(), 2);
+    let table = pool(&["status"]);
+    assert!(String::from_utf8_lossy(&table.stdout).contains("(holds the metadata)"), "{table:?}");
+    let removed = pool(&["remove-disk", "disk1.img"]);
+    assert!(removed.status.success(), "{removed:?}");
+    wait_until(|| disks().filter(|disks| disks.len() == 1));
+
+    // A blank disk that is still listed is left alone.
+    drop(node);
+    let node = start();
+    assert_eq!(wait_until(disks).len(), 1);
+    drop(node);
+    let checked = daemon(&["check"], &config);
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(said.contains("0 problems") && said.contains("disk1.img is not part of a pool"), "{checked:?}");
+    assert!(checked.status.success(), "{checked:?}");
+}

@@ -60,6 +60,7 @@ use crate::io::{DiskError, DiskOp, DiskResult, Geometry, IoId};
 mod arbiter_file;
 mod file;
 mod memory;
+mod queue;
 mod sys;
 mod threaded;
 

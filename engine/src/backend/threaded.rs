@@ -9,12 +9,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
+use super::queue::Queue;
 use super::{BackendRequest, BlockBackend, Completion, check};
 use crate::block::{Block, Payload};
 use crate::io::{DiskError, DiskOp, DiskResult, Geometry};
@@ -41,13 +40,12 @@ pub trait BlockingDevice: Send + Sync + 'static {
 /// nothing touches the device.
 pub struct Threaded<D: BlockingDevice> {
     shared: Arc<Shared<D>>,
-    queue: Option<Sender<BackendRequest>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared<D> {
     device: D,
-    stopping: AtomicBool,
+    queue: Queue<BackendRequest>,
     flushes: Mutex<Flushes>,
 }
 
@@ -61,14 +59,12 @@ struct Flushes {
 impl<D: BlockingDevice> Threaded<D> {
     /// Starts `threads` threads (at least one), which is the number of requests in progress at once.
     pub fn new(device: D, threads: usize) -> std::io::Result<Threaded<D>> {
-        let shared = Arc::new(Shared { device, stopping: AtomicBool::new(false), flushes: Mutex::default() });
-        let (queue, requests) = unbounded();
-        let mut backend = Threaded { shared, queue: Some(queue), threads: Vec::new() };
+        let shared = Arc::new(Shared { device, queue: Queue::new(), flushes: Mutex::default() });
+        let mut backend = Threaded { shared, threads: Vec::new() };
         for number in 0..threads.max(1) {
-            let (shared, requests) = (Arc::clone(&backend.shared), requests.clone());
-            let thread = thread::Builder::new()
-                .name(format!("twinsan-disk-{number}"))
-                .spawn(move || shared.work(&requests))?;
+            let shared = Arc::clone(&backend.shared);
+            let thread =
+                thread::Builder::new().name(format!("twinsan-disk-{number}")).spawn(move || shared.work())?;
             backend.threads.push(thread);
         }
         Ok(backend)
@@ -81,8 +77,8 @@ impl<D: BlockingDevice> Threaded<D> {
 
     /// What dropping does; afterwards requests answer [`DiskError::Dropped`].
     pub(super) fn finish(&mut self) {
-        self.shared.stopping.store(true, Ordering::Relaxed);
-        self.queue = None;
+        // A request that no thread takes any more answers by being dropped, here and in `submit`.
+        drop(self.shared.queue.close());
         for thread in self.threads.drain(..) {
             // The last owner may have let go in a completion, on one of these threads.
             if thread.thread().id() != thread::current().id() {
@@ -102,10 +98,7 @@ impl<D: BlockingDevice> BlockBackend for Threaded<D> {
         if let Err(error) = check(self.geometry(), request.op()) {
             return request.complete(Err(error));
         }
-        if let Some(queue) = &self.queue {
-            // A request that no thread takes any more answers by being dropped.
-            drop(queue.send(request));
-        }
+        drop(self.shared.queue.push(request));
     }
 }
 
@@ -116,12 +109,10 @@ impl<D: BlockingDevice> Drop for Threaded<D> {
 }
 
 impl<D: BlockingDevice> Shared<D> {
-    fn work(&self, requests: &Receiver<BackendRequest>) {
-        for request in requests {
-            if !self.stopping.load(Ordering::Relaxed) {
-                // A sink that panics must not take the thread with it.
-                drop(catch_unwind(AssertUnwindSafe(|| self.serve(request))));
-            }
+    fn work(&self) {
+        while let Some(request) = self.queue.take() {
+            // A sink that panics must not take the thread with it.
+            drop(catch_unwind(AssertUnwindSafe(|| self.serve(request))));
         }
     }
 

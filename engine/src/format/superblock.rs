@@ -28,6 +28,10 @@ pub const FEATURE_ZEROS: u32 = 1 << 1;
 pub const FEATURES_KNOWN: u32 = FEATURE_SUMS | FEATURE_ZEROS;
 /// `DiskEntry::state` of a disk in use.
 pub const DISK_IN_USE: u8 = 1;
+/// `DiskEntry::state` of a disk that is being emptied: nothing new is put on it.
+pub const DISK_LEAVING: u8 = 2;
+/// `DiskEntry::state` of a disk that was removed. Its place is empty, those of the others stay.
+pub const DISK_REMOVED: u8 = 3;
 
 /// One disk in the table that every superblock carries.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -39,7 +43,7 @@ pub struct DiskEntry {
     pub bytes: U64Le,
     /// Extents in its data area.
     pub slots: U32Le,
-    /// [`DISK_IN_USE`], or 0 for an unused entry.
+    /// [`DISK_IN_USE`], [`DISK_LEAVING`] or [`DISK_REMOVED`]; 0 beyond the last place.
     pub state: u8,
     /// Zero.
     pub reserved: [u8; 3],
@@ -69,7 +73,7 @@ pub struct Superblock {
     pub generation: U64Le,
     /// Place of this disk in the pool.
     pub disk_index: U16Le,
-    /// Disks in the pool.
+    /// Places of the pool, empty ones included.
     pub disk_count: U16Le,
     /// Place of the disk with the metadata.
     pub home: U16Le,

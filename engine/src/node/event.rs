@@ -2,10 +2,11 @@
 
 use crate::arbiter::{Answer, ArbiterError, Ask};
 use crate::guest::{Command, GuestResult};
-use crate::ids::{Epoch, NodeName, RequestId, VolumeId};
+use crate::ids::{DiskId, Epoch, NodeName, RequestId, Uuid, VolumeId};
 use crate::io::{DiskRequest, DiskResult, IoId};
 use crate::mirror::message::Message;
 use crate::node::config::SpaceLevel;
+use crate::pool::{DiskRefusal, NewDisk};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -64,6 +65,38 @@ pub enum Event {
     Stop,
     /// Time has passed.
     Tick,
+    /// An operator asks something of the pool. Answered with [`Action::PoolAnswer`].
+    Pool {
+        /// Echoed in the answer.
+        id: u64,
+        /// What is asked.
+        ask: PoolAsk,
+    },
+}
+
+/// What an operator asks of the pool. Disks are named by their identity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PoolAsk {
+    /// A disk joins, whose requests go to `device` from now on. Answered when its space counts, or when it is refused.
+    Add(NewDisk),
+    /// A disk is emptied and leaves. Answered when that has begun; [`Notice::DiskLeft`] tells when it is done. It goes
+    /// on after a restart.
+    Remove {
+        /// The disk.
+        disk: Uuid,
+    },
+    /// A disk that is being emptied stays, with what is still on it.
+    Keep {
+        /// The disk.
+        disk: Uuid,
+    },
+    /// The emptying of a disk pauses, until further notice or a restart; or goes on.
+    Pause {
+        /// The disk.
+        disk: Uuid,
+        /// Pause, or go on?
+        paused: bool,
+    },
 }
 
 /// Something to do.
@@ -104,6 +137,18 @@ pub enum Action {
     },
     /// Tell the operator.
     Notice(Notice),
+    /// Answer an operator.
+    PoolAnswer {
+        /// As in the request.
+        id: u64,
+        /// Done or begun, or why not.
+        result: Result<(), DiskRefusal>,
+    },
+    /// Let this disk go: nothing more is asked of it.
+    Release {
+        /// Its number among the disks given.
+        disk: DiskId,
+    },
 }
 
 /// Something an operator wants to know.
@@ -176,5 +221,29 @@ pub enum Notice {
         block: u64,
         /// Was it put right?
         repaired: bool,
+    },
+    /// A disk has joined the pool.
+    DiskJoined(Uuid),
+    /// A disk has been emptied and is no longer part of the pool.
+    DiskLeft {
+        /// Its identity.
+        disk: Uuid,
+        /// Its mark was cleared; if not, it failed at that, and still looks like a disk of this pool.
+        erased: bool,
+    },
+    /// A disk that was given, by its number, carries the pool's mark and is no part of it: it was removed, or its
+    /// joining was cut short. It can be added.
+    DiskNotOurs(DiskId),
+    /// A block on a disk that is being emptied cannot be read, or is not what was written; its extent stays. It is tried
+    /// again.
+    Unmovable {
+        /// The disk.
+        disk: Uuid,
+        /// Byte offset on it.
+        offset: u64,
+        /// The volume.
+        volume: VolumeId,
+        /// Its 4 KiB block.
+        block: u64,
     },
 }

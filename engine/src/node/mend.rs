@@ -6,7 +6,7 @@
 //! - A write that covers a part of a damaged block waits for the partner's copy, or fails.
 //! - A block in doubt that the partner cannot give is taken as it is: its checksum may be older than its data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Node;
 use super::event::Notice;
@@ -17,6 +17,9 @@ use crate::guest::{Command, GuestError};
 use crate::ids::{Epoch, VolumeId};
 use crate::mirror::message::Control;
 use crate::store::{Damage, Damaged};
+
+/// Most blocks that are known to have no good copy.
+const HOPELESS_MAX: usize = 1000;
 
 /// Damaged blocks in this life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -58,6 +61,8 @@ struct Asked {
 pub(super) struct Mends {
     open: BTreeMap<u64, Mending>,
     asked: BTreeMap<u64, Asked>,
+    /// Blocks of which the partner has no good copy either, as far as found while the link is up.
+    hopeless: BTreeSet<(VolumeId, u64)>,
     pub(super) counters: MendCounters,
 }
 
@@ -72,6 +77,12 @@ impl Node {
     fn has_second_copy(&self) -> bool {
         let linked = matches!(&self.phase, Phase::Paired(pair) if pair.link_lost.is_none());
         linked && self.link.is_some() && self.lease_runs()
+    }
+
+    /// May the partner have a good copy of this block, and can it be asked for it now?
+    pub(super) fn may_mend(&self, volume: VolumeId, block: u64) -> bool {
+        let mirrored = self.volumes.get(&volume).is_some_and(|volume| volume.mirrored);
+        mirrored && self.has_second_copy() && !self.mends.hopeless.contains(&(volume, block))
     }
 
     /// A read found damaged blocks.
@@ -142,6 +153,7 @@ impl Node {
             (None, Some(copy)) if data.is_empty() => {
                 if self.store().room(1) {
                     self.store_mut().repair(now, volume, block, core::slice::from_ref(&copy));
+                    self.mends.hopeless.remove(&(volume, block));
                     if damage != Damage::Unsure {
                         self.tell_damaged(&mending, block, true);
                     }
@@ -167,6 +179,9 @@ impl Node {
             self.store_mut().trust(volume, block);
         } else {
             mending.lost = true;
+            if self.has_second_copy() && self.mends.hopeless.len() < HOPELESS_MAX {
+                self.mends.hopeless.insert((volume, block));
+            }
             self.tell_damaged(mending, block, false);
         }
     }
@@ -225,6 +240,7 @@ impl Node {
 
     /// The link was lost: what was asked of the partner is read again from the start.
     pub(super) fn restart_remote_reads(&mut self) {
+        self.mends.hopeless.clear();
         for mending in self.drop_mends() {
             match mending.reading {
                 Reading::Merge { write } => self.merge_again(write),

@@ -13,6 +13,7 @@
 //! | `partner` | a write that the owner ordered; a write forwarded to the owner |
 //! | `read`, `flush`, `paths` | what they say |
 //! | `mend`, `scrub` | what becomes of damaged blocks, and how they are looked for |
+//! | `disks` | disks that are added and removed |
 //! | `hot` | which areas may differ right now |
 //! | `space` | a write that finds no space; thresholds of the pool's use |
 //! | `status` | which blocks hold data |
@@ -21,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::block::PagePool;
 use crate::guest::{Command, GuestError, GuestResult};
-use crate::ids::{BootId, Epoch, NodeName, RequestId, VolumeId};
+use crate::ids::{BootId, DiskId, Epoch, NodeName, RequestId, VolumeId};
 use crate::io::Geometry;
 use crate::mirror::message::{Control, Hello, Message};
 use crate::planted::Bug;
@@ -34,6 +35,7 @@ pub mod event;
 pub mod view;
 
 mod arbitration;
+mod disks;
 mod flush;
 mod forward;
 mod guest;
@@ -128,6 +130,8 @@ pub struct Node {
     space_level: SpaceLevel,
     /// The last target had no space: what frees some goes first.
     target_was_full: bool,
+    /// Disks that shall join, and who asked.
+    adding: BTreeMap<DiskId, u64>,
 }
 
 impl Node {
@@ -177,6 +181,7 @@ impl Node {
             resync: resync::Progress::default(),
             space_level: SpaceLevel::Normal,
             target_was_full: false,
+            adding: BTreeMap::new(),
             config,
         }
     }
@@ -212,6 +217,7 @@ impl Node {
             Event::Arbiter { id, result } => self.answered(id, result),
             Event::Scrub { start } => self.scrub(start),
             Event::Stop => self.stop(),
+            Event::Pool { id, ask } => self.pool_asked(id, ask),
             Event::Tick => {}
         }
         true
@@ -242,6 +248,8 @@ impl Node {
                 self.disk_failed();
                 return;
             }
+            self.tell_disk_news();
+            self.clear_the_way();
             let mut moved = false;
             while let Some(read) = self.store_mut().poll_read() {
                 self.read_done(read);

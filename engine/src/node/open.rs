@@ -1,12 +1,12 @@
 //! From disks to a store: the pool is read, missing volumes are created, and the node begins.
 
 use super::Node;
-use super::event::{Action, Event, Notice};
+use super::event::{Action, Event, Notice, PoolAsk};
 use super::phase::{Phase, Starting};
 use super::volume::Volume;
 use crate::guest::GuestError;
 use crate::io::{DiskRequest, IoId};
-use crate::pool::{NodeRecord, Pool, Record};
+use crate::pool::{DiskRefusal, NodeRecord, Pool, Record};
 use crate::store::Store;
 
 impl Node {
@@ -20,6 +20,12 @@ impl Node {
             }
             Event::Guest { id, .. } => self.refuse(id, GuestError::Transitioning),
             Event::Abort { id } => self.actions.push_back(Action::Aborted { id }),
+            Event::Pool { id, ask } => {
+                if let PoolAsk::Add(new) = ask {
+                    self.actions.push_back(Action::Release { disk: new.device });
+                }
+                self.actions.push_back(Action::PoolAnswer { id, result: Err(DiskRefusal::NotOpen) });
+            }
             Event::LinkUp { link } => self.link = Some(link),
             Event::LinkDown { link } if self.link == Some(link) => self.link = None,
             // Nobody may be kept waiting for an answer that never comes: connect again when there is one.
@@ -48,8 +54,12 @@ impl Node {
         }
         match opening.done() {
             None => {}
-            Some(Ok((pool, _report))) => {
+            Some(Ok((pool, report))) => {
                 self.opening = None;
+                for disk in report.strays {
+                    self.actions.push_back(Action::Release { disk });
+                    self.notice(Notice::DiskNotOurs(disk));
+                }
                 self.opened(pool);
             }
             Some(Err(error)) => {
@@ -108,6 +118,7 @@ impl Node {
     /// A disk of the pool failed for good: this life serves no more. The partner goes on.
     pub(super) fn disk_failed(&mut self) {
         self.refuse_everything(GuestError::Unavailable);
+        self.refuse_disks();
         self.set_phase(Phase::Failed);
         self.notice(Notice::DiskFailed);
         self.send_hello();

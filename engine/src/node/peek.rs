@@ -45,6 +45,7 @@ impl Node {
             sums: store.map_or(SumCounters::default(), Store::sum_counters),
             sum_lines_in_doubt: store.map_or(0, Store::sum_lines_in_doubt),
             volumes: self.volume_views(),
+            disks: self.disk_views(),
         }
     }
 
@@ -104,7 +105,9 @@ impl Node {
             return Peek::Cached(content.clone());
         }
         match store.pool().locate(volume, block) {
-            Some((disk, offset)) => Peek::OnDisk(disk, offset),
+            Some((disk, offset)) => {
+                Peek::OnDisk(store.pool().device(disk).expect("what is mapped is there"), offset)
+            }
             None => Peek::Unmapped,
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::bits::BitSet;
 use crate::block::Block;
-use crate::ids::{DiskId, Epoch, Members, NodeName, VolumeId};
+use crate::ids::{DiskId, Epoch, Members, NodeName, Uuid, VolumeId};
 use crate::mirror::message::PeerPhase;
 use crate::node::config::SpaceLevel;
 use crate::node::mend::MendCounters;
@@ -54,6 +54,51 @@ pub struct View {
     pub sum_lines_in_doubt: u64,
     /// The volumes.
     pub volumes: Vec<VolumeView>,
+    /// The disks of the pool, by place.
+    pub disks: Vec<DiskView>,
+}
+
+/// A disk of the pool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DiskView {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Its place in the pool.
+    pub place: DiskId,
+    /// Its number among the disks given.
+    pub device: DiskId,
+    /// Its size in bytes when it joined.
+    pub bytes: u64,
+    /// The unit that it wrote atomically when it joined.
+    pub sector_bytes: u32,
+    /// Does it hold the pool's metadata?
+    pub home: bool,
+    /// Extents that fit on it.
+    pub extents: u32,
+    /// Extents of it that are not free.
+    pub extents_used: u32,
+    /// What it is doing.
+    pub state: DiskUse,
+}
+
+/// What a disk of a pool is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiskUse {
+    /// On its way in; its space does not count yet.
+    Joining,
+    /// In use.
+    InUse,
+    /// Being emptied.
+    Leaving {
+        /// Extents still on it.
+        extents_left: u32,
+        /// The operator has paused it.
+        paused: bool,
+        /// Blocks found unreadable, which keep their extents on it; counted up to 64.
+        unmovable: u32,
+    },
+    /// Empty, and not let go yet: the superblocks may still name it. Without it the pool might not open.
+    Departing,
 }
 
 /// One half, or a linear volume.
@@ -78,7 +123,7 @@ pub struct VolumeView {
 pub enum Peek {
     /// The cache has it.
     Cached(Block),
-    /// On disk, at this byte offset.
+    /// On disk, by its number among those given, at this byte offset.
     OnDisk(DiskId, u64),
     /// Not mapped, or remembered as zero.
     Unmapped,

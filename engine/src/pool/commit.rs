@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use super::checkpoint::CheckpointWriter;
-use super::layout::Commit;
+use super::layout::{Commit, DiskState, PoolDisk};
 use super::record::Lsn;
 use crate::ids::DiskId;
 
@@ -40,17 +40,19 @@ pub(super) struct CommitWriter {
     step_in_flight: bool,
     /// What the new superblocks will say.
     pub(super) next: Commit,
+    /// The table of disks in them.
+    pub(super) table: Vec<PoolDisk>,
     /// Where the log will begin, not wrapped.
     pub(super) log_start: u64,
 }
 
 impl CommitWriter {
-    /// A commit to these disks. `flush_first` is false for a planted bug only.
+    /// A commit to the disks of this table. `flush_first` is false for a planted bug only.
     pub(super) fn new(
         writer: Option<CheckpointWriter>,
         next: Commit,
         log_start: u64,
-        disks: usize,
+        table: Vec<PoolDisk>,
         home: DiskId,
         flush_first: bool,
     ) -> CommitWriter {
@@ -58,11 +60,12 @@ impl CommitWriter {
         if writer.is_some() && flush_first {
             steps.push_back(Step::Flush(home));
         }
-        let others = (0..disks as u16).map(DiskId).filter(|disk| *disk != home);
+        let there = table.iter().zip(0..).filter(|(disk, _)| disk.state != DiskState::Removed);
+        let others = there.map(|(_, at)| DiskId(at)).filter(|disk| *disk != home);
         for disk in others.chain([home]) {
             steps.extend([Step::Superblock(disk), Step::Flush(disk)]);
         }
-        CommitWriter { writer, frames_in_flight: 0, steps, step_in_flight: false, next, log_start }
+        CommitWriter { writer, frames_in_flight: 0, steps, step_in_flight: false, next, table, log_start }
     }
 
     /// The last record that the new checkpoint contains, if there is one.

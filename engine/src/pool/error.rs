@@ -42,7 +42,8 @@ pub enum PoolError {
     },
 }
 
-/// Why a pool does not open. Nothing has been written when one of these is returned.
+/// Why a pool does not open. Nothing has been written when one of these is returned. Disks have the numbers of the
+/// order in which they were given; one that is missing has that of its place in the pool.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -94,14 +95,6 @@ pub enum OpenError {
         node: crate::ids::NodeName,
         /// The partnership that it belongs to.
         partnership: Uuid,
-    },
-    /// The disk is in the place of another.
-    #[error("disk {disk} belongs in place {belongs} of the pool; correct the order of the disks")]
-    Swapped {
-        /// The place where it was given.
-        disk: DiskId,
-        /// Its place.
-        belongs: DiskId,
     },
     /// The disk is a copy of another.
     #[error("disks {disk} and {other} have the same identity: one is a copy; remove the copy")]

@@ -1,11 +1,18 @@
-//! Which disks these are: recognises the disks of a pool by what their superblocks say, and refuses by name
-//! whatever does not belong together.
+//! Which disks these are: recognises the disks of a pool by what their superblocks say, in whatever order they are
+//! given, and refuses by name whatever does not belong together.
+//!
+//! The table of disks in the superblock of the home disk counts. It is written last, so the others may already
+//! know of a change that the home disk does not: a disk that it does not name is none of the pool's. Such a disk
+//! was removed, or its joining was cut short; it is left alone.
 
 use super::error::OpenError;
-use super::layout::{Commit, Identity, Layout};
-use crate::format::superblock::{DISK_IN_USE, SUPERBLOCK_BYTES, Superblock, SuperblockFault};
+use super::layout::{Commit, DiskState, Identity, Layout, PoolDisk};
+use super::table::DiskRefusal;
+use crate::format::superblock::{
+    DISK_IN_USE, DISK_LEAVING, DISK_REMOVED, SUPERBLOCK_BYTES, Superblock, SuperblockFault,
+};
 use crate::ids::{DiskId, NodeName, Uuid};
-use crate::io::Geometry;
+use crate::io::{DiskError, Geometry};
 use crate::planted::{Bug, Planted};
 
 /// What was read where a copy of a superblock belongs; `None` if the place is unreadable.
@@ -17,6 +24,10 @@ pub(super) struct Recognised {
     pub(super) identity: Identity,
     pub(super) layout: Layout,
     pub(super) commit: Commit,
+    /// Which of the disks given is in which place; `None` for empty places.
+    pub(super) devices: Vec<Option<DiskId>>,
+    /// Disks given that carry the pool's mark and are not in its table.
+    pub(super) strays: Vec<DiskId>,
     /// Copies of superblocks that are damaged: disk and copy. The other copy serves.
     pub(super) damaged: Vec<(DiskId, u8)>,
 }
@@ -32,7 +43,7 @@ fn identity(block: &Superblock) -> Option<Identity> {
     Some(Identity { pool: Uuid(block.pool.get()), partnership: Uuid(block.partnership.get()), node })
 }
 
-/// Recognises the disks in the order given.
+/// Recognises the disks, in whatever order they are given.
 pub(super) fn recognise(
     copies: &[[Copy; 2]],
     disks: &[Geometry],
@@ -52,20 +63,30 @@ pub(super) fn recognise(
             return Err(OpenError::Foreign { disk: DiskId(at as u16), found, expected: pool });
         }
     }
-    places(&blocks)?;
+    no_clones(&blocks)?;
     let whose = identity(&blocks[0]).ok_or(OpenError::Layout { disk: DiskId(0), what: "its node" })?;
     if expected.is_some_and(|expected| expected != (whose.partnership, whose.node)) {
         return Err(OpenError::WrongNode { node: whose.node, partnership: whose.partnership });
     }
-    for (at, (block, disk)) in blocks.iter().zip(disks).enumerate() {
-        let expected = block.disks[at].bytes.get();
-        if disk.bytes < expected {
-            return Err(OpenError::Shrunk { disk: DiskId(at as u16), bytes: disk.bytes, expected });
+    let home = find_home(&blocks)?;
+    let devices = places(&blocks, home)?;
+    for (place, device) in devices.iter().enumerate() {
+        let Some(device) = *device else { continue };
+        let (bytes, expected) = (disks[usize::from(device.0)].bytes, blocks[home].disks[place].bytes.get());
+        if bytes < expected {
+            return Err(OpenError::Shrunk { disk: device, bytes, expected });
         }
     }
-    let (layout, commit) = Layout::read(&blocks).map_err(|(disk, what)| OpenError::Layout { disk, what })?;
-    ages(&blocks, &layout, &damaged)?;
-    Ok(Recognised { identity: whose, layout, commit, damaged })
+    let by_place: Vec<Option<Superblock>> =
+        devices.iter().map(|device| device.map(|device| blocks[usize::from(device.0)])).collect();
+    let (layout, commit) = Layout::read(&blocks[home], &by_place).map_err(|(place, what)| {
+        let disk = devices.get(usize::from(place.0)).copied().flatten().unwrap_or(DiskId(home as u16));
+        OpenError::Layout { disk, what }
+    })?;
+    let strays: Vec<DiskId> =
+        (0..blocks.len() as u16).map(DiskId).filter(|disk| !devices.contains(&Some(*disk))).collect();
+    ages(&blocks, DiskId(home as u16), &strays, &damaged)?;
+    Ok(Recognised { identity: whose, layout, commit, devices, strays, damaged })
 }
 
 /// The newer whole copy of one disk.
@@ -109,53 +130,115 @@ fn common_pool(blocks: &[Superblock]) -> Uuid {
     Uuid(winner.pool.get())
 }
 
-/// Is each disk in its place, and none missing?
-fn places(blocks: &[Superblock]) -> Result<(), OpenError> {
+fn no_clones(blocks: &[Superblock]) -> Result<(), OpenError> {
     for (at, block) in blocks.iter().enumerate() {
-        let disk = DiskId(at as u16);
         if let Some(other) = blocks[..at].iter().position(|other| other.disk == block.disk) {
-            return Err(OpenError::Cloned { disk, other: DiskId(other as u16) });
-        }
-        let count = usize::from(block.disk_count.get());
-        if count == 0 || count > block.disks.len() || block.disk_index.get() >= block.disk_count.get() {
-            return Err(OpenError::Layout { disk, what: "its place" });
-        }
-    }
-    let table = &blocks[0].disks[..usize::from(blocks[0].disk_count.get())];
-    for (at, entry) in table.iter().enumerate() {
-        if !blocks.iter().any(|block| block.disk == entry.uuid) {
-            return Err(OpenError::Missing { disk: DiskId(at as u16), uuid: Uuid(entry.uuid.get()) });
-        }
-    }
-    for (at, block) in blocks.iter().enumerate() {
-        let (disk, belongs) = (DiskId(at as u16), block.disk_index.get());
-        if usize::from(belongs) != at {
-            return Err(OpenError::Swapped { disk, belongs: DiskId(belongs) });
-        }
-        let entry = block.disks[at];
-        if usize::from(block.disk_count.get()) != blocks.len()
-            || entry.uuid != block.disk
-            || entry.state != DISK_IN_USE
-        {
-            return Err(OpenError::Layout { disk, what: "its table of disks" });
+            return Err(OpenError::Cloned { disk: DiskId(at as u16), other: DiskId(other as u16) });
         }
     }
     Ok(())
 }
 
+/// Which of the disks given is the home disk. They all name it, those that were removed too.
+fn find_home(blocks: &[Superblock]) -> Result<usize, OpenError> {
+    for (at, block) in blocks.iter().enumerate() {
+        let (count, home) = (usize::from(block.disk_count.get()), usize::from(block.home.get()));
+        if count == 0 || count > block.disks.len() || block.disk_index.get() >= block.disk_count.get() {
+            return Err(OpenError::Layout { disk: DiskId(at as u16), what: "its place" });
+        }
+        if home >= count || block.disks[home].state != DISK_IN_USE {
+            return Err(OpenError::Layout { disk: DiskId(at as u16), what: "its home disk" });
+        }
+    }
+    let (home, uuid) = (blocks[0].home.get(), blocks[0].disks[usize::from(blocks[0].home.get())].uuid);
+    blocks
+        .iter()
+        .position(|block| block.disk == uuid)
+        .ok_or(OpenError::Missing { disk: DiskId(home), uuid: Uuid(uuid.get()) })
+}
+
+/// Which disk is in which place of the home disk's table. None may be missing.
+fn places(blocks: &[Superblock], home: usize) -> Result<Vec<Option<DiskId>>, OpenError> {
+    let main = &blocks[home];
+    let mut devices = Vec::new();
+    for (place, entry) in main.disks[..usize::from(main.disk_count.get())].iter().enumerate() {
+        let mistaken =
+            |disk: usize| OpenError::Layout { disk: DiskId(disk as u16), what: "its table of disks" };
+        devices.push(match entry.state {
+            DISK_REMOVED => None,
+            DISK_IN_USE | DISK_LEAVING => {
+                let found = blocks.iter().position(|block| block.disk == entry.uuid);
+                let missing = OpenError::Missing { disk: DiskId(place as u16), uuid: Uuid(entry.uuid.get()) };
+                let at = found.ok_or(missing)?;
+                if usize::from(blocks[at].disk_index.get()) != place {
+                    return Err(mistaken(at));
+                }
+                Some(DiskId(at as u16))
+            }
+            _ => return Err(mistaken(home)),
+        });
+    }
+    if devices.get(usize::from(main.home.get())) != Some(&Some(DiskId(home as u16))) {
+        return Err(OpenError::Layout { disk: DiskId(home as u16), what: "its home disk" });
+    }
+    Ok(devices)
+}
+
 /// Is any disk an old copy? The others are written before the home disk, so each is at its generation or one
-/// ahead; one behind only if its newer copy is damaged.
-fn ages(blocks: &[Superblock], layout: &Layout, damaged: &[(DiskId, u8)]) -> Result<(), OpenError> {
-    let expected = blocks[usize::from(layout.home.0)].generation.get();
+/// ahead; one behind only if its newer copy is damaged. What is not in the table may be of any age, but not from
+/// the home disk's future.
+fn ages(
+    blocks: &[Superblock],
+    home: DiskId,
+    strays: &[DiskId],
+    damaged: &[(DiskId, u8)],
+) -> Result<(), OpenError> {
+    let expected = blocks[usize::from(home.0)].generation.get();
+    let excuse = |disk: DiskId| u64::from(damaged.iter().any(|(bad, _)| *bad == disk));
     for (at, block) in blocks.iter().enumerate() {
         let (disk, found) = (DiskId(at as u16), block.generation.get());
-        let excuse = u64::from(damaged.iter().any(|(bad, _)| *bad == disk));
-        if found + excuse < expected {
+        if found.saturating_add(excuse(disk)) < expected && !strays.contains(&disk) {
             return Err(OpenError::Older { disk, found, expected });
         }
-        let home_excuse = u64::from(damaged.iter().any(|(bad, _)| *bad == layout.home));
-        if found > expected + 1 + home_excuse {
-            return Err(OpenError::Older { disk: layout.home, found: expected, expected: found });
+        if found > expected.saturating_add(1 + excuse(home)) {
+            return Err(OpenError::Older { disk: home, found: expected, expected: found });
+        }
+    }
+    Ok(())
+}
+
+/// Why a disk may not join the pool, if something speaks against it. `copies` are the blocks at its two superblock
+/// offsets, `replaces` the pool whose mark it may carry.
+pub(super) fn may_join(
+    copies: &[Copy; 2],
+    pool: Uuid,
+    table: &[PoolDisk],
+    replaces: Option<Uuid>,
+) -> Result<(), DiskRefusal> {
+    let mut holds = Vec::new();
+    for (bytes, copy) in copies.iter().zip(0u8..) {
+        let bytes = bytes.as_ref().ok_or(DiskRefusal::Failed(DiskError::Unreadable))?;
+        match Superblock::parse(bytes, copy) {
+            Ok(block) => holds.push(block),
+            Err(SuperblockFault::Version) => return Err(DiskRefusal::Version),
+            Err(SuperblockFault::Foreign) => {}
+            // An erasure that was cut short leaves such a one. Whose it was is all that matters.
+            Err(SuperblockFault::Corrupt) => {
+                let torn: Superblock = bytemuck::pod_read_unaligned(&bytes[..]);
+                holds.push(Superblock { disk: 0.into(), ..torn });
+            }
+        }
+    }
+    for block in holds {
+        let (disk, other) = (Uuid(block.disk.get()), Uuid(block.pool.get()));
+        let ours = other == pool;
+        if ours && table.iter().any(|entry| entry.uuid == disk && entry.state != DiskState::Removed) {
+            return Err(DiskRefusal::Member { disk });
+        }
+        // What was removed, or never got in, holds nothing that counts.
+        if !ours && replaces != Some(other) {
+            let node = identity(&block).map_or(NodeName::A, |identity| identity.node);
+            return Err(DiskRefusal::Occupied { pool: other, node });
         }
     }
     Ok(())

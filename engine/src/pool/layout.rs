@@ -9,7 +9,8 @@ use crate::block::BLOCK_BYTES;
 use crate::format::frame::CHECKPOINT_FRAME_BYTES_MAX;
 use crate::format::sums::{LINE_DATA_BYTES, area_bytes};
 use crate::format::superblock::{
-    DISK_IN_USE, DISKS_MAX, DiskEntry, FEATURE_SUMS, FEATURE_ZEROS, SUPERBLOCK_AREA_BYTES, Superblock,
+    DISK_IN_USE, DISK_LEAVING, DISK_REMOVED, DISKS_MAX, DiskEntry, FEATURE_SUMS, FEATURE_ZEROS,
+    SUPERBLOCK_AREA_BYTES, Superblock,
 };
 use crate::ids::{DiskId, NodeName, Uuid};
 use crate::io::Geometry;
@@ -27,6 +28,8 @@ const SIDE_BYTES: (u64, u64) = (128 << 10, 64 << 20);
 const VOLUME_BYTES: u64 = 4096;
 /// Most room in a checkpoint for the blocks that read as zero inside mapped extents.
 const ZERO_BYTES_MAX: u64 = 32 << 20;
+/// A pool can grow to this many times the extents it begins with before its checkpoint areas are full.
+const GROWTH: u64 = 4;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// Who a pool is.
@@ -55,9 +58,24 @@ impl Default for PoolOptions {
     }
 }
 
+/// What a place of a pool is to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiskState {
+    /// On its way in; not used before the superblocks name it.
+    Joining,
+    /// In use.
+    InUse,
+    /// Being emptied; nothing new is put on it.
+    Leaving,
+    /// Empty: its disk was removed.
+    Removed,
+}
+
 /// One disk of a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PoolDisk {
+    /// What it is to the pool.
+    pub state: DiskState,
     /// Its identity.
     pub uuid: Uuid,
     /// Its size in bytes when it was formatted.
@@ -83,6 +101,8 @@ pub(super) struct Layout {
     pub(super) checkpoint_offsets: [u64; 2],
     pub(super) checkpoint_area_bytes: u64,
     pub(super) features: u32,
+    /// Bytes of the disks by which the room for volumes is measured: those in use, as the superblocks have them.
+    pub(super) counted_bytes: u64,
 }
 
 /// What changes from one superblock of a pool to the next.
@@ -112,9 +132,12 @@ impl Layout {
         }
         let home = (0..disks.len()).rev().max_by_key(|at| disks[*at].bytes).expect("at least one disk");
         let bytes: u64 = disks.iter().map(|disk| disk.bytes).sum();
-        let area = checkpoint_area_bytes(bytes / extent, side_bytes(bytes) + zero_bytes(bytes, extent));
+        let side = side_bytes(bytes);
+        let area = checkpoint_area_bytes(bytes / extent * GROWTH, side + zero_bytes(bytes, extent));
         let log = match options.log_bytes {
-            0 => (area / 2).clamp(512 << 10, 64 << 20).next_multiple_of(BLOCK),
+            0 => (checkpoint_area_bytes(bytes / extent, side) / 2)
+                .clamp(512 << 10, 64 << 20)
+                .next_multiple_of(BLOCK),
             log if log >= LOG_BYTES_MIN && log.is_multiple_of(BLOCK) => log,
             log => return Err(PoolError::LogBytes(log)),
         };
@@ -128,33 +151,47 @@ impl Layout {
             checkpoint_offsets: [checkpoints, checkpoints + area],
             checkpoint_area_bytes: area,
             features: FEATURE_ZEROS,
+            counted_bytes: bytes,
         };
         for (at, (disk, uuid)) in disks.iter().zip(uuids).enumerate() {
             let meta = if at == home { checkpoints + 2 * area } else { SUPERBLOCK_AREA_BYTES };
-            let sums = area_bytes(disk.bytes.saturating_sub(meta));
-            let data_offset = (meta + sums).next_multiple_of(extent.min(1 << 20));
-            let slots = disk.bytes.saturating_sub(data_offset) / extent;
-            let (disk_id, bytes) = (DiskId(at as u16), disk.bytes);
-            if slots == 0 {
-                return Err(PoolError::TooSmall { disk: disk_id, bytes, needed: data_offset + extent });
-            }
-            let slots = u32::try_from(slots).map_err(|_| PoolError::TooLarge { disk: disk_id })?;
-            layout.disks.push(PoolDisk {
-                uuid: *uuid,
-                bytes,
-                sector_bytes: disk.sector_bytes,
-                data_offset,
-                slots,
-                sums: [meta, sums],
-            });
+            layout.disks.push(plan_disk(DiskId(at as u16), *uuid, disk, meta, extent)?);
         }
         Ok(layout)
     }
 
-    /// The superblock of one disk.
-    pub(super) fn superblock(&self, identity: &Identity, commit: &Commit, disk: DiskId) -> Superblock {
+    /// Plans a disk more, in this place. `Ok(None)` if its extents would leave too little room in the checkpoint
+    /// areas: for so many volumes, for the blocks that read as zero in so many extents, or for a quarter of what a
+    /// new pool of that size would have for everything else.
+    pub(super) fn plan_more(
+        &self,
+        place: DiskId,
+        uuid: Uuid,
+        disk: &Geometry,
+        (volumes, zero_extents): (usize, u64),
+    ) -> Result<Option<PoolDisk>, PoolError> {
+        let state = DiskState::Joining;
+        let disk =
+            PoolDisk { state, ..plan_disk(place, uuid, disk, SUPERBLOCK_AREA_BYTES, self.extent_bytes)? };
+        let counted = self.counted_bytes.saturating_add(disk.bytes);
+        let left = self.side_bytes_with(counted, Some(&disk));
+        let zeros = self.zeros_room(Some(&disk)) / zero_map_room(self.extent_blocks());
+        let enough = left >= side_bytes(counted) / GROWTH
+            && (left / VOLUME_BYTES) as usize >= volumes
+            && zeros >= zero_extents;
+        Ok(enough.then_some(disk))
+    }
+
+    /// The superblock of one disk, with this table of disks.
+    pub(super) fn superblock(
+        &self,
+        identity: &Identity,
+        commit: &Commit,
+        disk: DiskId,
+        table: &[PoolDisk],
+    ) -> Superblock {
         let mut block = Superblock::zeroed();
-        let own = &self.disks[usize::from(disk.0)];
+        let own = &table[usize::from(disk.0)];
         block.magic = crate::format::superblock::SUPERBLOCK_MAGIC;
         block.version = crate::format::FORMAT_VERSION.into();
         block.node = identity.node as u8;
@@ -163,7 +200,7 @@ impl Layout {
         block.disk = own.uuid.0.into();
         block.generation = commit.generation.into();
         block.disk_index = disk.0.into();
-        block.disk_count = (self.disks.len() as u16).into();
+        block.disk_count = (table.len() as u16).into();
         block.home = self.home.0.into();
         block.home_second = u16::MAX.into();
         block.extent_bytes = (self.extent_bytes as u32).into();
@@ -181,24 +218,30 @@ impl Layout {
         block.checkpoint_lsn = commit.checkpoint_lsn.into();
         block.log_start = commit.log_start.into();
         block.log_sequence = commit.log_sequence.into();
-        for (entry, disk) in block.disks.iter_mut().zip(&self.disks) {
+        for (entry, disk) in block.disks.iter_mut().zip(table) {
             *entry = DiskEntry {
                 uuid: disk.uuid.0.into(),
                 bytes: disk.bytes.into(),
                 slots: disk.slots.into(),
-                state: DISK_IN_USE,
+                state: match disk.state {
+                    DiskState::Joining | DiskState::InUse => DISK_IN_USE,
+                    DiskState::Leaving => DISK_LEAVING,
+                    DiskState::Removed => DISK_REMOVED,
+                },
                 reserved: [0; 3],
             };
         }
         block
     }
 
-    /// The layout that whole superblocks of all disks, in order, describe; or what is wrong with it and on which
-    /// disk. After this, arithmetic on the layout cannot overflow and nothing lies outside its disk.
-    pub(super) fn read(blocks: &[Superblock]) -> Result<(Layout, Commit), (DiskId, &'static str)> {
-        let home = blocks[0].home.get();
-        let Some(main) = blocks.get(usize::from(home)) else { return Err((DiskId(0), "its home disk")) };
-        let home = DiskId(home);
+    /// The layout that the superblock of the home disk and those of the others, by place, describe; or what is
+    /// wrong with it and in which place. After this, arithmetic on the layout cannot overflow and nothing lies
+    /// outside its disk.
+    pub(super) fn read(
+        main: &Superblock,
+        blocks: &[Option<Superblock>],
+    ) -> Result<(Layout, Commit), (DiskId, &'static str)> {
+        let home = DiskId(main.home.get());
         let extent = u64::from(main.extent_bytes.get());
         if !extent.is_power_of_two() || !(EXTENT_BYTES_MIN..=EXTENT_BYTES_MAX).contains(&extent) {
             return Err((home, "its extent size"));
@@ -212,10 +255,17 @@ impl Layout {
             checkpoint_offsets: main.checkpoint_offsets.map(|offset| offset.get()),
             checkpoint_area_bytes: main.checkpoint_area_bytes.get(),
             features: main.features.get() & !FEATURE_SUMS,
+            counted_bytes: 0,
         };
-        for (at, block) in blocks.iter().enumerate() {
-            let (entry, id) = (&block.disks[at], DiskId(at as u16));
+        for (at, (entry, block)) in main.disks.iter().zip(blocks).enumerate() {
+            let id = DiskId(at as u16);
+            let Some(block) = block else {
+                layout.disks.push(PoolDisk::removed(Uuid(entry.uuid.get())));
+                continue;
+            };
+            let state = if entry.state == DISK_IN_USE { DiskState::InUse } else { DiskState::Leaving };
             let disk = PoolDisk {
+                state,
                 uuid: Uuid(block.disk.get()),
                 bytes: entry.bytes.get(),
                 sector_bytes: block.sector_bytes.get(),
@@ -245,6 +295,9 @@ impl Layout {
             }
             if !disjoint(areas, disk.bytes) {
                 return Err((id, "its areas overlap or lie outside the disk"));
+            }
+            if state == DiskState::InUse {
+                layout.counted_bytes = layout.counted_bytes.saturating_add(disk.bytes);
             }
             layout.disks.push(disk);
         }
@@ -302,13 +355,31 @@ impl Layout {
         self.checkpoint_offsets[(number % 2) as usize]
     }
 
-    fn bytes(&self) -> u64 {
-        self.disks.iter().fold(0, |sum, disk| sum.saturating_add(disk.bytes))
-    }
-
     /// Room in a checkpoint for what is not map.
     pub(super) fn side_bytes(&self) -> u64 {
-        side_bytes(self.bytes())
+        self.side_bytes_with(self.counted_bytes, None)
+    }
+
+    /// The same, if so many bytes counted and there were a disk more: what the map and the zeros leave.
+    fn side_bytes_with(&self, counted_bytes: u64, more: Option<&PoolDisk>) -> u64 {
+        side_bytes(counted_bytes).min(self.beside_map(more) - self.zeros_room(more))
+    }
+
+    /// Bytes of a checkpoint that the map of the full pool leaves, with a disk more.
+    fn beside_map(&self, more: Option<&PoolDisk>) -> u64 {
+        let extents = self.disks.iter().chain(more).map(|disk| u64::from(disk.slots)).sum::<u64>();
+        self.checkpoint_area_bytes.saturating_sub(map_bytes(extents))
+    }
+
+    /// Of those, what the maps of zeros may take. All disks count, whatever they are to the pool: it shrinks only
+    /// when a disk joins, which is when it is looked at, or when one is gone, which its extents have left.
+    fn zeros_room(&self, more: Option<&PoolDisk>) -> u64 {
+        if self.features & FEATURE_ZEROS == 0 {
+            return 0;
+        }
+        let bytes = self.disks.iter().chain(more).fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));
+        let least = side_bytes(bytes) / GROWTH;
+        zero_bytes(bytes, self.extent_bytes).min(self.beside_map(more).saturating_sub(least))
     }
 
     /// 4 KiB blocks per extent.
@@ -319,29 +390,61 @@ impl Layout {
     /// Most extents in which some block may read as zero: as many as a checkpoint has room for when it holds
     /// everything else that it must.
     pub(super) fn zero_extents_max(&self) -> u64 {
-        if self.features & FEATURE_ZEROS == 0 {
-            return 0;
-        }
-        let extents = self.bytes() / self.extent_bytes;
-        let rest =
-            self.checkpoint_area_bytes.saturating_sub(checkpoint_area_bytes(extents, self.side_bytes()));
-        rest / zero_map_room(self.extent_blocks())
+        self.zeros_room(None) / zero_map_room(self.extent_blocks())
     }
 
     /// Most volumes of the pool.
     pub(super) fn volumes_max(&self) -> usize {
         (self.side_bytes() / VOLUME_BYTES) as usize
     }
+
+    /// Most volumes of the pool without so many bytes of its disks.
+    pub(super) fn volumes_max_without(&self, bytes: u64) -> usize {
+        (self.side_bytes_with(self.counted_bytes.saturating_sub(bytes), None) / VOLUME_BYTES) as usize
+    }
+}
+
+impl PoolDisk {
+    /// An empty place.
+    pub(super) fn removed(uuid: Uuid) -> PoolDisk {
+        let (bytes, sector_bytes, data_offset, slots, sums) = (0, 0, 0, 0, [0; 2]);
+        PoolDisk { state: DiskState::Removed, uuid, bytes, sector_bytes, data_offset, slots, sums }
+    }
+}
+
+/// A disk whose checksums, and then its data, begin behind `meta` bytes.
+fn plan_disk(
+    place: DiskId,
+    uuid: Uuid,
+    disk: &Geometry,
+    meta: u64,
+    extent: u64,
+) -> Result<PoolDisk, PoolError> {
+    let sums = area_bytes(disk.bytes.saturating_sub(meta));
+    let data_offset = (meta + sums).next_multiple_of(extent.min(1 << 20));
+    let slots = disk.bytes.saturating_sub(data_offset) / extent;
+    let bytes = disk.bytes;
+    if slots == 0 {
+        return Err(PoolError::TooSmall { disk: place, bytes, needed: data_offset + extent });
+    }
+    let slots = u32::try_from(slots).map_err(|_| PoolError::TooLarge { disk: place })?;
+    let (state, sector_bytes) = (DiskState::InUse, disk.sector_bytes);
+    Ok(PoolDisk { state, uuid, bytes, sector_bytes, data_offset, slots, sums: [meta, sums] })
 }
 
 fn side_bytes(pool_bytes: u64) -> u64 {
     (pool_bytes / 256).clamp(SIDE_BYTES.0, SIDE_BYTES.1)
 }
 
-/// Twelve bytes for each extent, the heads of frames and tables, and what is not map.
-fn checkpoint_area_bytes(extents: u64, side: u64) -> u64 {
+/// Twelve bytes for each extent, and the heads of frames and tables.
+fn map_bytes(extents: u64) -> u64 {
     let map = extents * super::codec::MAP_ENTRY_BYTES as u64;
-    (map + map / 256 + side + 2 * CHECKPOINT_FRAME_BYTES_MAX as u64).next_multiple_of(BLOCK)
+    map + map / 256 + 2 * CHECKPOINT_FRAME_BYTES_MAX as u64
+}
+
+/// Room for the map and for what is not map.
+fn checkpoint_area_bytes(extents: u64, side: u64) -> u64 {
+    (map_bytes(extents) + side).next_multiple_of(BLOCK)
 }
 
 /// Room for the blocks of one extent that read as zero, with a share of the frames' heads and of what is left at

@@ -38,6 +38,7 @@ mod record;
 mod replay;
 mod space;
 mod sums;
+mod table;
 mod validate;
 mod zero_bits;
 mod zeros;
@@ -48,11 +49,14 @@ pub use create::{FormatIds, FormatWrite, format};
 pub use error::{OpenError, PoolError};
 pub use extent_map::ExtentMap;
 pub use identify::probe;
-pub use layout::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Identity, LOG_BYTES_MIN, PoolDisk, PoolOptions};
+pub use layout::{
+    DiskState, EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Identity, LOG_BYTES_MIN, PoolDisk, PoolOptions,
+};
 pub use metadata::{Freed, Metadata, VolumeMeta};
 pub use opening::{OpenReport, Opening};
 pub use record::{ANCESTORS_MAX, Lsn, NodeRecord, Record, Slot};
 pub use sums::SumArea;
+pub use table::{DiskNews, DiskRefusal, NewDisk};
 pub use validate::REGION_SECTORS;
 pub use zero_bits::ZeroBits;
 
@@ -61,6 +65,7 @@ use commit::{CommitIo, CommitWriter, Step};
 use layout::{Commit, Layout};
 use log::{Log, LogIo};
 use space::Space;
+use table::Table;
 
 /// Largest volume: 64 TiB.
 pub const SECTORS_MAX: u64 = (64 << 40) / 512;
@@ -70,7 +75,7 @@ pub const SECTORS_MAX: u64 = (64 << 40) / 512;
 pub struct PoolIo {
     /// Echoed in [`Pool::io_done`].
     pub token: u64,
-    /// The disk.
+    /// The disk: its number among those given to [`Opening`] or [`Pool::add_disk`], which need not be its place.
     pub disk: DiskId,
     /// What to do.
     pub op: DiskOp,
@@ -83,6 +88,7 @@ enum Purpose {
     LogFlush,
     Frame,
     Step(Step),
+    Chore,
 }
 
 /// An open pool.
@@ -90,6 +96,11 @@ enum Purpose {
 pub struct Pool {
     identity: Identity,
     layout: Layout,
+    /// By place: which of the disks given is there.
+    devices: Vec<Option<DiskId>>,
+    table: Table,
+    /// Extents in which the caller is about to record zeros.
+    zeros_coming: u64,
     extent_shift: u32,
     metadata: Metadata,
     space: Space,
@@ -126,9 +137,14 @@ impl Pool {
         self.layout.extent_blocks()
     }
 
-    /// The disks of the pool, by [`DiskId`].
+    /// The places of the pool, by [`DiskId`]: disks, and empty ones of disks that were removed.
     pub fn disks(&self) -> &[PoolDisk] {
         &self.layout.disks
+    }
+
+    /// Which of the disks given is in this place; `None` if the place is empty.
+    pub fn device(&self, place: DiskId) -> Option<DiskId> {
+        self.devices.get(usize::from(place.0)).copied().flatten()
     }
 
     /// The disk with the metadata.
@@ -222,7 +238,13 @@ impl Pool {
     /// # Panics
     /// If the extent has no reservation, or has a slot already.
     pub fn allocate(&mut self, volume: VolumeId, extent: u32) -> Slot {
-        self.space.allocate((volume, extent))
+        self.space.allocate((volume, extent), self.planted.has(Bug::LeavingDiskAllocated))
+    }
+
+    /// A slot for a mapped extent that has to leave its disk. As after [`allocate`](Self::allocate): write all of it,
+    /// flush, then append `Map`, which frees the old one. `None` if the other disks have no room.
+    pub fn allocate_move(&mut self, volume: VolumeId, extent: u32) -> Option<Slot> {
+        self.space.allocate_move((volume, extent), self.planted.has(Bug::LeavingDiskAllocated))
     }
 
     /// Gives back a slot that was allocated and not mapped, and its reservation. While the slot is
@@ -232,6 +254,14 @@ impl Pool {
     /// If the slot was not allocated, or is mapped.
     pub fn unallocate(&mut self, slot: Slot) {
         self.space.unallocate(slot, self.planted.has(Bug::ExtentLeaked));
+    }
+
+    /// The slots that lie, in part or wholly, in these bytes of a disk's data area.
+    pub fn slots_in(&self, disk: DiskId, bytes: core::ops::Range<u64>) -> impl Iterator<Item = Slot> + use<> {
+        let begin = self.layout.disks[usize::from(disk.0)].data_offset;
+        let (first, end) =
+            ((bytes.start - begin) >> self.extent_shift, (bytes.end - 1 - begin) >> self.extent_shift);
+        (first as u32..=end as u32).map(move |index| Slot { disk, index })
     }
 
     /// An I/O on this slot begins: whatever becomes of it, it is not given out again until the I/O has ended.
@@ -278,6 +308,7 @@ impl Pool {
         self.failed.get_or_insert(disk);
         self.log.abandon();
         self.committing = None;
+        self.table.abandon();
     }
 
     /// Asks for a checkpoint soon, so that the next opening has nothing to replay.
@@ -291,6 +322,7 @@ impl Pool {
             && !self.log.is_busy()
             && self.committing.is_none()
             && !self.checkpoint_asked
+            && self.table.is_idle()
     }
 
     /// Switches a deliberate bug on.
@@ -312,6 +344,9 @@ impl Pool {
                 LogIo::Flush => self.request(home, DiskOp::Flush, Purpose::LogFlush),
             });
         }
+        if let Some(io) = self.poll_chore() {
+            return Some(io);
+        }
         self.begin_commit();
         match self.committing.as_mut()?.poll(self.layout.checkpoint_area_bytes) {
             Ok(io) => Some(self.commit_io(io?)),
@@ -323,7 +358,8 @@ impl Pool {
     }
 
     fn commit_io(&mut self, io: CommitIo) -> PoolIo {
-        let next = self.committing.as_ref().expect("it has just asked").next;
+        let commit = self.committing.as_ref().expect("it has just asked");
+        let next = commit.next;
         match io {
             CommitIo::Frame(at, bytes) => {
                 let offset = self.layout.checkpoint_offset(next.checkpoint_number) + at;
@@ -333,7 +369,7 @@ impl Pool {
                 self.request(disk, DiskOp::Flush, Purpose::Step(Step::Flush(disk)))
             }
             CommitIo::Step(Step::Superblock(disk)) => {
-                let block = self.layout.superblock(&self.identity, &next, disk);
+                let block = self.layout.superblock(&self.identity, &next, disk, &commit.table);
                 let offset = crate::format::superblock::SUPERBLOCK_OFFSETS[usize::from(block.place())];
                 self.write(disk, offset, &block.seal(), Purpose::Step(Step::Superblock(disk)))
             }
@@ -345,8 +381,8 @@ impl Pool {
         if self.committing.is_some() {
             return;
         }
-        let checkpoint = self.checkpoint_asked || self.log.wants_checkpoint();
-        if !checkpoint && self.introduced {
+        let checkpoint = self.checkpoint_asked || self.log.wants_checkpoint() || self.table.is_new();
+        if !checkpoint && self.introduced && !self.table.is_due() {
             return;
         }
         let mut next = Commit { generation: self.commit.generation + 1, ..self.commit };
@@ -369,8 +405,9 @@ impl Pool {
         self.checkpoint_asked = false;
         self.introduced = true;
         let flush_first = !self.planted.has(Bug::FlushSkippedBeforeSuperblock);
-        let (disks, home) = (self.layout.disks.len(), self.layout.home);
-        self.committing = Some(CommitWriter::new(writer, next, log_start, disks, home, flush_first));
+        let (table, home) = (self.layout.disks.clone(), self.layout.home);
+        self.table.begin();
+        self.committing = Some(CommitWriter::new(writer, next, log_start, table, home, flush_first));
     }
 
     fn write(&mut self, disk: DiskId, offset: u64, bytes: &[u8], purpose: Purpose) -> PoolIo {
@@ -382,6 +419,7 @@ impl Pool {
         let token = self.next_token;
         self.next_token += 1;
         self.in_flight.insert(token, (disk, purpose));
+        let disk = self.device(disk).expect("only disks that are there are asked");
         PoolIo { token, disk, op }
     }
 
@@ -390,6 +428,9 @@ impl Pool {
         let Some((disk, purpose)) = self.in_flight.remove(&token) else { return };
         if self.failed.is_some() {
             return;
+        }
+        if purpose == Purpose::Chore {
+            return self.chore_done(disk, result);
         }
         if result.is_err() {
             let flush = matches!(purpose, Purpose::LogFlush | Purpose::Step(Step::Flush(_)));
@@ -410,6 +451,7 @@ impl Pool {
                     self.committed();
                 }
             }
+            (Purpose::Chore, _) => unreachable!("seen to above"),
             (_, None) => unreachable!("a commit lives until its last request has ended"),
         }
         self.space.durable(self.log.durable());
@@ -419,5 +461,6 @@ impl Pool {
         let commit = self.committing.take().expect("its last step has just ended");
         self.log.release(commit.log_start, commit.covered());
         self.commit = commit.next;
+        self.table_committed();
     }
 }

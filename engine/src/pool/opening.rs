@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 
 use super::error::OpenError;
 use super::identify::{Copy, Recognised, recognise};
-use super::layout::{Commit, Identity, Layout};
+use super::layout::{Commit, DiskState, Identity, Layout};
 use super::log::Log;
 use super::record::Lsn;
 use super::replay::{Entry, Replay};
 use super::space::Space;
+use super::table::Table;
 use super::{Pool, PoolIo};
 use crate::block::{BLOCK_BYTES, PagePool, Payload};
 use crate::format::superblock::{DISKS_MAX, SUPERBLOCK_OFFSETS};
@@ -39,6 +40,9 @@ pub struct OpenReport {
     pub records: u64,
     /// The log ended with a torn entry, which was cut: disk and byte offset.
     pub torn: Option<(DiskId, u64)>,
+    /// Disks given that carry the pool's mark and are no part of it: they were removed, or their joining was cut
+    /// short. They are left alone, and may be added.
+    pub strays: Vec<DiskId>,
     /// Superblock copies that were damaged or torn, the other copy being whole: disk and copy. They are written
     /// anew as the pool goes on.
     pub damaged: Vec<(DiskId, u8)>,
@@ -91,7 +95,7 @@ enum Part {
 }
 
 impl Opening {
-    /// Begins to open the pool on these disks, given in its order.
+    /// Begins to open the pool on these disks, given in any order.
     pub fn new(disks: &[Geometry]) -> Opening {
         let mut opening = Opening {
             disks: disks.to_vec(),
@@ -215,6 +219,12 @@ impl Reading {
         Reading { found, replay, part: Part::Checkpoint(0), log_bytes: 0, torn: false, early: None }
     }
 
+    /// The home disk's number among those given.
+    fn home(&self) -> DiskId {
+        let layout = self.layout();
+        self.found.devices[usize::from(layout.home.0)].expect("the home disk is there")
+    }
+
     fn layout(&self) -> &Layout {
         &self.found.layout
     }
@@ -241,11 +251,11 @@ impl Reading {
 
     fn ask(&self) -> Option<(DiskId, DiskOp)> {
         let (offset, bytes) = self.span()?;
-        Some((self.layout().home, DiskOp::Read { offset, blocks: (bytes / BLOCK_BYTES as u64) as u32 }))
+        Some((self.home(), DiskOp::Read { offset, blocks: (bytes / BLOCK_BYTES as u64) as u32 }))
     }
 
     fn corrupt(&self, offset: u64, what: &'static str) -> OpenError {
-        OpenError::Corrupt { disk: self.layout().home, offset, what }
+        OpenError::Corrupt { disk: self.home(), offset, what }
     }
 
     /// The bytes that were asked for.
@@ -376,8 +386,13 @@ impl Reading {
     /// Who owns what.
     fn space(&self) -> Result<Space, OpenError> {
         let mut space = Space::new(self.layout().disks.iter().map(|disk| disk.slots));
+        for (disk, at) in self.layout().disks.iter().zip(0..) {
+            if disk.state != DiskState::InUse {
+                space.close(DiskId(at));
+            }
+        }
         space.occupy(&self.replay.metadata).map_err(|(_, _, slot)| OpenError::Corrupt {
-            disk: slot.disk,
+            disk: self.found.devices[usize::from(slot.disk.0)].unwrap_or(slot.disk),
             offset: self.layout().offset(slot),
             what: "two extents lie there",
         })?;
@@ -389,15 +404,17 @@ impl Reading {
             Some(space) => space,
             None => self.space()?,
         };
+        let home = self.home();
         let Reading { found, replay, log_bytes, torn, .. } = *self;
-        let Recognised { identity, layout, commit, damaged } = found;
+        let Recognised { identity, layout, commit, devices, strays, damaged } = found;
         let place = (commit.log_start + log_bytes) % layout.log_bytes;
         let report = OpenReport {
             identity,
             generation: commit.generation,
             entries: replay.entries,
             records: replay.records,
-            torn: torn.then_some((layout.home, layout.log_offset + place)),
+            torn: torn.then_some((home, layout.log_offset + place)),
+            strays,
             damaged,
         };
         let (start, head) = (commit.log_start, commit.log_start + log_bytes);
@@ -406,6 +423,9 @@ impl Reading {
             identity,
             extent_shift: layout.extent_bytes.trailing_zeros(),
             layout,
+            devices,
+            table: Table::default(),
+            zeros_coming: 0,
             metadata: replay.metadata,
             space,
             log,

@@ -3,8 +3,11 @@
 //!
 //! Space may be kept for a volume: what it has not used of that, others cannot reserve.
 //!
-//! Invariants: the free slots and the allocated, mapped and retiring ones make up the disks; there are never
-//! more reservations without a slot than free slots.
+//! A disk is open or closed. Nothing is given out on a closed one: it has not joined yet, or it is leaving. For each
+//! extent that still has to leave, a free slot of an open disk is kept back.
+//!
+//! Invariants: the free slots and the allocated, mapped and retiring ones make up the disks; reservations without
+//! a slot and extents that have to leave are never more than the free slots of the open disks.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,8 +22,15 @@ type Extent = (VolumeId, u32);
 #[derive(Debug)]
 pub(super) struct Space {
     disks: Vec<FreeSlots>,
+    /// Is anything given out on the disk?
+    open: Vec<bool>,
+    /// Slots of the disk that are allocated or mapped.
+    live: Vec<u32>,
+    /// Slots allocated for extents that leave their disk.
+    moving: BTreeSet<Slot>,
     /// Smooth weighted round robin: each disk's turn comes as often as its share of the free space.
     credit: Vec<i64>,
+    /// Free slots of the open disks.
     free: u64,
     /// Extents that are not mapped and have space: a slot if it has been chosen.
     reserved: BTreeMap<Extent, Option<Slot>>,
@@ -45,6 +55,9 @@ impl Space {
     pub(super) fn new(slots: impl Iterator<Item = u32>) -> Space {
         let disks: Vec<FreeSlots> = slots.map(FreeSlots::all).collect();
         Space {
+            open: vec![true; disks.len()],
+            live: vec![0; disks.len()],
+            moving: BTreeSet::new(),
             credit: vec![0; disks.len()],
             free: disks.iter().map(|disk| u64::from(disk.len())).sum(),
             disks,
@@ -66,18 +79,81 @@ impl Space {
                 if !self.disks.get_mut(usize::from(slot.disk.0)).is_some_and(|disk| disk.take(slot.index)) {
                     return Err((id, extent, slot));
                 }
-                self.free -= 1;
+                let disk = usize::from(slot.disk.0);
+                self.live[disk] += 1;
+                self.free -= u64::from(self.open[disk]);
             }
         }
         Ok(())
     }
 
+    /// Adds a disk of so many slots in this place, which is the next or that of a disk without slots; closed.
+    pub(super) fn add(&mut self, disk: DiskId, slots: u32) {
+        let at = usize::from(disk.0);
+        self.disks.resize_with(self.disks.len().max(at + 1), || FreeSlots::all(0));
+        self.open.resize(self.disks.len(), false);
+        self.live.resize(self.disks.len(), 0);
+        self.credit.resize(self.disks.len(), 0);
+        assert!(self.disks[at].slots() == 0, "the place of {disk} is taken");
+        self.disks[at] = FreeSlots::all(slots);
+    }
+
+    /// From now on slots of the disk are given out.
+    pub(super) fn open(&mut self, disk: DiskId) {
+        let at = usize::from(disk.0);
+        if !core::mem::replace(&mut self.open[at], true) {
+            self.free += u64::from(self.disks[at].len());
+        }
+    }
+
+    /// From now on no slot of the disk is given out.
+    pub(super) fn close(&mut self, disk: DiskId) {
+        let at = usize::from(disk.0);
+        if core::mem::replace(&mut self.open[at], false) {
+            self.free -= u64::from(self.disks[at].len());
+            self.credit[at] = 0;
+        }
+    }
+
+    /// Would the reservations and the extents of this disk find room on the others?
+    pub(super) fn has_room_without(&self, disk: DiskId) -> bool {
+        let at = usize::from(disk.0);
+        let free = self.free - if self.open[at] { u64::from(self.disks[at].len()) } else { 0 };
+        free >= self.unbacked + self.to_move() + u64::from(self.live[at])
+    }
+
+    /// Is every slot of the disk free, with no I/O on any of them?
+    pub(super) fn is_vacant(&self, disk: DiskId) -> bool {
+        let free = &self.disks[usize::from(disk.0)];
+        free.len() == free.slots()
+            && self.held.range(Slot { disk, index: 0 }..=Slot { disk, index: u32::MAX }).next().is_none()
+    }
+
+    /// Takes the slots of a vacant, closed disk away.
+    pub(super) fn remove(&mut self, disk: DiskId) {
+        let at = usize::from(disk.0);
+        assert!(self.is_vacant(disk) && !self.open[at], "{disk} is in use");
+        self.disks[at] = FreeSlots::all(0);
+    }
+
+    /// Slots of the disk that are allocated or mapped.
+    pub(super) fn live_on(&self, disk: DiskId) -> u32 {
+        self.live[usize::from(disk.0)]
+    }
+
+    /// Extents that have to leave their disk and have no new slot yet.
+    fn to_move(&self) -> u64 {
+        let live = self.live.iter().zip(&self.open).filter(|(_, open)| !**open);
+        live.map(|(live, _)| u64::from(*live)).sum::<u64>().saturating_sub(self.moving.len() as u64)
+    }
+
+    /// Free slots, those of closed disks too.
     pub(super) fn free(&self) -> u64 {
-        self.free
+        self.disks.iter().map(|disk| u64::from(disk.len())).sum()
     }
 
     pub(super) fn unreserved(&self) -> u64 {
-        self.free - self.unbacked
+        self.free.saturating_sub(self.unbacked + self.to_move())
     }
 
     pub(super) fn slots(&self) -> u64 {
@@ -172,24 +248,42 @@ impl Space {
         self.keep_for(volume, 0);
     }
 
-    pub(super) fn allocate(&mut self, extent: Extent) -> Slot {
-        let reservation =
-            self.reserved.get_mut(&extent).expect("an extent is reserved before it is allocated");
+    /// `careless`: closed disks too, for a planted bug.
+    pub(super) fn allocate(&mut self, extent: Extent, careless: bool) -> Slot {
+        let reservation = self.reserved.get(&extent).expect("an extent is reserved before it is allocated");
         assert!(reservation.is_none(), "extent {extent:?} already has a slot");
-        let disk = choose(&self.disks, &mut self.credit).expect("a reservation is backed by a free slot");
-        let index = self.disks[disk].first().expect("the chosen disk has a free slot");
-        self.disks[disk].take(index);
-        self.free -= 1;
+        let slot = self.take(extent, careless).expect("a reservation is backed by a free slot");
         self.unbacked -= 1;
-        let slot = Slot { disk: DiskId(disk as u16), index };
-        *reservation = Some(slot);
-        self.pending.insert(slot, extent);
+        self.reserved.insert(extent, Some(slot));
         slot
+    }
+
+    /// A slot for a mapped extent that leaves its disk; `None` if there is none but for reservations.
+    pub(super) fn allocate_move(&mut self, extent: Extent, careless: bool) -> Option<Slot> {
+        if self.free <= self.unbacked {
+            return None;
+        }
+        let slot = self.take(extent, careless)?;
+        self.moving.insert(slot);
+        Some(slot)
+    }
+
+    fn take(&mut self, extent: Extent, careless: bool) -> Option<Slot> {
+        let disk = choose(&self.disks, |at| careless || self.open[at], &mut self.credit)?;
+        let index = self.disks[disk].first()?;
+        self.disks[disk].take(index);
+        self.free = self.free.saturating_sub(u64::from(self.open[disk]));
+        self.live[disk] += 1;
+        let slot = Slot { disk: DiskId(disk as u16), index };
+        self.pending.insert(slot, extent);
+        Some(slot)
     }
 
     pub(super) fn unallocate(&mut self, slot: Slot, leak: bool) {
         let extent = self.pending.remove(&slot).expect("the slot was allocated and is not mapped");
         self.forget_reserved(extent);
+        self.moving.remove(&slot);
+        self.live[usize::from(slot.disk.0)] -= 1;
         if !leak {
             self.retire(slot);
         }
@@ -200,10 +294,16 @@ impl Space {
         let owner = self.pending.remove(&slot);
         assert_eq!(owner, Some(extent), "{slot:?} is mapped without having been allocated for it");
         self.forget_reserved(extent);
+        self.moving.remove(&slot);
     }
 
     /// The record at `lsn` has freed these.
     pub(super) fn unmapped(&mut self, lsn: Lsn, slots: Freed) {
+        for slot in &slots {
+            // Not below zero: a planted bug frees what was never counted.
+            let live = &mut self.live[usize::from(slot.disk.0)];
+            *live = live.saturating_sub(1);
+        }
         if !slots.is_empty() {
             self.retiring.push_back((lsn, slots));
         }
@@ -242,16 +342,17 @@ impl Space {
     }
 
     fn give(&mut self, slot: Slot) {
-        assert!(self.disks[usize::from(slot.disk.0)].give(slot.index), "{slot:?} is freed twice");
-        self.free += 1;
+        let at = usize::from(slot.disk.0);
+        assert!(self.disks[at].give(slot.index), "{slot:?} is freed twice");
+        self.free += u64::from(self.open[at]);
     }
 }
 
 /// The disk whose turn it is.
-fn choose(disks: &[FreeSlots], credit: &mut [i64]) -> Option<usize> {
+fn choose(disks: &[FreeSlots], may: impl Fn(usize) -> bool, credit: &mut [i64]) -> Option<usize> {
     let mut total = 0;
     let mut best: Option<usize> = None;
-    for (at, disk) in disks.iter().enumerate().filter(|(_, disk)| disk.len() != 0) {
+    for (at, disk) in disks.iter().enumerate().filter(|(at, disk)| may(*at) && disk.len() != 0) {
         total += i64::from(disk.len());
         credit[at] += i64::from(disk.len());
         if best.is_none_or(|best| credit[at] > credit[best]) {

@@ -24,17 +24,19 @@ use super::clock::Clock;
 use super::gate::Gate;
 use super::lifecycle::Lifecycle;
 use super::machine::Machine;
+use super::operators::Operators;
 use super::requests::{Caller, Requests};
 use super::timer::Timer;
 use super::transport::{Inbox, Transport};
 use crate::arbiter::{ArbiterError, Ask};
 use crate::backend::{BackendRequest, BlockBackend, DiskSink};
 use crate::guest::{Command, GuestError, PathState, Sectors, StatusRun};
-use crate::ids::{RequestId, VolumeId};
+use crate::ids::{DiskId, RequestId, VolumeId};
 use crate::io::{DiskError, DiskRequest, DiskResult, IoId};
 use crate::mirror::message::Message;
-use crate::node::event::{Action, Event};
+use crate::node::event::{Action, Event, PoolAsk};
 use crate::node::view::View;
+use crate::pool::DiskRefusal;
 
 /// How many rounds a thread works for others before it goes back to what it came from: some 100 µs.
 const ROUNDS_MAX: usize = 128;
@@ -48,6 +50,8 @@ pub(super) struct Core {
     performing: Gate,
     performer: Mutex<Performer>,
     closed: AtomicBool,
+    /// Operators who wait for the node's answer.
+    operators: Operators,
     pub(super) lifecycle: Lifecycle,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) timer: Timer,
@@ -77,7 +81,8 @@ struct Performer {
 
 /// What actions act on.
 pub(super) struct Outside {
-    pub(super) disks: Vec<Arc<dyn BlockBackend>>,
+    /// By number; `None` for those that were let go.
+    pub(super) disks: Vec<Option<Arc<dyn BlockBackend>>>,
     pub(super) transport: Option<Arc<dyn Transport>>,
     /// Questions for the arbiter's thread.
     pub(super) questions: Option<Sender<(u64, Ask)>>,
@@ -95,6 +100,7 @@ impl Core {
             performing: Gate::default(),
             performer: Mutex::default(),
             closed: AtomicBool::new(false),
+            operators: Operators::default(),
             lifecycle: Lifecycle::default(),
             clock,
             timer: Timer::new(),
@@ -156,6 +162,22 @@ impl Core {
         }
     }
 
+    /// Asks something of the pool, and waits for the answer.
+    pub(super) fn ask_pool(&self, ask: PoolAsk) -> Result<(), DiskRefusal> {
+        let (id, answer) = self.operators.enter()?;
+        self.happened(Event::Pool { id, ask });
+        answer.recv().unwrap_or(Err(DiskRefusal::NotOpen))
+    }
+
+    /// Makes room for a disk more: its number from now on. `None` when closed, or when there were too many.
+    pub(super) fn connect(&self, disk: Arc<dyn BlockBackend>) -> Option<DiskId> {
+        let mut performer = self.performer.lock();
+        let disks = &mut performer.outside.as_mut()?.disks;
+        let number = u16::try_from(disks.len()).ok()?;
+        disks.push(Some(disk));
+        Some(DiskId(number))
+    }
+
     pub(super) fn view(&self) -> Option<View> {
         let driver = self.driver.lock();
         let now = self.clock.now();
@@ -190,6 +212,7 @@ impl Core {
         self.timer.stop();
         // Whoever performs now, this thread or another, finds the core closed and lets go.
         self.performing.run(|| self.perform());
+        self.operators.close();
         let waiting = self.intake.lock().requests.close();
         for (sink, token) in waiting {
             contain(|| sink.complete(token, Err(GuestError::Unavailable)));
@@ -231,7 +254,7 @@ impl Core {
         }
     }
 
-    fn act_all(&self, outside: &Outside, batch: &mut Vec<Action>) {
+    fn act_all(&self, outside: &mut Outside, batch: &mut Vec<Action>) {
         let mut sent = false;
         for action in batch.drain(..).take_while(|_| !self.closed.load(Ordering::Relaxed)) {
             sent |= matches!(action, Action::Send { .. });
@@ -251,7 +274,7 @@ impl Core {
         self.lifecycle.let_go();
     }
 
-    fn act(&self, outside: &Outside, action: Action) {
+    fn act(&self, outside: &mut Outside, action: Action) {
         match action {
             Action::Disk(request) => self.start_io(outside, request),
             Action::Send { link, message } => {
@@ -278,11 +301,16 @@ impl Core {
                 }
             }
             Action::Notice(notice) => self.lifecycle.notice(notice),
+            Action::PoolAnswer { id, result } => self.operators.answer(id, result),
+            Action::Release { disk } => {
+                let disk = outside.disks.get_mut(usize::from(disk.0)).and_then(Option::take);
+                drop(disk);
+            }
         }
     }
 
     fn start_io(&self, outside: &Outside, request: DiskRequest) {
-        match outside.disks.get(usize::from(request.disk.0)) {
+        match outside.disks.get(usize::from(request.disk.0)).and_then(Option::as_ref) {
             Some(disk) => disk.submit(BackendRequest::new(request.op, Arc::clone(&outside.sink), request.id)),
             None => self.complete(request.id, Err(DiskError::Invalid)),
         }

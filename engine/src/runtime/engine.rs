@@ -68,13 +68,13 @@ pub struct EngineBuilder {
 }
 
 impl EngineBuilder {
-    /// Adds a disk of the pool. The order is that in which the pool was formatted.
+    /// Adds a disk of the pool. Disks are recognised by their identity; the order does not matter.
     pub fn disk(mut self, disk: Arc<dyn BlockBackend>) -> EngineBuilder {
         self.disks.push(disk);
         self
     }
 
-    /// Adds disks of the pool, in the order in which it was formatted.
+    /// Adds disks of the pool, in any order.
     pub fn disks(mut self, disks: impl IntoIterator<Item = Arc<dyn BlockBackend>>) -> EngineBuilder {
         self.disks.extend(disks);
         self
@@ -136,7 +136,8 @@ impl EngineBuilder {
         start_timer(&core)?;
         let questions = self.arbiter.map(|arbiter| start_asker(&core, arbiter)).transpose()?;
         let sink = Arc::clone(&core) as Arc<dyn DiskSink>;
-        core.begin(Outside { disks: self.disks, transport: self.transport.clone(), questions, sink });
+        let disks = self.disks.into_iter().map(Some).collect();
+        core.begin(Outside { disks, transport: self.transport.clone(), questions, sink });
         engine.wait_open(self.open_bound)?;
         engine.handle.extent_sectors.store(core.extent_sectors().unwrap_or(0), Ordering::Relaxed);
         if let Some(transport) = self.transport {

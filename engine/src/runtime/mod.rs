@@ -67,6 +67,8 @@ mod gate;
 mod in_process;
 mod lifecycle;
 mod machine;
+mod operators;
+mod pool;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -78,4 +80,5 @@ pub use clock::{BootClock, Clock};
 pub use engine::{Engine, EngineBuilder, NotClean, StartError};
 pub use format::{FormatError, NewPool, format_pool, open_pool, probe};
 pub use in_process::{InProcess, in_process};
+pub use pool::PoolChangeError;
 pub use transport::{Inbox, Transport};

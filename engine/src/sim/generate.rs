@@ -82,6 +82,7 @@ pub fn plan(seed: u64, scale: Scale) -> Plan {
             _ => end + rng.between(unit, unit * 6),
         };
     }
+    disk_changes(&mut plan, &mut root.fork("disk changes"), unit);
     let last = plan.steps.iter().map(|step| step.at_us).max().unwrap_or(0);
     plan.at(last + rng.below(unit * 4) + 1, Verb::HealAll);
     plan.sort();
@@ -253,6 +254,33 @@ fn episode(plan: &mut Plan, rng: &mut Rng, trouble: Trouble, at: u64, unit: u64)
     end
 }
 
+/// In some plans disks come and go, whatever else happens. Half of the changes are met by a crash.
+fn disk_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
+    let last = plan.steps.iter().map(|step| step.at_us).max().unwrap_or(0).max(unit * 4);
+    if !rng.chance(0.4) {
+        return;
+    }
+    for _ in 0..rng.between(1, 3) {
+        let who = rng.pick(&NodeName::BOTH);
+        let at = unit * 2 + rng.below(last);
+        let (bytes, sector_bytes) = (rng.pick(&[8u64, 16, 40]) << 20, rng.pick(&[512, 4096]));
+        plan.at(at, Verb::AddDisk { who, bytes, sector_bytes });
+        let removed_at = at + rng.between(unit / 10, unit * 4);
+        plan.at(removed_at, Verb::RemoveDisk { who, which: rng.below(4) as u32 });
+        if rng.chance(0.2) {
+            plan.at(removed_at + rng.below(3_000), Verb::KeepDisk { who, which: 0 });
+        }
+        if rng.chance(0.5) {
+            let begin = if rng.chance(0.3) { at } else { removed_at };
+            // A change takes some milliseconds.
+            let within = rng.pick(&[2_000, 10_000, 30_000, unit]);
+            let dies = begin + rng.below(within);
+            plan.at(dies, death(rng, who));
+            plan.at(dies + rng.between(1_000, unit * 3), Verb::Start { who });
+        }
+    }
+}
+
 /// Both nodes die, within a moment or one long after the other, and come back in either order.
 fn crash_both(plan: &mut Plan, rng: &mut Rng, at: u64, unit: u64) -> u64 {
     let first = rng.pick(&NodeName::BOTH);
@@ -368,6 +396,9 @@ mod tests {
             "ArbiterDown",
             "ArbiterUp",
             "ArbiterDelay",
+            "AddDisk",
+            "RemoveDisk",
+            "KeepDisk",
             "HealAll",
             "Rot",
             "LoseWrite",

@@ -319,6 +319,29 @@ pub enum Verb {
         /// Microseconds.
         us: u64,
     },
+    /// A blank disk is added to the node's pool, if the node is open.
+    AddDisk {
+        /// Which node.
+        who: NodeName,
+        /// Its size in bytes.
+        bytes: u64,
+        /// What it writes atomically: 512 or 4096 bytes.
+        sector_bytes: u32,
+    },
+    /// A disk is removed from the node's pool, if the node is open and has one in use.
+    RemoveDisk {
+        /// Which node.
+        who: NodeName,
+        /// Which of the disks in use, counted round; the home disk, which stays, is the last.
+        which: u32,
+    },
+    /// A disk that is being removed is kept.
+    KeepDisk {
+        /// Which node.
+        who: NodeName,
+        /// Which of the leaving disks, counted round.
+        which: u32,
+    },
     /// Check the history and all invariants now.
     Check,
     /// All faults end, dead nodes start, failed disks are replaced; everything must converge.

@@ -104,6 +104,7 @@ impl Trace {
             }
             Event::Arbiter { id, result } => self.number(id ^ 7 << 60 ^ u64::from(result.is_ok())),
             Event::Stop => self.number(8 << 60),
+            Event::Pool { id, .. } => self.number(id ^ 10 << 60),
             Event::Tick => self.number(9 << 60),
             Event::Scrub { start } => self.number(10 << 60 ^ u64::from(*start)),
         }
@@ -146,6 +147,8 @@ impl Trace {
             }
             Action::Aborted { id } => self.number(id.0 ^ 4 << 60),
             Action::Notice(_) => self.number(5 << 60),
+            Action::PoolAnswer { id, result } => self.number(id ^ 6 << 60 ^ u64::from(result.is_ok())),
+            Action::Release { disk } => self.number(u64::from(disk.0) ^ 7 << 60),
         }
         let detail = match action {
             Action::Disk(_) => Detail::All,

@@ -4,7 +4,8 @@
 //! extent is new: write the runs and their checksums → flush → map it, the rest reading as zero → the map is durable →
 //! stable. Where data come to blocks that read as zero, they cease to after the flush, in the same way. Zeros are not
 //! written: that the blocks read as zero → durable → stable; or if all of the extent does: unmap it → durable → stable, and
-//! the place is free. Jobs run beside each other, one per extent.
+//! the place is free. Jobs run beside each other, one per extent. An extent
+//! that leaves its disk (`evacuate`) is read first, then goes the way of a new one; what it remembers as zero it keeps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,11 +24,14 @@ use crate::time::{Duration, Instant};
 const FLUSH_JOBS: usize = 16;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
-type Key = (VolumeId, u32);
+/// An extent of a volume.
+pub(super) type Key = (VolumeId, u32);
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug)]
-enum Stage {
+pub(super) enum Stage {
+    /// The extent is read, to be moved.
+    Gathering,
     /// Waits for its checksums' pages, and for this record, which says that they may be old.
     Preparing(Lsn),
     /// This many writes have not completed.
@@ -39,7 +43,7 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Job {
+pub(super) struct Job {
     blocks: Vec<u64>,
     disk: DiskId,
     /// The new place, until it is mapped.
@@ -55,12 +59,19 @@ struct Job {
     offset: u64,
     /// Blocks of the extent became dirty meanwhile, the first of them then.
     more: Option<Instant>,
+    /// The extent leaves its disk.
+    moves: bool,
 }
 
 impl Job {
+    /// A job that moves an extent, before anything is written.
+    pub(super) fn moving(disk: DiskId) -> Job {
+        Job { stage: Stage::Gathering, moves: true, ..Job::new(Vec::new(), disk, None, Zeros::default()) }
+    }
+
     fn new(blocks: Vec<u64>, disk: DiskId, slot: Option<Slot>, zeros: Zeros) -> Job {
         let (stage, claim, runs, offset, more) = (Stage::Written, None, Vec::new(), 0, None);
-        Job { blocks, disk, slot, zeros, stage, claim, runs, offset, more }
+        Job { blocks, disk, slot, zeros, stage, claim, runs, offset, more, moves: false }
     }
 
     /// What is to be recorded when the data are on stable media.
@@ -116,6 +127,11 @@ impl Destager {
             urged: 0,
             eager: false,
         }
+    }
+
+    /// Jobs in progress.
+    pub(super) fn jobs(&self) -> u64 {
+        self.jobs.len() as u64
     }
 
     fn has_room(&self) -> bool {
@@ -308,6 +324,15 @@ impl Store {
         }
     }
 
+    /// All of an extent that leaves its disk has been read, and these are its new slot, the blocks that are dirty in
+    /// the cache, and what to write, with what that changes of its zeros.
+    pub(super) fn write_moved(&mut self, now: Instant, key: Key, slot: Slot, blocks: Vec<u64>, plan: Plan) {
+        let job = self.destager.jobs.remove(&key).expect("its extent was read for it");
+        let job = Job { blocks, disk: slot.disk, slot: Some(slot), zeros: plan.zeros, ..job };
+        let offset = self.pool.slot_offset(slot);
+        self.prepare(now, key, job, offset, plan.writes);
+    }
+
     /// Starts the jobs whose checksums are ready.
     pub(super) fn start_prepared(&mut self, now: Instant) {
         if self.destager.preparing.is_empty() {
@@ -348,13 +373,14 @@ impl Store {
             let offset = offset + first * BLOCK;
             self.submit(disk, DiskOp::Write { offset, data }, Purpose::Destage { volume, extent });
         }
-        if self.planted.has(Bug::MapBeforeData) || self.planted.has(Bug::ZeroBitClearedBeforeData) {
+        let early = [Bug::MapBeforeData, Bug::ZeroBitClearedBeforeData, Bug::EvacuatedWithoutFlush];
+        if early.into_iter().any(|bug| self.planted.has(bug)) {
             self.map_early(volume, extent);
         }
         true
     }
 
-    fn add_job(&mut self, volume: VolumeId, extent: u32, job: Job) {
+    pub(super) fn add_job(&mut self, volume: VolumeId, extent: u32, job: Job) {
         if let Stage::Logging(lsn) = job.stage {
             self.destager.logging.insert((lsn, (volume, extent)));
         }
@@ -362,11 +388,15 @@ impl Store {
         assert!(before.is_none(), "one destage job per extent");
     }
 
-    /// Two planted bugs: the map says so while the data are on the way.
+    /// Three planted bugs: the map says so while the data are on the way.
     fn map_early(&mut self, volume: VolumeId, extent: u32) {
-        let maps = self.planted.has(Bug::MapBeforeData);
         let job = self.destager.jobs.get_mut(&(volume, extent)).expect("just added");
-        if job.slot.is_some() != maps || matches!(job.stage, Stage::Logging(_)) {
+        let bug = match job.slot {
+            Some(_) if job.moves => Bug::EvacuatedWithoutFlush,
+            Some(_) => Bug::MapBeforeData,
+            None => Bug::ZeroBitClearedBeforeData,
+        };
+        if !self.planted.has(bug) || matches!(job.stage, Stage::Logging(_)) {
             return;
         }
         let records = job.records((volume, extent));
@@ -432,6 +462,7 @@ impl Store {
                 || old
                 || disk.waiting.len() >= FLUSH_JOBS
                 || (sums && self.sums.wants_flush())
+                || disk.waiting.iter().any(|key| self.destager.jobs.get(key).is_some_and(|job| job.moves))
                 || disk.waiting.iter().any(|&(volume, _)| self.is_urged(volume))
                 || self.cache.unstable_blocks() * 2 > self.cache.dirty_blocks_max();
             if wanted {
@@ -481,7 +512,7 @@ impl Store {
         }
     }
 
-    fn finish_job(&mut self, now: Instant, key: Key) {
+    pub(super) fn finish_job(&mut self, now: Instant, key: Key) {
         let job = self.destager.jobs.remove(&key).expect("a job ends once");
         if let Some(claim) = &job.claim {
             self.release_sums(claim);
@@ -496,12 +527,31 @@ impl Store {
                 self.cache.push_dirty_front(key.0, block, since);
             }
         }
+        if job.moves {
+            self.move_ended(key);
+        }
+    }
+
+    /// Takes notice of disks that have joined.
+    pub(super) fn disks_grow(&mut self) {
+        let places = self.pool.disks().len();
+        self.sums.disks_change(&self.pool);
+        self.destager.disks.resize_with(places.max(self.destager.disks.len()), DiskState::default);
+    }
+
+    /// Is no flush of this disk in flight or due, and nothing of its checksums in use?
+    pub(super) fn is_quiet(&self, disk: DiskId) -> bool {
+        let state = &self.destager.disks[usize::from(disk.0)];
+        state.flushing.is_none() && state.waiting.is_empty() && self.sums.is_quiet(disk)
+    }
+
+    /// A disk has left.
+    pub(super) fn forget_disk(&mut self, disk: DiskId) {
+        self.destager.disks[usize::from(disk.0)] = DiskState::default();
+        self.sums.forget_disk(disk);
     }
 
     pub(super) fn next_destage(&self) -> Option<Instant> {
-        if self.failed() {
-            return None;
-        }
         let age = self.destager.age;
         let flush =
             self.destager.disks.iter().filter(|disk| disk.flushing.is_none()).filter_map(|disk| disk.since);

@@ -141,6 +141,7 @@ impl Store {
         }
         self.load_sums();
         self.verify_waiting(now);
+        self.verify_gathered(now);
     }
 
     pub(super) fn sum_write_done(&mut self, now: Instant, key: PageKey, result: DiskResult) {

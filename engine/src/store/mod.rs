@@ -9,10 +9,12 @@
 //! - An extent is unmapped only when every block of it is zero, and given out again only when that is durable.
 //! - At most one destage job works on an extent, so that writes to one place of a disk never race.
 //! - What is read from disk is compared with its checksum before anyone sees it (`sums`).
+//! - Neither a read nor a move of an extent sees what a later owner of its slot wrote: reads hold their slots.
 //! - A flush covers just the writes that had completed when it was submitted. A failed write or flush fails
 //!   the store for good: nothing becomes stable any more.
 
 mod destage;
+mod evacuate;
 mod guard;
 mod plan;
 mod read;
@@ -30,6 +32,8 @@ use crate::pool::{Lsn, Pool, Record};
 use crate::time::Instant;
 
 use destage::Destager;
+use evacuate::Evacuation;
+pub use evacuate::Unmovable;
 pub use guard::Damaged;
 use read::Reads;
 pub use read::{Read, ReadToken};
@@ -42,6 +46,7 @@ enum Purpose {
     Pool { token: u64 },
     Read { token: ReadToken, part: usize },
     Destage { volume: VolumeId, extent: u32 },
+    Gather { volume: VolumeId, extent: u32, at: u64, blocks: u64 },
     Flush { disk: DiskId },
     SumRead { key: PageKey, tries: u32 },
     SumWrite { key: PageKey },
@@ -62,6 +67,7 @@ pub struct Store {
     pool: Pool,
     cache: Cache,
     destager: Destager,
+    evacuation: Evacuation,
     reads: Reads,
     sums: SumTable,
     purposes: BTreeMap<IoId, Purpose>,
@@ -88,6 +94,7 @@ impl Store {
         Store {
             cache: Cache::new(config.blocks_max, config.dirty_blocks_max),
             destager: Destager::new(config, pool.disks().len()),
+            evacuation: Evacuation::default(),
             reads: Reads::default(),
             sums,
             purposes: BTreeMap::new(),
@@ -256,13 +263,15 @@ impl Store {
         if self.failed() {
             return;
         }
+        self.disks_grow();
         self.finish_mapped(now);
         self.start_destage(now);
+        self.evacuate(now);
         self.start_prepared(now);
         self.write_sums(now);
         self.start_flushes(now);
         while let Some(io) = self.pool.poll_io() {
-            self.submit(io.disk, io.op, Purpose::Pool { token: io.token });
+            self.submit_to(io.disk, io.op, Purpose::Pool { token: io.token });
         }
     }
 
@@ -271,7 +280,8 @@ impl Store {
         if self.failed() {
             return None;
         }
-        self.next_destage().into_iter().chain(self.sums.deadline()).min()
+        let all = [self.next_destage(), self.sums.deadline(), self.next_move()];
+        all.into_iter().flatten().min()
     }
 
     /// The next disk request.
@@ -288,16 +298,29 @@ impl Store {
     pub fn io_done(&mut self, now: Instant, id: IoId, result: DiskResult) {
         let Some(purpose) = self.purposes.remove(&id) else { return };
         match purpose {
-            Purpose::Pool { token } => self.pool.io_done(token, result),
+            Purpose::Pool { token } => {
+                self.pool.expect_zeros(self.destager.jobs());
+                self.pool.io_done(token, result);
+            }
             Purpose::Read { token, part } => self.read_part_done(now, token, part, result),
             Purpose::Destage { volume, extent } => self.destage_write_done(now, volume, extent, result),
+            Purpose::Gather { volume, extent, at, blocks } => {
+                self.gathered(now, (volume, extent), at, blocks, result);
+            }
             Purpose::Flush { disk } => self.flush_done(now, disk, result),
             Purpose::SumRead { key, tries } => self.sum_read_done(now, key, tries, result),
             Purpose::SumWrite { key } => self.sum_write_done(now, key, result),
         }
     }
 
+    /// `disk` is a place of the pool.
     fn submit(&mut self, disk: DiskId, op: DiskOp, purpose: Purpose) {
+        let device = self.pool.device(disk).expect("only disks that are there are asked");
+        self.submit_to(device, op, purpose);
+    }
+
+    /// `disk` is one of the disks given.
+    fn submit_to(&mut self, disk: DiskId, op: DiskOp, purpose: Purpose) {
         self.last_io += 1;
         let id = IoId(self.last_io);
         self.purposes.insert(id, purpose);

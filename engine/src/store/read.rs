@@ -2,7 +2,8 @@
 //!
 //! Blocks that a disk read is looking at are pinned: whatever is written to them meanwhile is still in the
 //! cache when the read comes back, and wins. So a read never returns a mixture with a write-back that ran
-//! beside it, nor what a later owner of the extent wrote; and a checksum is never that of newer data.
+//! beside it; and a checksum is never that of newer data. Its slots are held: an extent that is moved meanwhile leaves its
+//! old slot to nobody before the read has ended, so a read never returns what a later owner of the slot wrote.
 //!
 //! A disk that cannot read a run of blocks is asked for each of them, so that one bad block costs no others.
 
@@ -124,7 +125,9 @@ impl Store {
     }
 
     fn ask_disk(&mut self, token: ReadToken, index: usize, part: &Part) {
-        self.sums.want(part.disk, part.offset, part.blocks * 4096);
+        let bytes = part.blocks * 4096;
+        self.pool.slots_in(part.disk, part.offset..part.offset + bytes).for_each(|slot| self.pool.hold(slot));
+        self.sums.want(part.disk, part.offset, bytes);
         self.load_sums();
         let op = DiskOp::Read { offset: part.offset, blocks: part.blocks as u32 };
         self.submit(part.disk, op, Purpose::Read { token, part: index });
@@ -168,7 +171,6 @@ impl Store {
             let blocks = core::mem::replace(&mut whole.blocks, 0);
             (whole.disk, whole.offset, whole.first, blocks)
         };
-        self.sums.unwant(disk, offset, blocks * 4096);
         let begin = job.parts.len();
         job.left += blocks as usize - 1;
         let single = |n| Part { first: first + n, blocks: 1, disk, offset: offset + n * 4096, read: None };
@@ -177,6 +179,7 @@ impl Store {
             let part = single(n);
             self.ask_disk(token, begin + n as usize, &part);
         }
+        self.let_go(disk, offset, blocks);
     }
 
     /// Pages of checksums have come.
@@ -225,12 +228,21 @@ impl Store {
         self.part_over(token, part);
     }
 
+    /// What [`ask_disk`](Self::ask_disk) asked for has come, or is asked for in other pieces.
+    fn let_go(&mut self, disk: DiskId, offset: u64, blocks: u64) {
+        let bytes = blocks * 4096;
+        self.sums.unwant(disk, offset, bytes);
+        self.pool.slots_in(disk, offset..offset + bytes).for_each(|slot| self.pool.unhold(slot));
+    }
+
     fn part_over(&mut self, token: ReadToken, part: usize) {
         let job = self.reads.jobs.get_mut(&token).expect("found by the caller");
         let at = &job.parts[part];
-        self.sums.unwant(at.disk, at.offset, at.blocks * 4096);
+        let (disk, offset, blocks) = (at.disk, at.offset, at.blocks);
         job.left -= 1;
-        if job.left > 0 {
+        let over = job.left == 0;
+        self.let_go(disk, offset, blocks);
+        if !over {
             return;
         }
         let job = self.reads.jobs.remove(&token).expect("found above");

@@ -422,6 +422,7 @@ impl Pair {
             Action::Complete { id, result } => {
                 assert!(self.answers.insert(id.0, result).is_none(), "answered once");
             }
+            Action::PoolAnswer { .. } | Action::Release { .. } => unreachable!("no disk comes or goes here"),
             Action::Aborted { id } => {
                 self.aborted.insert(id.0);
             }

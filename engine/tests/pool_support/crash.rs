@@ -10,7 +10,7 @@ use twinsan::pool::Pool;
 
 use super::model::Expected;
 use super::session::Witness;
-use super::{Disk, SECTOR, Sector, open_with};
+use super::{Disk, SECTOR, Sector, open_marked};
 
 /// Up to this many unflushed sectors all subsets are tried.
 const ALL_SUBSETS: usize = 6;
@@ -47,32 +47,39 @@ impl PowerCuts {
 
     fn crash(&mut self, disks: &[Disk], expected: &Expected, deep: bool) -> Result<(), String> {
         let mut disks = disks.to_vec();
-        let (mut pool, _) =
-            open_with(&mut disks, self.planted).map_err(|error| format!("does not open: {error}"))?;
-        expected.check(&pool, &disks)?;
+        let (mut pool, devices) =
+            open_marked(&mut disks, self.planted).map_err(|error| format!("does not open: {error}"))?;
+        expected.check(&pool, &disks, &devices)?;
         self.states += 1;
-        if deep { self.crash_again(&mut disks, &mut pool, 2) } else { Ok(()) }
+        if deep { self.crash_again(&mut disks, &devices, &mut pool, 2) } else { Ok(()) }
     }
 
     /// Crashes what the pool does after opening, at each request, again and again: the result stays the same.
-    fn crash_again(&mut self, disks: &mut [Disk], pool: &mut Pool, depth: u32) -> Result<(), String> {
+    fn crash_again(
+        &mut self,
+        disks: &mut [Disk],
+        devices: &[usize],
+        pool: &mut Pool,
+        depth: u32,
+    ) -> Result<(), String> {
         while let Some(io) = pool.poll_io() {
-            let id = usize::from(io.disk.0);
+            let id = devices[usize::from(io.disk.0)];
             let number = disks[id].begin(&io.op);
             if matches!(io.op, DiskOp::Write { .. }) {
                 let loose = loose(disks);
                 for choice in choices(&loose) {
                     let mut left = left(disks, &loose, &choice);
-                    let (mut next, _) =
-                        open_with(&mut left, self.planted).map_err(|error| format!("again: {error}"))?;
+                    let (mut next, devices) =
+                        open_marked(&mut left, self.planted).map_err(|error| format!("again: {error}"))?;
                     self.again += 1;
-                    if next.metadata() != pool.metadata() || next.durable() != pool.durable() {
+                    let same = next.disks() == pool.disks() && next.durable() == pool.durable();
+                    if !same || next.metadata() != pool.metadata() {
                         return Err(format!("recovered {:?}, then {:?}", pool.metadata(), next.metadata()));
                     }
                     self.random =
                         self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                     if depth > 0 && self.random >> 60 == 0 {
-                        self.crash_again(&mut left, &mut next, depth - 1)?;
+                        self.crash_again(&mut left, &devices, &mut next, depth - 1)?;
                     }
                 }
             }

@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod crash;
+pub(crate) mod disks;
 pub(crate) mod model;
+mod op;
 pub(crate) mod session;
 mod space;
 
@@ -221,6 +223,15 @@ pub(crate) fn open_with(disks: &mut [Disk], planted: Planted) -> Result<(Pool, O
             opening.io_done(io.token, result);
         }
     }
+}
+
+/// As [`open_with`], given only the disks that carry a pool's mark; tells which those are.
+pub(crate) fn open_marked(disks: &mut [Disk], planted: Planted) -> Result<(Pool, Vec<usize>), OpenError> {
+    let devices = disks::marked(disks);
+    let mut given: Vec<Disk> = devices.iter().map(|at| disks[*at].clone()).collect();
+    let outcome = open_with(&mut given, planted);
+    devices.iter().zip(given).for_each(|(at, disk)| disks[*at] = disk);
+    outcome.map(|(pool, _)| (pool, devices))
 }
 
 pub(crate) fn open(disks: &mut [Disk]) -> Result<(Pool, OpenReport), OpenError> {

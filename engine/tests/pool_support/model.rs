@@ -7,6 +7,7 @@ use twinsan::ids::{DiskId, Generation, VolumeId};
 use twinsan::pool::{NodeRecord, Pool, Record, Slot, check};
 
 use super::Disk;
+use super::disks::{Tables, shows};
 
 /// A volume as the model sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -41,7 +42,9 @@ impl Plain {
                 (volume.generation, volume.ancestors) = (*generation, ancestors.clone());
             }
             Record::Map { volume, extent, slot } => {
-                self.volumes.get_mut(volume).unwrap_or(&mut none).map.insert(*extent, (*slot, [content; 2]));
+                // An extent that is moved takes its contents along.
+                let map = &mut self.volumes.get_mut(volume).unwrap_or(&mut none).map;
+                map.entry(*extent).or_insert((*slot, [content; 2])).0 = *slot;
             }
             Record::Unmap { volume, extent } => {
                 let volume = self.volumes.get_mut(volume).unwrap_or(&mut none);
@@ -106,11 +109,13 @@ pub(crate) struct Expected {
     /// A crash must not lose anything up to here.
     pub(crate) durable: u64,
     pub(crate) contents: Contents,
+    /// What may be found of each disk.
+    pub(crate) tables: Tables,
 }
 
 impl Expected {
-    /// Is what was found on the disks allowed?
-    pub(crate) fn check(&self, pool: &Pool, disks: &[Disk]) -> Result<(), String> {
+    /// Is what was found on the disks allowed? `devices` tells which of them the pool knows by each number.
+    pub(crate) fn check(&self, pool: &Pool, disks: &[Disk], devices: &[usize]) -> Result<(), String> {
         let found = pool.durable().0;
         if found < self.durable {
             return Err(format!("record {} was durable, the pool is back at {found}", self.durable));
@@ -124,13 +129,17 @@ impl Expected {
         }
         for volume in call.after.volumes.values() {
             for (extent, (slot, contents)) in &volume.map {
+                let device = pool.device(slot.disk).ok_or_else(|| format!("no disk for {slot:?}"))?;
+                let disk = &disks[devices[usize::from(device.0)]];
                 for (mark, block) in mark_blocks().into_iter().enumerate() {
                     if !volume.zeros.contains(&(*extent, block)) {
-                        self.check_content(pool, disks, *slot, mark, &self.contents[&contents[mark]])?;
+                        shows(disk, pool.slot_offset(*slot), mark, &self.contents[&contents[mark]])
+                            .map_err(|what| format!("{slot:?}: {what}"))?;
                     }
                 }
             }
         }
+        self.tables.check(pool)?;
         let report = check(pool);
         if !report.is_clean() || report.between != 0 {
             return Err(format!("the check found {report:?}"));
@@ -142,25 +151,6 @@ impl Expected {
     pub(crate) fn fingerprint(&self) -> u64 {
         let contents = self.contents.values().map(|may| may.len() as u64).sum::<u64>();
         self.durable << 40 ^ (self.calls.len() as u64) << 20 ^ contents
-    }
-
-    fn check_content(
-        &self,
-        pool: &Pool,
-        disks: &[Disk],
-        slot: Slot,
-        mark: usize,
-        may: &[u64],
-    ) -> Result<(), String> {
-        let (offset, at) = (pool.slot_offset(slot), marks()[mark]);
-        let block = disks[usize::from(slot.disk.0)].block(offset + at / 4096 * 4096);
-        for word in block[at as usize % 4096..][..512].chunks(8) {
-            let value = u64::from_le_bytes(word.try_into().expect("8 bytes"));
-            if !may.contains(&value) {
-                return Err(format!("{slot:?} mark {mark} holds {value}, of {may:?}"));
-            }
-        }
-        Ok(())
     }
 }
 

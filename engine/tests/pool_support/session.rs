@@ -7,82 +7,18 @@ use twinsan::block::{PagePool, Payload};
 use twinsan::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
 use twinsan::io::{DiskError, DiskOp, DiskResult, Geometry};
 use twinsan::planted::{Bug, Planted};
-use twinsan::pool::{NodeRecord, Opening, Pool, PoolIo, Record, Slot};
+use twinsan::pool::{DiskState, NodeRecord, Opening, Pool, PoolIo, Record, Slot};
 
+use super::disks::marked;
 use super::model::{Call, Expected, Plain, marks};
-use super::{Disk, block_of, disk};
+pub(crate) use super::op::Op;
+use super::{Disk, block_of};
 
 /// Volumes of the prologue.
 pub(crate) const V: VolumeId = VolumeId(1);
 pub(crate) const W: VolumeId = VolumeId(2);
 /// Sectors of a volume: 32 extents of 64 KiB.
 const SECTORS: u64 = 32 * 128;
-
-/// What a store does with its pool.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Op {
-    /// First write to an extent.
-    WriteNew,
-    /// Write to a mapped extent.
-    Overwrite,
-    Unmap,
-    /// Unmap, and write there again at once.
-    Replace,
-    VolumeCreate,
-    /// Of one with mapped extents.
-    VolumeDelete,
-    Node,
-    Half,
-    Hot,
-    Log,
-    /// Checksums may be old, or are not any more.
-    Unsure,
-    /// Several kinds of records that must not be torn apart.
-    Together,
-    /// Three calls of several KiB, the later undoing the earlier.
-    Burst,
-    /// A slot is allocated and written, and not mapped.
-    Abort,
-    /// First write to an extent, of its first block alone.
-    WritePartial,
-    /// A block of a mapped extent, the first or the last, reads as zero.
-    ZeroBlock,
-    /// Write to a block that reads as zero.
-    WriteZeroed,
-    /// All space is reserved; an extent is unmapped; what was refused before is written as soon as that is durable.
-    FullWrite,
-    Checkpoint,
-    /// The node dies and comes back; the disks have power all the time.
-    Restart,
-    /// The same, a little later in the operation before.
-    RestartLate,
-}
-
-impl Op {
-    pub(crate) const ALL: [Op; 21] = [
-        Op::WriteNew,
-        Op::Overwrite,
-        Op::Unmap,
-        Op::Replace,
-        Op::VolumeCreate,
-        Op::VolumeDelete,
-        Op::Node,
-        Op::Half,
-        Op::Hot,
-        Op::Log,
-        Op::Unsure,
-        Op::Together,
-        Op::Burst,
-        Op::Abort,
-        Op::WritePartial,
-        Op::ZeroBlock,
-        Op::WriteZeroed,
-        Op::FullWrite,
-        Op::Checkpoint,
-        Op::Restart,
-        Op::RestartLate,
-    ];
-}
 
 /// How requests in flight complete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,7 +37,7 @@ enum Owner {
 
 /// An operation on its way, and what it waits for.
 #[derive(Clone, Debug)]
-pub(super) enum Task {
+pub(crate) enum Task {
     /// Waits for its data write.
     Write(Writing),
     /// Waits for the flush of its data.
@@ -110,12 +46,14 @@ pub(super) enum Task {
     Durable(u64),
     /// The same, and then goes on.
     Then(u64, Next),
+    /// An extent is at its new place when this record is durable.
+    Moved(u64, (VolumeId, u32)),
     Done,
 }
 
 /// What an operation does when a record is durable.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// Writes to the extent that was unmapped.
     Refill(VolumeId, u32),
     /// Writes to a block that reads as zero.
@@ -123,19 +61,21 @@ pub(super) enum Next {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Writing {
-    pub(super) slot: Slot,
-    pub(super) content: u64,
-    pub(super) value: u64,
+pub(crate) struct Writing {
+    pub(crate) slot: Slot,
+    pub(crate) content: u64,
+    pub(crate) value: u64,
     /// To be mapped there, unless it is mapped already.
-    pub(super) map: Option<(VolumeId, u32)>,
-    pub(super) abort: bool,
-    pub(super) part: Part,
+    pub(crate) map: Option<(VolumeId, u32)>,
+    pub(crate) abort: bool,
+    pub(crate) part: Part,
+    /// It leaves another disk; then this is the value of its last mark.
+    pub(crate) moved: Option<u64>,
 }
 
 /// Which blocks of an extent are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Part {
+pub(crate) enum Part {
     All,
     /// The first; the others read as zero.
     First,
@@ -157,11 +97,16 @@ pub(crate) struct Session<'a> {
     /// This one fails.
     pub(crate) fail_at: Option<u64>,
     pub(crate) order: Order,
-    pub(super) pool: Option<Pool>,
+    /// Which of the disks the pool knows by each number.
+    pub(crate) devices: Vec<usize>,
+    /// A disk that failed was kept out of the pool, or left it unerased.
+    pub(crate) refused: bool,
+    pub(crate) write_while_joining: bool,
+    pub(crate) pool: Option<Pool>,
     opening: Option<Opening>,
-    pub(super) tasks: Vec<Task>,
-    in_flight: VecDeque<(Owner, DiskId, DiskOp, u64, bool)>,
-    pub(super) model: Plain,
+    pub(crate) tasks: Vec<Task>,
+    in_flight: VecDeque<(Owner, usize, DiskOp, u64, bool)>,
+    pub(crate) model: Plain,
     next_value: u64,
     pub(super) planted: Planted,
     pages: PagePool,
@@ -178,6 +123,9 @@ impl<'a> Session<'a> {
             requests: 0,
             fail_at: None,
             order: Order::First,
+            devices: Vec::new(),
+            refused: false,
+            write_while_joining: false,
             pool: None,
             opening: None,
             tasks: Vec::new(),
@@ -220,19 +168,21 @@ impl<'a> Session<'a> {
     /// The node dies; what the disks were asked to do they do; it comes back.
     pub(crate) fn restart(&mut self) -> Result<(), String> {
         for (_, id, op, number, _) in core::mem::take(&mut self.in_flight) {
-            let done = disk(&mut self.disks, id).end(number, &op);
+            let done = self.disks[id].end(number, &op);
             drop(done);
         }
         self.pool = None;
         self.tasks.clear();
-        let geometries: Vec<Geometry> = self.disks.iter().map(|disk| disk.geometry).collect();
+        self.devices = marked(&self.disks);
+        let geometries: Vec<Geometry> = self.devices.iter().map(|at| self.disks[*at].geometry).collect();
         self.opening = Some(Opening::new(&geometries).planted(self.planted));
         self.run()
     }
 
     /// Opened: from now on the pool stands by what it has found.
     fn opened(&mut self, pool: Pool) -> Result<(), String> {
-        self.expected.check(&pool, &self.disks)?;
+        self.expected.check(&pool, &self.disks, &self.devices)?;
+        self.expected.tables.settle(&pool);
         let found = pool.durable().0;
         self.expected.calls.retain(|call| call.lsn <= found);
         self.expected.durable = found;
@@ -286,6 +236,8 @@ impl<'a> Session<'a> {
             }
             Op::Checkpoint => self.pool.as_mut().expect("looked").checkpoint(),
             Op::Burst => self.burst(),
+            Op::AddDisk => self.add_disk(),
+            Op::RemoveDisk => self.remove_disk(),
             simple => {
                 let records = self.records(simple);
                 self.append(&records, 0);
@@ -342,7 +294,7 @@ impl<'a> Session<'a> {
         self.append(&(20..500).map(|n| Record::HotRemove { volume, area: area(n) }).collect::<Vec<_>>(), 0);
     }
 
-    pub(super) fn append(&mut self, records: &[Record], content: u64) {
+    pub(crate) fn append(&mut self, records: &[Record], content: u64) {
         let pool = self.pool.as_mut().expect("an operation runs on an open pool");
         let lsn = pool.append(records).0;
         records.iter().for_each(|record| self.model.apply(record, content));
@@ -360,10 +312,11 @@ impl<'a> Session<'a> {
     pub(super) fn first_mapped(&self) -> Option<(VolumeId, u32, (Slot, [u64; 2]))> {
         let mut all =
             self.model.volumes.iter().flat_map(|(id, volume)| volume.map.iter().map(|at| (*id, at)));
-        all.next().map(|(id, (extent, at))| (id, *extent, *at))
+        all.find(|(id, (extent, _))| !self.is_moving(*id, **extent))
+            .map(|(id, (extent, at))| (id, *extent, *at))
     }
 
-    fn unmapped(&self) -> Option<(VolumeId, u32)> {
+    pub(crate) fn unmapped(&self) -> Option<(VolumeId, u32)> {
         let volume = self.model.volumes.keys().last().copied()?;
         let busy: Vec<u32> = self.tasks.iter().filter_map(|task| task.extent(volume)).collect();
         let mapped = &self.model.volumes[&volume].map;
@@ -371,7 +324,7 @@ impl<'a> Session<'a> {
         Some((volume, extent.expect("32 extents are more than two operations take")))
     }
 
-    fn write_new(&mut self, abort: bool) {
+    pub(crate) fn write_new(&mut self, abort: bool) {
         if let Some((volume, extent)) = self.unmapped() {
             self.write_to(volume, extent, abort, Part::All);
         }
@@ -385,7 +338,7 @@ impl<'a> Session<'a> {
         let slot = pool.allocate(volume, extent);
         let (content, value) = (self.value(), self.value());
         self.expected.contents.insert(content, vec![value]);
-        self.write(Writing { slot, content, value, map: Some((volume, extent)), abort, part });
+        self.write(Writing { slot, content, value, map: Some((volume, extent)), abort, part, moved: None });
     }
 
     fn overwrite(&mut self) {
@@ -397,18 +350,19 @@ impl<'a> Session<'a> {
         }
         let value = self.value();
         self.expected.contents.get_mut(&content).expect("each map has its contents").push(value);
-        self.write(Writing { slot, content, value, map: None, abort: false, part: Part::All });
+        self.write(Writing { slot, content, value, map: None, abort: false, part: Part::All, moved: None });
     }
 
     /// Writes an extent, marked in its first and last sector, or one block of it.
-    pub(super) fn write(&mut self, writing: Writing) {
+    pub(crate) fn write(&mut self, writing: Writing) {
         let pool = self.pool.as_mut().expect("an operation runs on an open pool");
         pool.hold(writing.slot);
         let mut bytes = vec![0u8; 64 << 10];
-        for mark in marks() {
+        for (mark, value) in marks().into_iter().zip([writing.value, writing.moved.unwrap_or(writing.value)])
+        {
             bytes[mark as usize..][..512]
                 .chunks_mut(8)
-                .for_each(|word| word.copy_from_slice(&writing.value.to_le_bytes()));
+                .for_each(|word| word.copy_from_slice(&value.to_le_bytes()));
         }
         let data: Payload = bytes
             .chunks(4096)
@@ -424,13 +378,20 @@ impl<'a> Session<'a> {
         let offset = offset + skip as u64 * 4096;
         self.tasks.push(Task::Write(writing));
         let task = Owner::Task(self.tasks.len() - 1);
-        self.request(task, writing.slot.disk, DiskOp::Write { offset, data });
+        let device = self.device(writing.slot.disk);
+        self.request(task, device, DiskOp::Write { offset, data });
     }
 
-    fn request(&mut self, owner: Owner, id: DiskId, op: DiskOp) {
+    /// The number of the disk in this place.
+    fn device(&self, place: DiskId) -> DiskId {
+        self.pool.as_ref().and_then(|pool| pool.device(place)).expect("there is a disk")
+    }
+
+    fn request(&mut self, owner: Owner, device: DiskId, op: DiskOp) {
         self.requests += 1;
         let fails = self.fail_at == Some(self.requests);
-        let number = disk(&mut self.disks, id).begin(&op);
+        let id = self.devices[usize::from(device.0)];
+        let number = self.disks[id].begin(&op);
         self.in_flight.push_back((owner, id, op, number, fails));
     }
 
@@ -452,6 +413,7 @@ impl<'a> Session<'a> {
 
     /// Submits what there is to submit and completes one request; false if there was none.
     pub(crate) fn step(&mut self) -> Result<bool, String> {
+        self.see_to_disks();
         while let Some(PoolIo { token, disk, op }) = self.pool.as_mut().and_then(Pool::poll_io) {
             self.request(Owner::Pool(token), disk, op);
         }
@@ -464,19 +426,19 @@ impl<'a> Session<'a> {
             Order::Last => self.in_flight.pop_back(),
         };
         let Some((owner, id, op, number, fails)) = next else { return Ok(false) };
-        let disk = disk(&mut self.disks, id);
+        let disk = &mut self.disks[id];
         let result = if fails {
             disk.fail(number, &op);
             Err(DiskError::Failed)
         } else {
             disk.end(number, &op)
         };
-        self.completed(owner, id, result)?;
+        self.completed(owner, result)?;
         self.go_on();
         Ok(true)
     }
 
-    fn completed(&mut self, owner: Owner, id: DiskId, result: DiskResult) -> Result<(), String> {
+    fn completed(&mut self, owner: Owner, result: DiskResult) -> Result<(), String> {
         match owner {
             Owner::Pool(token) => {
                 if let Some(pool) = &mut self.pool {
@@ -500,31 +462,34 @@ impl<'a> Session<'a> {
                     }
                 }
             }
-            Owner::Task(task) => self.advance(task, id, result),
+            Owner::Task(task) => self.advance(task, result),
         }
         Ok(())
     }
 
-    fn advance(&mut self, task: usize, id: DiskId, result: DiskResult) {
+    fn advance(&mut self, task: usize, result: DiskResult) {
         let Some(pool) = &mut self.pool else { return };
         // Once a flush has failed, those that were in flight with it prove nothing.
         let result = if pool.failed().is_some() { Err(DiskError::Failed) } else { result };
         match (self.tasks[task].clone(), result) {
             (Task::Write(writing) | Task::Flush(writing), Err(_)) => {
                 pool.unhold(writing.slot);
-                pool.fail(id);
+                pool.fail(writing.slot.disk);
                 self.tasks[task] = Task::Done;
             }
             (Task::Write(writing), Ok(_)) => {
                 self.tasks[task] = Task::Flush(writing);
-                if self.planted.has(Bug::MapBeforeData) {
+                let bug =
+                    if writing.moved.is_some() { Bug::EvacuatedWithoutFlush } else { Bug::MapBeforeData };
+                if self.planted.has(bug) {
                     self.mapped(task, writing);
                 } else {
-                    self.request(Owner::Task(task), writing.slot.disk, DiskOp::Flush);
+                    let device = self.device(writing.slot.disk);
+                    self.request(Owner::Task(task), device, DiskOp::Flush);
                 }
             }
             (Task::Flush(writing), Ok(_)) => self.mapped(task, writing),
-            (Task::Durable(_) | Task::Then(..) | Task::Done, _) => {}
+            (Task::Durable(_) | Task::Then(..) | Task::Moved(..) | Task::Done, _) => {}
         }
     }
 
@@ -534,6 +499,7 @@ impl<'a> Session<'a> {
         pool.unhold(writing.slot);
         self.tasks[task] = Task::Done;
         match (writing.map, writing.part) {
+            (Some(_), _) if writing.moved.is_some() => self.moved(writing),
             (Some(_), _) if writing.abort => pool.unallocate(writing.slot),
             (Some((volume, extent)), part) => {
                 let map = Record::Map { volume, extent, slot: writing.slot };
@@ -565,14 +531,31 @@ impl<'a> Session<'a> {
     pub(crate) fn check_rest(&self) -> Result<(), String> {
         let Some(pool) = &self.pool else { return Err("the pool is not open".into()) };
         let stuck = |task: &Task| match task {
-            Task::Durable(lsn) | Task::Then(lsn, _) => *lsn > pool.durable().0,
+            Task::Durable(lsn) | Task::Then(lsn, _) | Task::Moved(lsn, _) => *lsn > pool.durable().0,
             Task::Done => false,
             Task::Write(_) | Task::Flush(_) => true,
         };
         if self.tasks.iter().any(stuck) || !pool.is_idle() {
             return Err(format!("something is stuck: {:?}", self.tasks));
         }
-        self.expected.check(pool, &self.disks)
+        let changing =
+            pool.disks().iter().any(|disk| matches!(disk.state, DiskState::Joining | DiskState::Leaving));
+        if changing && pool.failed().is_none() {
+            return Err(format!("a disk is stuck: {:?}", pool.disks()));
+        }
+        self.expected.check(pool, &self.disks, &self.devices)
+    }
+
+    /// Is this extent leaving its disk? Then nothing else works on it.
+    pub(crate) fn is_moving(&self, volume: VolumeId, extent: u32) -> bool {
+        let durable = self.pool.as_ref().map_or(0, |pool| pool.durable().0);
+        self.tasks.iter().any(|task| match task {
+            Task::Write(writing) | Task::Flush(writing) => {
+                writing.moved.is_some() && writing.map == Some((volume, extent))
+            }
+            Task::Moved(lsn, at) => *at == (volume, extent) && *lsn > durable,
+            Task::Durable(_) | Task::Then(..) | Task::Done => false,
+        })
     }
 }
 

@@ -49,7 +49,9 @@ impl Session<'_> {
         let mut marked =
             all.flat_map(|(id, volume)| volume.zeros.iter().map(|at| (*id, *at, volume.map[&at.0].0)));
         let is_marked = |block: u32| mark_blocks().contains(&block);
-        marked.find(|(_, (_, block), slot)| is_marked(*block) && !self.is_busy(*slot))
+        marked.find(|(id, (of, block), slot)| {
+            is_marked(*block) && !self.is_busy(*slot) && !self.is_moving(*id, *of)
+        })
     }
 
     fn write_zeroed(&mut self) {
@@ -60,7 +62,7 @@ impl Session<'_> {
             self.append(&[Record::ZeroRemove { volume, extent, first: block, count: 1 }], content);
         }
         let part = Part::Zeroed(volume, extent, block);
-        self.write(Writing { slot, content, value, map: None, abort: false, part });
+        self.write(Writing { slot, content, value, map: None, abort: false, part, moved: None });
     }
 
     pub(super) fn full_write(&mut self) -> Result<(), String> {

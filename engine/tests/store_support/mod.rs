@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 use twinsan::block::{Block, PagePool, Payload};
 use twinsan::format::superblock::{SUPERBLOCK_OFFSETS, Superblock};
 use twinsan::ids::{DiskId, Uuid, VolumeId};
-use twinsan::io::{DiskError, DiskOp, DiskRequest};
+use twinsan::io::{DiskError, DiskOp, DiskRequest, Geometry};
 use twinsan::node::config::CacheConfig;
 use twinsan::planted::Planted;
-use twinsan::pool::{PoolOptions, Record};
+use twinsan::pool::{NewDisk, PoolOptions, Record};
 use twinsan::store::{Damage, Read, ReadToken, Store};
 use twinsan::time::{Duration, Instant};
 
@@ -92,6 +92,21 @@ impl Bench {
         let mut bench = Bench::over(formatted(&OPTIONS, &[4 << 20]), planted);
         bench.restart();
         bench
+    }
+
+    /// On two disks, of which the first has the metadata.
+    pub(crate) fn on_two_disks(planted: Planted) -> Bench {
+        let mut bench = Bench::over(formatted(&OPTIONS, &[4 << 20, 2 << 20]), planted);
+        bench.restart();
+        bench
+    }
+
+    /// A blank disk joins, as the one of this number.
+    pub(crate) fn add_disk(&mut self, number: u16) {
+        let geometry = Geometry { bytes: 2 << 20, sector_bytes: 512 };
+        self.disks.push(Disk::new(geometry.bytes));
+        let new = NewDisk { device: DiskId(number), geometry, uuid: Uuid(0xADD), replaces: None };
+        self.store_mut().add_disk(new);
     }
 
     /// With more data than its checksum pages cover: 2 GiB, in extents of 1 MiB.

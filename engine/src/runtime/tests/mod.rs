@@ -1,4 +1,5 @@
 //! The runtime: over a scripted machine, and as an embedder uses it, over real nodes.
 
+mod disks;
 mod scripted;
 mod story;

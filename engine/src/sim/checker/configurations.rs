@@ -6,7 +6,7 @@
 //! A loss takes the register back to any of those writes; a write in progress then has to happen again. The
 //! number of configurations depends on how many operations overlap, not on the length of the history.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
 
 use smallvec::{SmallVec, smallvec};
 
@@ -56,7 +56,8 @@ struct Search<'a> {
     ordered: bool,
     /// Slot of an operation in progress.
     slots: Vec<Option<usize>>,
-    configurations: BTreeSet<Configuration>,
+    /// In order, each once.
+    configurations: Vec<Configuration>,
     exceeded: bool,
 }
 
@@ -73,8 +74,7 @@ pub fn check(entries: &[Entry], barriers: &[Barrier]) -> Verdict {
     happenings.extend(barriers.iter().map(|barrier| (barrier.moment(), Happening::Barrier(*barrier))));
     happenings.sort_by_key(|happening| happening.0);
     let ordered = barriers.iter().any(|barrier| matches!(barrier, Barrier::Lost { .. }));
-    let first = Configuration { done: 0, writes: smallvec![INITIAL] };
-    let configurations = [first].into_iter().collect();
+    let configurations = vec![Configuration { done: 0, writes: smallvec![INITIAL] }];
     let mut search =
         Search { entries: &entries, ordered, slots: Vec::new(), configurations, exceeded: false };
     for (moment, happening) in happenings {
@@ -90,11 +90,23 @@ pub fn check(entries: &[Entry], barriers: &[Barrier]) -> Verdict {
 }
 
 /// Leaves out failed attempts and writes without an answer whose value nobody read: they need not have happened.
-fn without_traceless(entries: &[Entry]) -> Vec<Entry> {
-    let read: BTreeSet<Value> =
-        entries.iter().filter(|entry| !entry.write).map(|entry| entry.value).collect();
-    let matters = |entry: &&Entry| !(entry.optional || entry.end == NEVER) || read.contains(&entry.value);
-    entries.iter().filter(matters).copied().collect()
+fn without_traceless(entries: &[Entry]) -> Cow<'_, [Entry]> {
+    let certain = |entry: &Entry| !entry.optional && entry.end != NEVER;
+    if entries.iter().all(certain) {
+        return Cow::Borrowed(entries);
+    }
+    let mut read: Vec<Value> = entries.iter().filter(|entry| !entry.write).map(|entry| entry.value).collect();
+    read.sort_unstable();
+    let matters = |entry: &&Entry| certain(entry) || read.binary_search(&entry.value).is_ok();
+    Cow::Owned(entries.iter().filter(matters).copied().collect())
+}
+
+/// Puts them in order, each once.
+fn tidy(configurations: &mut Vec<Configuration>) {
+    if configurations.len() > 1 {
+        configurations.sort_unstable();
+        configurations.dedup();
+    }
 }
 
 impl Search<'_> {
@@ -131,9 +143,15 @@ impl Search<'_> {
         }
         self.slots[slot] = Some(index);
         if !self.entries[index].write {
-            let old = core::mem::take(&mut self.configurations);
-            self.configurations = old.into_iter().map(|each| self.satisfied(each)).collect();
+            self.change(|search, configuration| search.satisfied(configuration));
         }
+    }
+
+    /// Each becomes another, or the same.
+    fn change(&mut self, change: impl Fn(&Self, Configuration) -> Configuration) {
+        let old = core::mem::take(&mut self.configurations);
+        self.configurations = old.into_iter().map(|configuration| change(self, configuration)).collect();
+        tidy(&mut self.configurations);
     }
 
     /// Reads in progress that return what the register holds take effect now: it costs nothing.
@@ -160,14 +178,15 @@ impl Search<'_> {
     fn end(&mut self, index: usize) {
         let Some(slot) = self.slot_of(index) else { return };
         let entry = self.entries[index];
-        let mut found = BTreeSet::new();
-        for configuration in core::mem::take(&mut self.configurations) {
+        let old = core::mem::take(&mut self.configurations);
+        let mut found = Vec::with_capacity(old.len());
+        for configuration in old {
             if configuration.done >> slot & 1 == 1 {
-                found.insert(configuration);
+                found.push(configuration);
             } else {
                 self.explore(&configuration, slot, 0, &mut found);
                 if entry.optional {
-                    found.insert(configuration);
+                    found.push(configuration);
                 }
             }
             if self.exceeded {
@@ -175,31 +194,26 @@ impl Search<'_> {
             }
         }
         self.slots[slot] = None;
-        self.configurations = found
-            .into_iter()
-            .map(|mut configuration| {
-                configuration.done &= !(1 << slot);
-                if entry.stable {
-                    self.keep_from(&mut configuration, index);
-                }
-                configuration
-            })
-            .collect();
+        self.configurations = found;
+        self.change(|search, mut configuration| {
+            configuration.done &= !(1 << slot);
+            if entry.stable {
+                search.keep_from(&mut configuration, index);
+            }
+            configuration
+        });
     }
 
     /// All ways to let writes in progress take effect so that the operation in `goal` takes effect last.
-    fn explore(
-        &mut self,
-        from: &Configuration,
-        goal: usize,
-        lowest: usize,
-        found: &mut BTreeSet<Configuration>,
-    ) {
+    fn explore(&mut self, from: &Configuration, goal: usize, lowest: usize, found: &mut Vec<Configuration>) {
         let goal_entry = self.entries[self.slots[goal].expect("in progress")];
         let open: Vec<usize> = (0..self.slots.len())
             .filter(|slot| from.done >> slot & 1 == 0)
             .filter(|slot| self.slots[*slot].is_some_and(|index| self.entries[index].write))
             .collect();
+        if found.len() > CONFIGURATIONS_MAX {
+            tidy(found);
+        }
         if open.len() > WRITES_MAX || found.len() > CONFIGURATIONS_MAX {
             self.exceeded = true;
             return;
@@ -208,7 +222,7 @@ impl Search<'_> {
             let value = self.entries[self.slots[*slot].expect("in progress")].value;
             let reaches = if goal_entry.write { *slot == goal } else { value == goal_entry.value };
             if reaches {
-                found.insert(self.applied(from, *slot));
+                found.push(self.applied(from, *slot));
             }
             // Without losses the order of overwritten writes does not matter: take them by rising slot.
             let in_turn = self.ordered || *slot >= lowest;
@@ -246,16 +260,12 @@ impl Search<'_> {
     }
 
     fn flushed(&mut self, start: Moment) {
-        let old = core::mem::take(&mut self.configurations);
-        let acknowledged = |write: &u32| *write == INITIAL || self.entries[*write as usize].end < start;
-        self.configurations = old
-            .into_iter()
-            .map(|mut configuration| {
-                let place = configuration.writes.iter().rposition(acknowledged).unwrap_or(0);
-                configuration.writes.drain(..place);
-                configuration
-            })
-            .collect();
+        self.change(|search, mut configuration| {
+            let acknowledged = |write: &u32| *write == INITIAL || search.entries[*write as usize].end < start;
+            let place = configuration.writes.iter().rposition(acknowledged).unwrap_or(0);
+            configuration.writes.drain(..place);
+            configuration
+        });
     }
 
     /// What is left is stable from then on, as far as it comes from a disk; `partly`, it may be lost another time.
@@ -264,7 +274,7 @@ impl Search<'_> {
             let read = index.is_some_and(|index| !self.entries[index].write);
             mask | u64::from(read) << slot
         });
-        let mut found = BTreeSet::new();
+        let mut found = Vec::new();
         for mut configuration in core::mem::take(&mut self.configurations) {
             // All that is in progress may have happened just before, been seen, and be lost or kept. This
             // allows whatever any choice of them would.
@@ -282,11 +292,12 @@ impl Search<'_> {
                 if let Some(slot) = self.slot_of(*write as usize) {
                     let mut kept = back.clone();
                     kept.done |= configuration.done & 1 << slot;
-                    found.insert(self.satisfied(kept));
+                    found.push(self.satisfied(kept));
                 }
-                found.insert(self.satisfied(back));
+                found.push(self.satisfied(back));
             }
         }
+        tidy(&mut found);
         self.configurations = found;
     }
 }

@@ -69,6 +69,10 @@ impl Cluster {
             self.stuck("the hot sets or change logs do not drain");
             return;
         }
+        if !self.run_while(patience, |cluster| cluster.is_emptying()) {
+            self.stuck("a disk does not join or leave");
+            return;
+        }
         self.inspect();
         self.compare_halves();
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::Cluster;
 use crate::block::{BLOCK_BYTES, Block};
 use crate::guest::Sectors;
-use crate::ids::{Epoch, NodeName, VolumeId};
+use crate::ids::{Epoch, NodeName, Uuid, VolumeId};
 use crate::mirror::message::PeerPhase;
 use crate::node::view::{Peek, View};
 use crate::sim::pattern;
@@ -36,6 +36,8 @@ pub(super) struct Watch {
     soon: bool,
     epochs: [Epoch; 2],
     owners: BTreeMap<(VolumeId, Epoch), NodeName>,
+    /// Extents that were left on disks that are leaving.
+    pub(super) leaving: [BTreeMap<Uuid, u32>; 2],
 }
 
 impl Watch {
@@ -47,6 +49,7 @@ impl Watch {
             soon: false,
             epochs: [Epoch(0); 2],
             owners: BTreeMap::new(),
+            leaving: [const { BTreeMap::new() }; 2],
         }
     }
 
@@ -84,6 +87,7 @@ impl Watch {
 
     pub(super) fn life_ended(&mut self, node: NodeName) {
         self.epochs[node.index()] = Epoch(0);
+        self.leaving[node.index()].clear();
         self.soon = true;
     }
 }
@@ -113,6 +117,7 @@ impl Cluster {
         let views = NodeName::BOTH.map(|node| self.view(node));
         for view in views.iter().flatten() {
             self.inspect_node(view);
+            self.inspect_disks(view);
         }
         if let [Some(a), Some(b)] = &views {
             self.inspect_pair(a, b);
@@ -218,7 +223,7 @@ impl Cluster {
         let slot = &self.slots[node.index()];
         Some(match slot.node.as_ref()?.peek(volume, block) {
             Peek::Cached(block) => block,
-            Peek::OnDisk(disk, offset) => slot.disks[usize::from(disk.0)].truth(Cluster::disk_block(offset)),
+            Peek::OnDisk(disk, offset) => slot.disk(disk).truth(Cluster::disk_block(offset)),
             Peek::Unmapped => Block::Zero,
         })
     }

@@ -87,9 +87,7 @@ impl Cluster {
             volumes.iter().flat_map(|volume| self.watch.blocks(*volume).map(|block| (*volume, block)));
         touched
             .filter(|(volume, block)| match alive.peek(*volume, *block) {
-                Peek::OnDisk(disk, offset) => {
-                    slot.disks[usize::from(disk.0)].is_stable(offset / BLOCK_BYTES as u64)
-                }
+                Peek::OnDisk(disk, offset) => slot.disk(disk).is_stable(offset / BLOCK_BYTES as u64),
                 _ => false,
             })
             .collect()

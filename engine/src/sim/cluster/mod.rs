@@ -30,6 +30,7 @@ use crate::time::{Duration, Instant};
 mod amount;
 mod api;
 mod converge;
+mod disks;
 mod guests;
 mod invariants;
 mod losses;
@@ -276,7 +277,7 @@ impl Cluster {
             Due::Disk { node, life, disk, io } => {
                 let slot = &mut self.slots[node.index()];
                 if slot.life == life
-                    && let Some(result) = slot.disks[usize::from(disk.0)].finish(io, &mut self.disk_rng)
+                    && let Some(result) = slot.device(disk).finish(io, &mut self.disk_rng)
                 {
                     self.deliver(node, Event::Disk { id: io, result });
                 }
@@ -379,8 +380,7 @@ impl Cluster {
         match action {
             Action::Disk(request) => {
                 let (disk, io) = (request.disk, request.id);
-                let span =
-                    self.slots[name.index()].disks[usize::from(disk.0)].submit(request, &mut self.disk_rng);
+                let span = self.slots[name.index()].device(disk).submit(request, &mut self.disk_rng);
                 self.schedule(now + span, Due::Disk { node: name, life, disk, io });
             }
             Action::Send { link, message } => {
@@ -394,6 +394,8 @@ impl Cluster {
             Action::Complete { id, result } => self.completed(name, id, result),
             Action::Aborted { id } => self.aborted(id),
             Action::Notice(notice) => self.noticed(name, life, notice),
+            Action::PoolAnswer { id, result } => self.pool_answered(name, id, result),
+            Action::Release { .. } => {}
         }
     }
 
@@ -428,7 +430,12 @@ impl Cluster {
                 self.counters.takeovers += 1;
             }
             Notice::Lost => slot.phase = PeerPhase::Lost,
-            Notice::Unreadable { .. } | Notice::ReservationShort { .. } => {}
+            Notice::Unreadable { .. }
+            | Notice::ReservationShort { .. }
+            | Notice::DiskJoined(_)
+            | Notice::DiskNotOurs(_) => {}
+            Notice::DiskLeft { .. } => self.counters.disks_left += 1,
+            Notice::Unmovable { .. } => self.counters.unmovable_blocks += 1,
             Notice::PartnerDropped => self.counters.partners_dropped += 1,
             Notice::SpaceReached { .. } => self.counters.thresholds_reached += 1,
             Notice::SpaceRegained { .. } => self.counters.thresholds_left += 1,
@@ -486,7 +493,8 @@ impl Cluster {
         slot.phase = PeerPhase::Starting;
         (slot.opened, slot.stopping) = (false, false);
         let config = slot.config(&self.setup, self.planted, &mut self.boot_rng);
-        let geometries: Vec<_> = slot.disks.iter().map(|disk| disk.geometry()).collect();
+        let geometries = slot.connect(&mut self.fault_rng);
+        slot.asked.clear();
         slot.node = Some(Node::new(config, &geometries));
         let life = slot.life;
         self.on_network(|network, now, dues| network.started(now, name, life, dues));

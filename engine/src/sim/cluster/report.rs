@@ -102,6 +102,20 @@ counters! {
     disks_failed,
     /// Nodes that got new disks.
     disks_replaced,
+    /// Disks added to a pool in use.
+    disks_joined,
+    /// Removals of a disk begun.
+    removals,
+    /// Removals cancelled.
+    removals_cancelled,
+    /// Disks that were emptied and left.
+    disks_left,
+    /// Requests for a change of the disks that were refused.
+    disk_refusals,
+    /// Crashes while a disk was coming or going.
+    deaths_in_disk_changes,
+    /// Blocks that could not be read when their extent was to be moved.
+    unmovable_blocks,
     /// Seeds whose mirror could not become whole for lack of space.
     partners_full,
     /// Runs that ended with the only current half on failed disks.

@@ -1,7 +1,8 @@
 //! One of the two servers: its clock, its disks, and the node in the current life of its memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use super::disks::Asked;
 use crate::arbiter::Arbitration;
 use crate::ids::{BootId, NodeName, Uuid, VolumeId};
 use crate::io::Geometry;
@@ -59,6 +60,11 @@ pub(super) struct Slot {
     pub(super) life: u64,
     pub(super) clock: Clock,
     pub(super) disks: Vec<SimDisk>,
+    /// Which of them the node of this life knows by each number.
+    pub(super) devices: Vec<usize>,
+    /// What the operator has asked of the pool, and waits for.
+    pub(super) asked: BTreeMap<u64, Asked>,
+    pub(super) questions: u64,
     pub(super) paused: bool,
     /// What waits for a paused node.
     pub(super) inbox: VecDeque<Event>,
@@ -88,6 +94,9 @@ impl Slot {
             life: 0,
             clock: Clock::new(Instant::ZERO, Instant::ZERO),
             disks: Vec::new(),
+            devices: Vec::new(),
+            asked: BTreeMap::new(),
+            questions: 0,
             paused: false,
             inbox: VecDeque::new(),
             tick_at: None,

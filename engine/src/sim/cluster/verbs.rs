@@ -64,6 +64,9 @@ impl Cluster {
             }
             Verb::ArbiterUp { who } => self.arbiter.set_reachable(who, true),
             Verb::ArbiterDelay { us } => self.arbiter.set_delay(us),
+            Verb::AddDisk { who, bytes, sector_bytes } => self.add_disk(who, bytes, sector_bytes),
+            Verb::RemoveDisk { who, which } => self.remove_disk(who, which),
+            Verb::KeepDisk { who, which } => self.keep_disk(who, which),
             Verb::Check => {
                 self.check_history();
                 self.inspect();
@@ -89,6 +92,7 @@ impl Cluster {
             Crash::PowerCut => self.counters.power_cuts += 1,
         }
         self.counters.deaths_in_resync += u64::from(self.slots.iter().any(|slot| slot.resyncing));
+        self.count_disk_crash(who);
         self.crash_may_lose(who);
         self.end_life(who, crash);
     }

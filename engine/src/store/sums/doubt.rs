@@ -91,6 +91,12 @@ impl Doubt {
         self.lost.remove(&(disk, line));
     }
 
+    /// The disk has left.
+    pub(super) fn forget_disk(&mut self, disk: DiskId) {
+        self.lines.retain(|(of, _), _| *of != disk);
+        self.lost.retain(|(of, _)| *of != disk);
+    }
+
     /// The block's sum is right.
     pub(super) fn resolve(&mut self, disk: DiskId, line: u64, at: usize) {
         if let Some(blocks) = self.lines.get_mut(&(disk, line)) {

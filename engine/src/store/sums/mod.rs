@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::block::{BLOCK_BYTES, Block, PagePool};
 use crate::format::sums::{PAGE_LINES, address};
-use crate::ids::{DiskId, VolumeId};
+use crate::ids::{DiskId, Uuid, VolumeId};
 use crate::node::config::CacheConfig;
 use crate::planted::{Bug, Planted};
 use crate::pool::{Pool, SumArea};
@@ -78,6 +78,8 @@ pub enum Damage {
 #[derive(Debug)]
 pub(super) struct SumTable {
     areas: Vec<Option<SumArea>>,
+    /// The disk in each place, as far as known.
+    known: Vec<Uuid>,
     pages: BTreeMap<PageKey, Page>,
     /// Candidates for eviction; each page is here once.
     order: VecDeque<PageKey>,
@@ -104,6 +106,7 @@ impl SumTable {
         let disks = (0..pool.disks().len() as u16).map(DiskId);
         SumTable {
             areas: disks.clone().map(|disk| pool.sum_area(disk)).collect(),
+            known: pool.disks().iter().map(|disk| disk.uuid).collect(),
             pages: BTreeMap::new(),
             order: VecDeque::new(),
             changed: BTreeSet::new(),
@@ -119,6 +122,42 @@ impl SumTable {
             counters: SumCounters::default(),
             planted,
         }
+    }
+
+    /// Takes notice of disks that have joined.
+    pub(super) fn disks_change(&mut self, pool: &Pool) {
+        for (at, disk) in pool.disks().iter().enumerate() {
+            if self.known.get(at) == Some(&disk.uuid) {
+                continue;
+            }
+            if at == self.known.len() {
+                self.known.push(disk.uuid);
+                self.areas.push(None);
+                self.disks.push(DiskWrites::default());
+            }
+            (self.known[at], self.areas[at]) = (disk.uuid, pool.sum_area(DiskId(at as u16)));
+        }
+    }
+
+    fn pages_of(disk: DiskId) -> core::ops::RangeInclusive<PageKey> {
+        (disk, 0)..=(disk, u64::MAX)
+    }
+
+    /// Is nothing in flight to the checksums of this disk, and does nobody wait for them?
+    pub(super) fn is_quiet(&self, disk: DiskId) -> bool {
+        let in_use = |page: &Page| !page.loaded || page.in_flight || page.users != 0 || page.busy != 0;
+        !self.pages.range(SumTable::pages_of(disk)).any(|(_, page)| in_use(page))
+    }
+
+    /// The disk has left, when all was [quiet](Self::is_quiet) there.
+    pub(super) fn forget_disk(&mut self, disk: DiskId) {
+        let at = usize::from(disk.0);
+        (self.areas[at], self.disks[at]) = (None, DiskWrites::default());
+        self.pages.retain(|key, _| key.0 != disk);
+        self.order.retain(|key| key.0 != disk);
+        self.changed.retain(|(_, key)| key.0 != disk);
+        self.urgent.retain(|key| key.0 != disk);
+        self.doubt.forget_disk(disk);
     }
 
     pub(super) fn counters(&self) -> SumCounters {

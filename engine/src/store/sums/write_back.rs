@@ -282,6 +282,22 @@ impl SumTable {
         self.doubt.leftovers(pool)
     }
 
+    /// Records that drop what is unsure of a disk on which no extent lies.
+    pub(in crate::store) fn records_without(&self, disk: DiskId, metadata: &Metadata) -> Vec<Record> {
+        let mut records = Vec::new();
+        for (_, lines) in metadata.unsure().filter(|(of, _)| *of == disk) {
+            for (mut first, lines) in lines.runs() {
+                let end = first + lines;
+                while first < end {
+                    let count = u32::try_from(end - first).unwrap_or(u32::MAX);
+                    records.push(Record::UnsureRemove { disk, first, count });
+                    first += u64::from(count);
+                }
+            }
+        }
+        records
+    }
+
     /// When a page will have been idle for long enough.
     pub(in crate::store) fn deadline(&self) -> Option<Instant> {
         if self.writes >= WRITES_MAX {

@@ -1,0 +1,73 @@
+//! What a session can do.
+
+/// What a store does with its pool.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Op {
+    /// First write to an extent.
+    WriteNew,
+    /// Write to a mapped extent.
+    Overwrite,
+    Unmap,
+    /// Unmap, and write there again at once.
+    Replace,
+    VolumeCreate,
+    /// Of one with mapped extents.
+    VolumeDelete,
+    Node,
+    Half,
+    Hot,
+    Log,
+    /// Checksums may be old, or are not any more.
+    Unsure,
+    /// Several kinds of records that must not be torn apart.
+    Together,
+    /// Three calls of several KiB, the later undoing the earlier.
+    Burst,
+    /// A slot is allocated and written, and not mapped.
+    Abort,
+    /// First write to an extent, of its first block alone.
+    WritePartial,
+    /// A block of a mapped extent, the first or the last, reads as zero.
+    ZeroBlock,
+    /// Write to a block that reads as zero.
+    WriteZeroed,
+    /// All space is reserved; an extent is unmapped; what was refused before is written as soon as that is durable.
+    FullWrite,
+    Checkpoint,
+    /// The node dies and comes back; the disks have power all the time.
+    Restart,
+    /// The same, a little later in the operation before.
+    RestartLate,
+    /// A blank disk joins.
+    AddDisk,
+    /// A disk is emptied and leaves.
+    RemoveDisk,
+}
+
+impl Op {
+    pub(crate) const ALL: [Op; 23] = [
+        Op::WriteNew,
+        Op::Overwrite,
+        Op::Unmap,
+        Op::Replace,
+        Op::VolumeCreate,
+        Op::VolumeDelete,
+        Op::Node,
+        Op::Half,
+        Op::Hot,
+        Op::Log,
+        Op::Unsure,
+        Op::Together,
+        Op::Burst,
+        Op::Abort,
+        Op::WritePartial,
+        Op::ZeroBlock,
+        Op::WriteZeroed,
+        Op::FullWrite,
+        Op::Checkpoint,
+        Op::Restart,
+        Op::RestartLate,
+        Op::AddDisk,
+        Op::RemoveDisk,
+    ];
+}
