@@ -18,7 +18,7 @@ use twinsan::node::config::NodeConfig;
 use twinsan::node::event::Notice;
 use twinsan::planted::Planted;
 use twinsan::runtime::Engine;
-use twinsan_iscsi::{Server, TargetConfig};
+use twinsan_iscsi::{RefusedLogin, Server, TargetConfig};
 use twinsan_mirror::{LinkConfig, TcpLink};
 
 use crate::Failure;
@@ -47,6 +47,10 @@ enum Event {
     Stop,
     /// Someone has changed the configuration.
     Reload,
+    /// An initiator was not let in.
+    Refused(RefusedLogin),
+    /// The iSCSI target serves no more.
+    TargetFailed,
 }
 
 /// Runs the node of this configuration until it is stopped.
@@ -69,8 +73,9 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
         Operator { config: path.to_path_buf(), engine: engine.clone(), pages: pages.clone(), paths };
     let control = Control::serve(&config.control_socket(), operator)
         .map_err(|error| format!("{} cannot be served: {error}", config.control_socket().display()))?;
-    forward_notices(&engine, events)?;
-    let mut node = Running { config, pages, engine, paths: known, server: None, portals: Portals::default() };
+    forward_notices(&engine, events.clone())?;
+    let portals = Portals::default();
+    let mut node = Running { config, pages, engine, events, paths: known, server: None, portals };
     let outcome = node.until_ended(&inbox, path);
     drop((status, control));
     drop(node);
@@ -81,6 +86,7 @@ struct Running {
     config: Config,
     pages: PagePool,
     engine: Engine,
+    events: Sender<Event>,
     paths: Paths,
     server: Option<Server>,
     portals: Portals,
@@ -111,7 +117,13 @@ impl Running {
             match self.portals.next(inbox) {
                 Ok(Event::Notice(notice)) => self.heard(&notice)?,
                 Ok(Event::Reload) => self.reload(path),
+                Ok(Event::Refused(login)) => log(self.config.name(), &login.to_string()),
                 Ok(Event::Stop) => return self.stop(),
+                Ok(Event::TargetFailed) => {
+                    // Hosts use the partner already; a node that keeps nobody's path is better started anew.
+                    drop(self.stop());
+                    return Err("a thread of the iSCSI target has panicked, see above: the node stops".into());
+                }
                 Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => {
                     let failure = self.engine.failure();
                     return Err(failure.unwrap_or_else(|| "the node ended by itself".into()).into());
@@ -139,7 +151,7 @@ impl Running {
             _ => {}
         }
         if matches!(notice, Notice::Paired(_) | Notice::Alone(_)) && self.server.is_none() {
-            let server = serve(&self.config, &self.engine, &self.pages)?;
+            let server = serve(&self.config, &self.engine, &self.pages, self.events.clone())?;
             self.tell_urls(&server);
             self.server = Some(server);
         }
@@ -262,7 +274,12 @@ fn start_engine(config: &Config, pages: &PagePool) -> Result<(Engine, Paths), Fa
     Ok((builder.start()?, Arc::new(parking_lot::Mutex::new(paths))))
 }
 
-fn serve(config: &Config, engine: &Engine, pages: &PagePool) -> Result<Server, Failure> {
+fn serve(
+    config: &Config,
+    engine: &Engine,
+    pages: &PagePool,
+    events: Sender<Event>,
+) -> Result<Server, Failure> {
     let mut target = TargetConfig::new(&config.target.iqn);
     target.names = config.target.names().cloned().collect();
     target.chap_algorithms = config.chap_algorithms();
@@ -273,6 +290,10 @@ fn serve(config: &Config, engine: &Engine, pages: &PagePool) -> Result<Server, F
         NodeName::B => (2, 1),
     };
     target.pages = pages.clone();
+    // A log that is slow to take its lines shall not slow down hosts: the main loop writes them.
+    let failures = events.clone();
+    target.refused = Arc::new(move |login| drop(events.send(Event::Refused(login))));
+    target.failed = Arc::new(move || drop(failures.send(Event::TargetFailed)));
     Ok(Server::start(target, config.access(|id| engine.volume(id)))?)
 }
 

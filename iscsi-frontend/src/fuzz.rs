@@ -1,13 +1,20 @@
 //! Entry points for fuzzing, also run by ordinary tests over a committed corpus.
 
+mod values;
+
+pub use values::{chap_decode, parameters, text_keys};
+
 use std::sync::Arc;
+
+use twinsan::block::BLOCK_BYTES;
+use twinsan::guest::Command;
 
 use crate::access::{Access, Host, Mapping};
 use crate::chap::{Algorithm, Chap, Credentials, Secret};
 use crate::pdu::text;
-use crate::scsi::{Cdb, Plan, Port, Unit};
+use crate::scsi::{Cdb, LOGICAL_BLOCK_BYTES, Plan, Port, Unit};
 use crate::session::Connection;
-use crate::session::drive::{Drive, HandVolume};
+use crate::session::drive::{Drive, HandVolume, SECTORS};
 use crate::target::{Target, TargetConfig};
 
 /// What a connection may hold for an initiator that reads nothing: commands' data, unsent output, a large write
@@ -148,10 +155,10 @@ fn replace(text: &[u8], from: &[u8; 2], to: &[u8]) -> Vec<u8> {
     [&text[..place], to, &text[place + 2..]].concat()
 }
 
-/// Plans a command from a CDB (the first 16 bytes) and, if it takes any, the parameters that follow.
+/// Plans a command from a CDB (the first 16 bytes) and, if it takes any, the parameters that follow; data is zeros.
 ///
 /// # Panics
-/// By the bug that is being looked for.
+/// If it asks for anything beyond the end of the unit or never comes to an end, or by the bug that is being looked for.
 pub fn command(input: &[u8]) {
     let volume = HandVolume::new(1);
     let mut unit = Unit::new(0, volume, false);
@@ -165,11 +172,18 @@ pub fn command(input: &[u8]) {
         let list = &parameters[..parameters.len().min(bytes as usize)];
         plan = unit.plan_parameters(kind, list, &config.pages);
     }
-    if let Plan::Run(mut work) | Plan::Fetch { mut work, .. } = plan {
+    if let Plan::Store { work, bytes, head } = &mut plan {
+        let blocks = (*head as usize + *bytes as usize).div_ceil(BLOCK_BYTES);
+        work.supply(twinsan::block::zeros(blocks), u64::from(*bytes / LOGICAL_BLOCK_BYTES));
+    }
+    if let Plan::Run(mut work) | Plan::Fetch { mut work, .. } | Plan::Store { mut work, .. } = plan {
         let mut steps = 0;
-        while work.step().is_some() {
+        while let Some(command) = work.step() {
             steps += 1;
             assert!(steps <= 1024, "a command comes to finitely many requests");
+            if let Command::Read { at } | Command::Write { at, .. } | Command::Zero { at, .. } = &command {
+                assert!(at.end() <= SECTORS, "{at:?} is beyond the end");
+            }
         }
     }
 }

@@ -35,18 +35,24 @@
 //!
 //! # Example
 //!
-//! ```no_run
-//! # fn volume() -> std::sync::Arc<dyn twinsan::guest::VirtualVolume> { unimplemented!() }
+//! ```
+//! use std::error::Error;
+//! use std::sync::Arc;
+//!
+//! use twinsan::guest::VirtualVolume;
 //! use twinsan_iscsi::{Access, Host, Mapping, Server, TargetConfig};
 //!
-//! let mut config = TargetConfig::new("iqn.2026-01.example:san");
-//! config.portals = vec!["127.0.0.1:3260".parse().expect("an address")];
-//! let access = Access {
-//!     hosts: vec![Host::new("esx1", &["iqn.1998-01.com.vmware:esx1"])],
-//!     mappings: vec![Mapping::new("esx1", 0, volume())],
-//! };
-//! let server = Server::start(config, access).expect("the portal is free");
-//! println!("serving at {:?}", server.local_addrs());
+//! /// Serves a volume of an engine to one host, until the server is dropped.
+//! fn serve(volume: Arc<dyn VirtualVolume>) -> Result<Server, Box<dyn Error>> {
+//!     let mut config = TargetConfig::new("iqn.2026-01.example:san");
+//!     config.portals = vec!["127.0.0.1:3260".parse()?];
+//!     config.refused = Arc::new(|login| eprintln!("{login}"));
+//!     let access = Access {
+//!         hosts: vec![Host::new("esx1", &["iqn.1998-01.com.vmware:esx1"])],
+//!         mappings: vec![Mapping::new("esx1", 0, volume)],
+//!     };
+//!     Ok(Server::start(config, access)?)
+//! }
 //! ```
 
 mod access;
@@ -54,11 +60,13 @@ mod budget;
 pub mod chap;
 pub mod fuzz;
 mod pdu;
+mod refusals;
 mod scsi;
 mod server;
 mod session;
 mod target;
 
 pub use access::{ANY_INITIATOR, Access, AccessError, Host, Mapping};
+pub use refusals::{RefusalReason, RefusedLogin};
 pub use server::{Server, ServerError};
 pub use target::TargetConfig;

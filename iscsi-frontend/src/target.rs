@@ -4,6 +4,7 @@
 //! Invariant: of two sessions with the same initiator name, ISID and target, the later one has its first command
 //! only after the last task of the earlier one is dead (RFC 7143 6.3.5).
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,10 +18,11 @@ use twinsan::ids::VolumeId;
 use crate::access::{Access, AccessError};
 use crate::budget::Budget;
 use crate::chap::{Algorithm, Challenges, Secret, Throttle};
+use crate::refusals::{RefusalReason, Refusals, RefusedLogin};
 use crate::scsi::{Attention, Port, Unit};
 
 /// How this node's targets present themselves.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TargetConfig {
     /// The targets' iSCSI names (RFC 7143 4.2.7), the same on both nodes; at least one. All are reached at all portals.
     pub names: Vec<String>,
@@ -57,6 +59,20 @@ pub struct TargetConfig {
     /// About how much all connections together may hold for initiators, in bytes. Beyond it commands with data are
     /// answered TASK SET FULL, but for those of connections that hold less than 1 MiB.
     pub memory_bytes_max: usize,
+    /// Is told of logins that were refused, though not of each of very many. Called from the threads that serve
+    /// connections; must not block.
+    pub refused: Arc<dyn Fn(RefusedLogin) + Send + Sync>,
+    /// Is told when a thread of the server has panicked. All connections are dropped then, and the portals closed for good.
+    pub failed: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for TargetConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TargetConfig { names, portals, portal_group, .. } = self;
+        let mut debug = f.debug_struct("TargetConfig");
+        debug.field("names", names).field("portals", portals).field("portal_group", portal_group);
+        debug.finish_non_exhaustive()
+    }
 }
 
 impl TargetConfig {
@@ -79,6 +95,8 @@ impl TargetConfig {
             connections_max: 16_384,
             logins_max: 10_240,
             memory_bytes_max: 1 << 30,
+            refused: Arc::new(|_| {}),
+            failed: Arc::new(|| {}),
         }
     }
 }
@@ -95,6 +113,7 @@ pub(crate) struct Target {
     pub(crate) challenges: Challenges,
     pub(crate) throttle: Throttle,
     pub(crate) budget: Budget,
+    refusals: Refusals,
     /// What unknown initiators would have to know.
     pub(crate) nobodys_secret: Secret,
     /// What the owner of the clock has last said, in milliseconds.
@@ -117,6 +136,7 @@ impl Target {
             challenges: Challenges::new().map_err(|_| AccessError::NoRandom)?,
             throttle: Throttle::default(),
             budget: Budget::new(memory_bytes_max),
+            refusals: Refusals::default(),
             nobodys_secret: Secret::random().map_err(|_| AccessError::NoRandom)?,
             now_ms: AtomicU64::new(0),
             access: Mutex::new(Arc::new(access)),
@@ -174,8 +194,21 @@ impl Target {
             .collect()
     }
 
-    /// A TSIH that is not zero and not taken. Fewer than 65,535 sessions exist, by `connections_max`.
-    pub(crate) fn reserve_tsih(&self) -> u16 {
+    /// Tells the operator that a login was refused, unless that was told lately.
+    pub(crate) fn tell_refusal(
+        &self,
+        names: (Option<&str>, Option<&str>),
+        peer: SocketAddr,
+        reason: RefusalReason,
+    ) {
+        if let Some(login) = self.refusals.note(names, peer, reason, self.now_ms()) {
+            (self.config.refused)(login);
+        }
+    }
+
+    /// A TSIH that is not zero and not taken. There may be none: sessions that wait for the last of their tasks have no
+    /// connection that counts.
+    pub(crate) fn reserve_tsih(&self) -> Option<u16> {
         self.registry.lock().free_tsih()
     }
 
@@ -218,12 +251,15 @@ struct Registry {
 }
 
 impl Registry {
-    fn free_tsih(&mut self) -> u16 {
+    fn free_tsih(&mut self) -> Option<u16> {
+        if self.sessions.len() >= usize::from(u16::MAX) {
+            return None;
+        }
         loop {
             self.tsih_last = self.tsih_last.wrapping_add(1);
             let tsih = self.tsih_last;
             if tsih != 0 && self.sessions.iter().all(|entry| entry.nexus.tsih != tsih) {
-                return tsih;
+                return Some(tsih);
             }
         }
     }
@@ -310,5 +346,34 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.address.post(Notice::TicketGone(self.number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::drive::PostOffice;
+
+    #[test]
+    fn without_a_free_session_number_there_is_no_session_and_no_end_of_looking() {
+        let mailbox = Arc::new(PostOffice::default()) as Arc<dyn Mailbox>;
+        let mut registry = Registry { sessions: Vec::new(), tsih_last: 0 };
+        for number in 1..=u16::MAX {
+            // The last one given is in use, so that each is found at once.
+            assert_eq!(registry.free_tsih(), Some(number));
+            if number > 3 && number < u16::MAX - 1 {
+                continue;
+            }
+            let nexus = Nexus { initiator: String::new(), isid: [0; 6], site: 0, tsih: number, cid: 0 };
+            registry
+                .sessions
+                .push(Entry { nexus, address: Address { mailbox: Arc::clone(&mailbox), key: 0 } });
+        }
+        assert_eq!(registry.free_tsih(), Some(4), "those in use are passed over, and zero");
+        let taken = |tsih| Nexus { initiator: String::new(), isid: [0; 6], site: 0, tsih, cid: 0 };
+        let entry =
+            |tsih| Entry { nexus: taken(tsih), address: Address { mailbox: Arc::clone(&mailbox), key: 0 } };
+        registry.sessions.extend((4..u16::MAX - 1).map(entry));
+        assert_eq!(registry.free_tsih(), None);
     }
 }

@@ -99,6 +99,36 @@ fn the_corpus_of_logins_gets_through_where_it_proves_who_it_is() {
 }
 
 #[test]
+fn no_text_negotiates_what_cannot_be() {
+    run("text_keys", |input| {
+        fuzz::text_keys(input);
+    });
+}
+
+#[test]
+fn no_chap_value_is_decoded_to_what_it_does_not_say() {
+    run("chap_decode", |input| {
+        fuzz::chap_decode(input);
+    });
+}
+
+#[test]
+fn no_parameter_list_reaches_beyond_the_unit() {
+    run("parameters", |input| {
+        fuzz::parameters(input);
+    });
+}
+
+/// A corpus that says nothing would pass as well.
+#[test]
+fn the_seeds_say_what_their_names_say() {
+    let saying = |name: &str, says: fn(&[u8]) -> bool| corpus(name).iter().filter(|seed| says(seed)).count();
+    assert_eq!(saying("text_keys", |seed| fuzz::text_keys(seed) > 0), 9);
+    assert_eq!(saying("chap_decode", |seed| fuzz::chap_decode(seed).is_some()), 5);
+    assert_eq!(saying("parameters", |seed| fuzz::parameters(seed) > 0), 7);
+}
+
+#[test]
 fn no_command_breaks_the_device_server() {
     run("command", fuzz::command);
 }

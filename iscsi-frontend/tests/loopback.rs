@@ -5,14 +5,14 @@ mod initiator;
 #[path = "common/ram.rs"]
 mod ram;
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use initiator::{Initiator, TARGET};
 use twinsan::guest::{Command, GuestResult, PathState, Sink, VirtualVolume, VolumeInfo};
 use twinsan::ids::RequestId;
-use twinsan_iscsi::{Access, Server, TargetConfig};
+use twinsan_iscsi::{Access, Server, ServerError, TargetConfig};
 
 fn serve(reactors: usize) -> Server {
     let mut config = TargetConfig::new(TARGET);
@@ -103,6 +103,11 @@ fn completions_from_another_thread_wake_the_reactor() {
     server.stop();
 }
 
+/// Is a connection refused, or closed at once? The portals may be open for a moment after an initiator was told to go.
+fn refuses(portal: SocketAddr) -> bool {
+    TcpStream::connect(portal).map_or(true, |stream| Initiator { stream, cmd_sn: 1 }.is_closed())
+}
+
 fn pattern(seed: usize, bytes: usize) -> Vec<u8> {
     (0..bytes).map(|n| (n * 31 + n / 253 + seed) as u8).collect()
 }
@@ -187,7 +192,7 @@ fn a_planned_stop_asks_initiators_to_log_out_and_drops_those_that_stay() {
         let (head, _) = polite.receive();
         assert_eq!((head[0], head[36]), (0x32, 1), "a logout is requested");
         assert_eq!(polite.write(0, &[4; 512]), 0, "and until then all is served");
-        assert!(TcpStream::connect(portals[0]).is_err(), "nobody comes in any more");
+        assert!(refuses(portals[0]), "nobody comes in any more");
         let mut logout = [0; 48];
         logout[..2].copy_from_slice(&[0x46, 0x80]);
         polite.send(logout, &[]);
@@ -215,4 +220,63 @@ fn any_address_of_both_families_can_be_a_portal_of_one_port() {
     assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
     assert!(TcpStream::connect(("::1", port)).is_ok());
     drop((first, second));
+}
+
+/// A volume with a bug: it panics at one block.
+struct Cursed(Arc<ram::RamVolume>);
+
+const CURSED_BLOCK: u64 = 13;
+
+impl VirtualVolume for Cursed {
+    fn info(&self) -> VolumeInfo {
+        self.0.info()
+    }
+
+    fn path_state(&self) -> PathState {
+        self.0.path_state()
+    }
+
+    fn partner_path_state(&self) -> PathState {
+        self.0.partner_path_state()
+    }
+
+    fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId {
+        assert!(!matches!(&command, Command::Read { at } if at.start == CURSED_BLOCK), "planted");
+        self.0.submit(command, sink, token)
+    }
+
+    fn abort(&self, request: RequestId, sink: &Arc<dyn Sink>, token: u64) {
+        self.0.abort(request, sink, token);
+    }
+}
+
+/// Hosts have another path, and take it if this one is cut off; one that is half alive would keep them waiting.
+#[test]
+fn a_panic_of_one_reactor_cuts_everyone_off_and_nobody_waits_for_it() {
+    for unlucky in 0..2 {
+        let mut config = TargetConfig::new(TARGET);
+        config.portals = vec![([127, 0, 0, 1], 0).into()];
+        config.reactors = 2;
+        let (failed, failures) = mpsc::channel();
+        config.failed = Arc::new(move || failed.send(()).expect("awaited"));
+        let inner = Arc::new(ram::RamVolume::new(1, 1 << 17, config.pages.clone()));
+        let access = Access::for_anyone([(0, Arc::new(Cursed(inner)) as _)]);
+        let server = Server::start(config, access).expect("a free port");
+        let portal = server.local_addrs()[0];
+        // They are dealt out to the reactors in turn.
+        let mut all: Vec<Initiator> =
+            (0..4).map(|n| Initiator::login(portal, &format!("iqn.2026-01.example:host{n}"))).collect();
+        let mut read = [0; 48];
+        read[..2].copy_from_slice(&[0x01, 0xc0]);
+        read[20..28].copy_from_slice(&[0, 0, 2, 0, 0, 0, 0, 1]);
+        (read[32], read[37], read[40]) = (0x28, CURSED_BLOCK as u8, 1);
+        all[unlucky].send(read, &[]);
+        assert!(all.iter_mut().all(Initiator::is_closed));
+        failures.recv_timeout(Duration::from_secs(60)).expect("told");
+        assert!(refuses(portal), "nobody is left in the dark");
+        assert!(matches!(server.open_portals(), Err(ServerError::Failed)));
+        server.drain(Duration::from_secs(600));
+        server.close_portals();
+        server.stop();
+    }
 }

@@ -10,13 +10,13 @@ mod ram;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use chap::{Login, hex, response, unhex};
 use initiator::{Initiator, TARGET};
 use twinsan_iscsi::chap::{Chap, Credentials, Secret};
-use twinsan_iscsi::{Access, Host, Mapping, Server, TargetConfig};
+use twinsan_iscsi::{Access, Host, Mapping, RefusalReason, Server, TargetConfig};
 
 /// The host with CHAP, and the one without.
 const PROVED: &str = "iqn.2026-01.example:proved";
@@ -381,5 +381,41 @@ fn a_secret_cannot_be_guessed_fast() {
     let judged = statuses.iter().filter(|status| **status == 0x0201).count();
     assert!(judged < 10 && statuses.iter().all(|status| matches!(status, 0x0201 | 0x0301)), "{statuses:x?}");
     still_serves(portal);
+    server.stop();
+}
+
+/// The initiator learns a number, the operator who it was, from where, and what to do.
+#[test]
+fn the_operator_is_told_of_refused_logins() {
+    let (told, refusals) = mpsc::channel();
+    let (server, portal) = serve(|config| config.refused = Arc::new(move |login| drop(told.send(login))));
+    let stranger = "iqn.2026-01.example:stranger\u{7}\r";
+    let target = to_target();
+    let ask = |flags, name: &str, more: &str| {
+        Login::connect(portal).ask(flags, &format!("InitiatorName={name}\n{more}\n")).status
+    };
+    let next = || refusals.recv_timeout(Duration::from_secs(30)).expect("told");
+    assert_eq!(Login::connect(portal).prove(stranger, &target, "esx1", SECRET).status, 0x0201);
+    let first = next();
+    assert_eq!((first.reason, first.untold), (RefusalReason::UnknownInitiator, 0));
+    assert_eq!(first.initiator, "iqn.2026-01.example:stranger\\u{7}\\r");
+    assert!(first.peer.ip().is_loopback() && first.to_string().contains(&first.peer.to_string()));
+    assert_eq!(ask(0x87, PROVED, &target), 0x0201);
+    let second = next();
+    assert_eq!(
+        (second.reason, &second.initiator[..], &second.target[..]),
+        (RefusalReason::NotProved, PROVED, TARGET)
+    );
+    assert_eq!(ask(0x87, OPEN, "TargetName=iqn.2026-01.example:elsewhere"), 0x0203);
+    assert_eq!(next().reason, RefusalReason::NoSuchTarget);
+    // Very many in a row are one line, and the count with the next one.
+    for _ in 0..50 {
+        assert_eq!(ask(0x87, PROVED, &target), 0x0201);
+    }
+    assert_eq!(ask(0x8f, OPEN, &target), 0x0200);
+    let last = next();
+    assert_eq!(last.reason, RefusalReason::Malformed);
+    // Fewer only if ten seconds passed meanwhile.
+    assert!(last.untold <= 50 && refusals.try_recv().is_err());
     server.stop();
 }

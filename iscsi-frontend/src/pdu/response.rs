@@ -85,10 +85,11 @@ pub(crate) enum Response {
         tsih: u16,
         status: u16,
     },
+    /// `flags` has F, or C if the text is cut in two.
     Text {
         itt: u32,
         ttt: u32,
-        last: bool,
+        flags: u8,
         lun: [u8; 8],
     },
     Logout {
@@ -166,8 +167,8 @@ impl Response {
                 b[14..16].copy_from_slice(&tsih.to_be_bytes());
                 b[36..38].copy_from_slice(&status.to_be_bytes());
             }
-            Response::Text { itt, ttt, last, lun } => {
-                start(b, 0x24, if last { 0x80 } else { 0x40 }, itt);
+            Response::Text { itt, ttt, flags, lun } => {
+                start(b, 0x24, flags, itt);
                 b[8..16].copy_from_slice(&lun);
                 put(b, 20, ttt);
             }

@@ -29,10 +29,13 @@ pub(crate) fn put(text: &mut Vec<u8>, key: &str, value: &str) {
 
 /// A number in decimal or, after `0x`, in hexadecimal (RFC 7143 6.1).
 pub(crate) fn number(value: &str) -> Option<u32> {
-    match value.strip_prefix("0x").or_else(|| value.strip_prefix("0X")) {
-        Some(digits) => u32::from_str_radix(digits, 16).ok(),
-        None => value.parse().ok(),
-    }
+    let (digits, radix) = match value.strip_prefix("0x").or_else(|| value.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None => (value, 10),
+    };
+    // Rust would read a sign too.
+    let sound = digits.chars().all(|digit| digit.is_digit(radix));
+    if sound { u32::from_str_radix(digits, radix).ok() } else { None }
 }
 
 #[cfg(test)]
@@ -59,7 +62,9 @@ mod tests {
     fn numbers_have_two_forms() {
         assert_eq!(number("8192"), Some(8192));
         assert_eq!(number("0x2000"), Some(8192));
-        assert_eq!(number("-1"), None);
+        for none in ["-1", "+1", "0x+1", "0x", "", "1 ", "0x1g", "a"] {
+            assert_eq!(number(none), None, "{none:?}");
+        }
         assert_eq!(number("4294967296"), None);
     }
 }

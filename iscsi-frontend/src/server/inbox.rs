@@ -1,7 +1,7 @@
 //! How a reactor is reached: from its own thread without a lock, from others through a queue and a waker.
 //!
 //! Invariant: a letter posted before the reactor sleeps, or while it sleeps, is seen; nobody wakes a reactor that
-//! is awake.
+//! is awake; after the reactor's death letters go nowhere, and nobody waits for it.
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,13 +45,20 @@ thread_local! {
 /// A reactor's inbox.
 pub(super) struct Inbox {
     waker: mio::Waker,
-    letters: Mutex<Vec<Letter>>,
+    queue: Mutex<Queue>,
     asleep: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    letters: Vec<Letter>,
+    /// The reactor is dead.
+    deaf: bool,
 }
 
 impl Inbox {
     pub(super) fn new(waker: mio::Waker) -> Inbox {
-        Inbox { waker, letters: Mutex::new(Vec::new()), asleep: AtomicBool::new(false) }
+        Inbox { waker, queue: Mutex::new(Queue::default()), asleep: AtomicBool::new(false) }
     }
 
     /// From now on this thread is the reactor of this inbox.
@@ -63,7 +70,14 @@ impl Inbox {
         if std::ptr::eq(OWN.get(), self) {
             return LETTERS.with_borrow_mut(|letters| letters.push(letter));
         }
-        self.letters.lock().push(letter);
+        let mut queue = self.queue.lock();
+        if queue.deaf {
+            // Dropped without the lock: what is in it may write letters in its turn.
+            drop(queue);
+            return drop(letter);
+        }
+        queue.letters.push(letter);
+        drop(queue);
         if self.asleep.swap(false, Ordering::SeqCst)
             && let Err(error) = self.waker.wake()
         {
@@ -75,7 +89,7 @@ impl Inbox {
     /// Announces sleep. False if there are letters to read first.
     pub(super) fn may_sleep(&self) -> bool {
         self.asleep.store(true, Ordering::SeqCst);
-        self.letters.lock().is_empty()
+        self.queue.lock().letters.is_empty()
     }
 
     pub(super) fn awake(&self) {
@@ -85,7 +99,17 @@ impl Inbox {
     /// Swaps the letters from other threads for the empty `letters`.
     pub(super) fn collect(&self, letters: &mut Vec<Letter>) {
         debug_assert!(letters.is_empty());
-        std::mem::swap(&mut *self.letters.lock(), letters);
+        std::mem::swap(&mut self.queue.lock().letters, letters);
+    }
+
+    /// Drops all letters, those to come as well. On the reactor's own thread, which reads none any more.
+    pub(super) fn deafen(&self) {
+        OWN.set(std::ptr::null());
+        let mut queue = self.queue.lock();
+        queue.deaf = true;
+        let letters = std::mem::take(&mut queue.letters);
+        drop(queue);
+        drop((letters, LETTERS.take()));
     }
 
     /// Swaps this thread's letters to itself for the empty `letters`.

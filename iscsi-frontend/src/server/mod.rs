@@ -3,6 +3,9 @@
 //! A fixed number of reactor threads run each request to completion: many PDUs a receive, requests handed to
 //! the volume on the spot, and all answers of one wake-up gathered into one send. A reactor with nothing to do
 //! sleeps in the kernel.
+//!
+//! A reactor that panics takes the whole server with it: all connections are dropped and the portals closed for good, so
+//! that hosts use the other path at once. A target of which a part is silent would be worse.
 
 mod inbox;
 mod links;
@@ -11,8 +14,9 @@ mod reactor;
 mod receive;
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -43,6 +47,9 @@ pub enum ServerError {
     /// The hosts and mappings cannot be.
     #[error("{0}")]
     Access(#[from] AccessError),
+    /// A thread of the server has panicked.
+    #[error("a thread of the iSCSI target has panicked, and the target serves no more; start it anew")]
+    Failed,
 }
 
 /// What all reactors share.
@@ -52,6 +59,24 @@ struct Shared {
     /// Connections open, over all reactors.
     connections: AtomicUsize,
     begun: Instant,
+    /// A reactor has panicked.
+    failed: AtomicBool,
+}
+
+impl Shared {
+    /// Reactor `number` has panicked: nothing is served any more.
+    fn fail(&self, number: usize, reactor: Reactor) {
+        self.failed.store(true, Ordering::SeqCst);
+        self.target.open.store(false, Ordering::Release);
+        self.inboxes[number].deafen();
+        let (done, _nobody_waits) = mpsc::channel();
+        for inbox in &self.inboxes {
+            inbox.send(Letter::Withdraw(done.clone()));
+        }
+        // Nothing of it is looked at: its sockets are closed.
+        drop(reactor);
+        (self.target.config.failed)();
+    }
 }
 
 /// A target that is being served. Dropping it stops it.
@@ -71,13 +96,18 @@ impl Server {
             .iter()
             .map(|poll| mio::Waker::new(poll.registry(), reactor::WAKER).map(|w| Arc::new(Inbox::new(w))))
             .collect::<Result<_, _>>()?;
-        let shared =
-            Arc::new(Shared { target, inboxes, connections: AtomicUsize::new(0), begun: Instant::now() });
+        let (connections, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let shared = Arc::new(Shared { target, inboxes, connections, begun: Instant::now(), failed });
         let mut server = Server { shared, threads: Vec::new() };
         for (number, poll) in polls.into_iter().enumerate() {
-            let mut reactor = Reactor::new(number, poll, Arc::clone(&server.shared));
-            let thread = std::thread::Builder::new().name(format!("iscsi-{number}"));
-            server.threads.push(thread.spawn(move || reactor.run())?);
+            match spawn(number, poll, &server.shared) {
+                Ok(thread) => server.threads.push(thread),
+                Err(error) => {
+                    // Those that never were are not to be waited for.
+                    server.shared.inboxes[number..].iter().for_each(|inbox| inbox.deafen());
+                    return Err(error.into());
+                }
+            }
         }
         server.open_portals()?;
         Ok(server)
@@ -86,6 +116,9 @@ impl Server {
     /// Listens again after [`close_portals`](Self::close_portals), on the same addresses.
     pub fn open_portals(&self) -> Result<(), ServerError> {
         let target = &self.shared.target;
+        if self.shared.failed.load(Ordering::SeqCst) {
+            return Err(ServerError::Failed);
+        }
         let mut bound = target.bound.lock();
         let wanted = if bound.is_empty() { target.config.portals.clone() } else { bound.clone() };
         let mut listeners = Vec::new();
@@ -157,13 +190,22 @@ impl Server {
             inbox.send(Letter::Stop);
         }
         for thread in self.threads.drain(..) {
-            if let Err(panic) = thread.join()
-                && !std::thread::panicking()
-            {
-                std::panic::resume_unwind(panic);
-            }
+            // If it panicked, that was told when it did.
+            drop(thread.join());
         }
     }
+}
+
+/// Starts a reactor.
+fn spawn(number: usize, poll: mio::Poll, shared: &Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
+    let mut reactor = Reactor::new(number, poll, Arc::clone(shared));
+    let shared = Arc::clone(shared);
+    let thread = std::thread::Builder::new().name(format!("iscsi-{number}"));
+    thread.spawn(move || {
+        if catch_unwind(AssertUnwindSafe(|| reactor.run())).is_err() {
+            shared.fail(number, reactor);
+        }
+    })
 }
 
 fn check(config: &TargetConfig) -> Result<(), ServerError> {

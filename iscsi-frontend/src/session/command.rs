@@ -5,7 +5,7 @@ use twinsan::block::Payload;
 use twinsan::guest::GuestResult;
 use twinsan::ids::RequestId;
 
-use crate::pdu::{Header, Residual, Response, reject};
+use crate::pdu::{Header, NO_TAG, Residual, Response, reject};
 use crate::scsi::{self, Attention, Cdb, Plan, Sense, Work, code};
 
 use super::framer::Place;
@@ -25,6 +25,13 @@ impl Connection {
         if header.is_immediate() && self.tasks.immediate() >= IMMEDIATE_MAX {
             self.send_reject(reject::TOO_MANY_IMMEDIATE, header);
             return self.ignore();
+        }
+        if header.itt() == NO_TAG {
+            self.send_reject(reject::INVALID_FIELD, header);
+            return self.ignore();
+        }
+        if header.ahs_bytes() > 0 && !self.framer.has_sound_segments() {
+            return self.protocol_error(reject::INVALID_FIELD);
         }
         if self.tasks.find(header.itt()).is_some() {
             self.send_reject(reject::TASK_IN_PROGRESS, header);
@@ -125,6 +132,10 @@ impl Connection {
         match &mut task.plan {
             Plan::Answer(bytes) => task.asked = bytes.len() as u32,
             Plan::Fetch { bytes, .. } => task.asked = *bytes,
+            // It says that it will read where the command writes: to answer GOOD would be a lie.
+            Plan::Store { bytes, .. } | Plan::Parameters { bytes, .. } if task.reads && *bytes > 0 => {
+                task.plan = Sense::INFORMATION_UNIT.into();
+            }
             Plan::Store { bytes, head, .. } => {
                 task.asked = *bytes;
                 let short = sends.min(*bytes);

@@ -33,6 +33,7 @@ impl Connection {
     pub(crate) fn ask_to_log_out(&mut self, seconds: u16) {
         match self.phase {
             Phase::Full { .. } => self.send(Response::LogoutRequested { seconds }, &[]),
+            Phase::Leaving => {}
             _ => self.close(Closing::Now),
         }
     }

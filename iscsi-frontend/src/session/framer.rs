@@ -95,6 +95,20 @@ impl Framer {
         self.header().ahs_bytes() + if self.header_digest { DIGEST_BYTES } else { 0 }
     }
 
+    /// Do the additional header segments fill the place that the header gives them (RFC 7143 11.2.2)? For what the PDU
+    /// in hand has brought before its data.
+    pub(crate) fn has_sound_segments(&self) -> bool {
+        let bytes = self.header().ahs_bytes();
+        let mut rest = self.extra.get(..bytes).unwrap_or_default();
+        while let [high, low, _kind, ..] = rest {
+            // The length says nothing of itself and the type, and the segment is padded.
+            let length = 3 + usize::from(u16::from_be_bytes([*high, *low]));
+            let Some(after) = rest.get(length + padding(length)..) else { return false };
+            rest = after;
+        }
+        rest.is_empty()
+    }
+
     /// Takes additional header segments and the digest; true when they are whole.
     pub(crate) fn take_extra(&mut self, input: &mut &[u8]) -> Result<bool, Mismatch> {
         let need = self.extra_need();

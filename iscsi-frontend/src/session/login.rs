@@ -6,6 +6,7 @@
 
 use crate::access::NAME_BYTES_MAX;
 use crate::pdu::{Header, Response, text};
+use crate::refusals::RefusalReason;
 use crate::target::Nexus;
 
 use super::keys::{Answer, Params, RECEIVE_BYTES_MAX};
@@ -41,6 +42,7 @@ pub(super) mod status {
     pub(crate) const INVALID_REQUEST: u16 = 0x020b;
     pub(crate) const TARGET_ERROR: u16 = 0x0300;
     pub(crate) const UNAVAILABLE: u16 = 0x0301;
+    pub(crate) const OUT_OF_RESOURCES: u16 = 0x0302;
 }
 
 /// A login in progress.
@@ -273,7 +275,7 @@ impl Connection {
 
     /// Enters the full-feature phase, after any earlier session of the same nexus has ended.
     fn enter(&mut self, login: &mut Login, flags: u8, reply: Vec<u8>) -> Result<(), u16> {
-        let initiator = login.initiator.take().ok_or(status::MISSING_PARAMETER)?;
+        let initiator = login.initiator.clone().ok_or(status::MISSING_PARAMETER)?;
         self.site = login.site.unwrap_or_default();
         self.proved = login.security.is_proved();
         if login.tsih != 0 {
@@ -293,7 +295,7 @@ impl Connection {
             self.begin_session(response(1), &reply, true);
             return Ok(());
         }
-        let tsih = self.target.reserve_tsih();
+        let tsih = self.target.reserve_tsih().ok_or(status::OUT_OF_RESOURCES)?;
         let ticket = self.expect(Awaited::Enter { response: response(tsih), reply });
         let nexus =
             Nexus { initiator: initiator.clone(), isid: login.isid, site: self.site, tsih, cid: self.cid };
@@ -331,8 +333,33 @@ impl Connection {
     }
 
     fn refuse_login(&mut self, login: &Login, status: u16) {
+        let names = (login.initiator.as_deref(), login.target.as_deref());
+        self.target.tell_refusal(names, self.ends.peer, self.reason(login, status));
         let (itt, isid, tsih) = (login.itt, login.isid, login.tsih);
         self.send(Response::Login { itt, flags: 0, isid, tsih, status }, &[]);
         self.close(Closing::AfterSend);
+    }
+
+    /// What the operator is told of a refusal. The initiator learns less: only the status.
+    fn reason(&self, login: &Login, status: u16) -> RefusalReason {
+        let stranger = || {
+            let access = self.target.access();
+            login.initiator.as_deref().is_some_and(|name| access.host_of(name).is_none())
+        };
+        match status {
+            status::AUTHENTICATION | status::NOT_FOUND if stranger() => RefusalReason::UnknownInitiator,
+            status::AUTHENTICATION => RefusalReason::NotProved,
+            status::NOT_FOUND
+                if login.target.as_deref().and_then(|name| self.target.site(name)).is_none() =>
+            {
+                RefusalReason::NoSuchTarget
+            }
+            status::NOT_FOUND => RefusalReason::NothingMapped,
+            status::UNAVAILABLE if self.target.is_open() => RefusalReason::Guessing,
+            status::UNAVAILABLE => RefusalReason::Closed,
+            status::NO_SESSION | status::TOO_MANY_CONNECTIONS => RefusalReason::NoSuchSession,
+            status::TARGET_ERROR | status::OUT_OF_RESOURCES => RefusalReason::Exhausted,
+            _ => RefusalReason::Malformed,
+        }
     }
 }

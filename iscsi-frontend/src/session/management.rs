@@ -30,7 +30,11 @@ mod response {
     pub(super) const NO_SUCH_LUN: u8 = 2;
     pub(super) const NO_REASSIGNMENT: u8 = 4;
     pub(super) const NOT_SUPPORTED: u8 = 5;
+    pub(super) const REJECTED: u8 = 255;
 }
+
+/// Functions that wait for tasks to die, at once: each is remembered by every task that it ends.
+const AWAITED_MAX: usize = 16;
 
 /// How far a function reaches.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,6 +51,9 @@ enum Reach {
 impl Connection {
     pub(super) fn take_task_management(&mut self, header: &Header) {
         let itt = header.itt();
+        if self.awaited.len() >= AWAITED_MAX {
+            return self.answer_management(itt, response::REJECTED);
+        }
         match header.flags() & 0x7f {
             function::ABORT_TASK => self.abort_task(header),
             function::ABORT_TASK_SET => self.end_tasks(header, None, Reach::Unit),
@@ -217,6 +224,7 @@ impl Connection {
             response: Response::Logout { itt, response: 0 },
             closing: Closing::AfterSend,
         });
+        self.phase = Phase::Leaving;
         for slot in self.tasks.select(|_| true) {
             self.abort(slot, Some(&ticket));
         }

@@ -3,7 +3,8 @@
 //! Three kinds of data: what came unasked with commands (`parked`), what commands have been given room for
 //! (`reserved`), and what waits to be sent. A command that needs more room than there is waits for its turn; one that
 //! brings data unasked when there is too much of it, or when the whole server holds too much, is answered TASK SET
-//! FULL, which hosts take as "later, and less at once".
+//! FULL, which hosts take as "later, and less at once". Answers to pings and texts are no command's data: who leaves them
+//! unread is not listened to.
 //!
 //! Invariants: `parked` and `reserved` are the sums over all tasks; tasks with room go on without waiting for anyone,
 //! so those that wait are woken in the end.
@@ -120,7 +121,13 @@ impl Connection {
     /// May more be received?
     pub(crate) fn may_receive(&self) -> bool {
         let most = if self.is_logging_in() { LOGIN_OUTPUT_BYTES_MAX } else { OUTPUT_BYTES_MAX };
-        self.closing == Closing::No && self.output.queued() < most
+        self.closing == Closing::No && self.output.queued() < most && !self.choked
+    }
+
+    /// An initiator that does not take its answers is not listened to while the server holds too much. It is again when
+    /// it takes some: [`sent`](Self::sent).
+    pub(super) fn unchoke(&mut self) {
+        self.choked &= !self.target.budget.admits(self.output.queued());
     }
 
     /// Bytes that this connection holds or has let commands reserve, without its fixed part.
@@ -137,6 +144,7 @@ impl Connection {
             self.target.budget.change(self.accounted, now);
             self.accounted = now;
         }
+        self.choked |= !self.target.budget.admits(self.output.queued());
     }
 }
 

@@ -40,7 +40,7 @@ use crate::scsi::Unit;
 use crate::target::{Address, Notice, Target, Ticket};
 
 use framer::{Framer, Place, Stage};
-use keys::Params;
+pub(crate) use keys::Params;
 pub(crate) use landing::Slices;
 use login::Login;
 use output::{Digests, Output};
@@ -81,6 +81,8 @@ enum Phase {
     Full {
         discovery: bool,
     },
+    /// The initiator has logged out; its last tasks are dying.
+    Leaving,
     Ended,
 }
 
@@ -154,6 +156,8 @@ pub(crate) struct Connection {
     pinged: bool,
     /// Something came since the last [`keep_alive`](Self::keep_alive).
     heard: bool,
+    /// Too much of what is to be sent waits, here and in the whole server.
+    choked: bool,
     /// It has been waiting to close since the last keep-alive.
     lingered: bool,
 }
@@ -194,6 +198,7 @@ impl Connection {
             blocks_a_pdu: 0,
             pinged: false,
             heard: false,
+            choked: false,
             lingered: false,
         }
     }
@@ -247,6 +252,8 @@ impl Connection {
             (Phase::Full { discovery: false }, opcode::SCSI_COMMAND) => self.begin_command(header),
             (Phase::Full { discovery: false }, opcode::DATA_OUT) => self.begin_data_out(header),
             (Phase::Full { .. }, _) => self.gather(header),
+            // Data of tasks that are dying may be on its way; nothing new may begin (RFC 7143 11.14).
+            (Phase::Leaving, _) => self.ignore(),
             _ => self.close(Closing::Now),
         }
     }
@@ -525,6 +532,7 @@ impl Connection {
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.heard |= bytes > 0;
         self.output.sent(bytes);
+        self.unchoke();
         self.wake_waiting();
     }
 

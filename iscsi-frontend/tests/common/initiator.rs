@@ -16,7 +16,11 @@ pub(crate) struct Initiator {
 
 impl Initiator {
     pub(crate) fn login(portal: SocketAddr, name: &str) -> Initiator {
-        let stream = TcpStream::connect(portal).expect("the portal listens");
+        Initiator::login_on(TcpStream::connect(portal).expect("the portal listens"), name)
+    }
+
+    /// A login on a connection that is there.
+    pub(crate) fn login_on(stream: TcpStream, name: &str) -> Initiator {
         let mut initiator = Initiator { stream, cmd_sn: 1 };
         let text = format!("InitiatorName={name}\0TargetName={TARGET}\0InitialR2T=No\0");
         let mut head = [0; 48];
