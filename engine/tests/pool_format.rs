@@ -317,6 +317,7 @@ fn print_golden_one_disk() {
     print!("{}", to_text(&golden_disks(GOLDEN[0].1)));
 }
 
+#[expect(clippy::disallowed_methods, reason = "whether to print is set from outside")]
 /// Prints the other one.
 #[test]
 #[ignore = "makes a new golden image; see tests/golden/README.md"]
