@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 use pool_support::{Disk, disk, formatted, open, settle};
 use proptest::prelude::*;
+use twinsan::arbiter::{Register, image};
 use twinsan::format::frame::FrameHeader;
 use twinsan::format::record::{
     CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, UnsureBody, ZeroBody,
@@ -81,6 +82,28 @@ fn every_offset_is_as_documented() {
         (kind::LOG_PAGE, 34),
     ];
     kinds.iter().for_each(|(kind, number)| assert_eq!(kind, number));
+}
+
+/// Each field in its place, and nothing in the reserved ones.
+#[test]
+fn the_register_is_as_documented() {
+    let (partnership, epoch) = (0x0102_0304_0506_0708_090A_0B0C_0D0E_0F10_u128, 0x1112_1314_1516_1718_u64);
+    let register = Register { epoch: Epoch(epoch), members: Members::BOTH, by: NodeName::B };
+    let mut expected = [0u8; 64];
+    for (at, bytes) in [
+        (0, &b"TWINREG\0"[..]),
+        (8, &1u32.to_le_bytes()),
+        (16, &partnership.to_le_bytes()),
+        (32, &epoch.to_le_bytes()),
+        (40, &[3]),
+        (41, &[1]),
+    ] {
+        expected[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    let crc = crc32c::crc32c(&expected[..60]);
+    expected[60..].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(image::encode(Uuid(partnership), register), expected);
+    assert_eq!(image::decode(Uuid(partnership), &expected), Ok(register));
 }
 
 /// The records behind the golden images: in a checkpoint, then in the log after it. The first images are of before

@@ -1,5 +1,7 @@
 //! The greeting that begins every connection, in each direction: 64 bytes, the same in every version.
 
+#![deny(clippy::indexing_slicing)] // a length from the wire must never be trusted to fit
+
 use bytemuck::{Pod, Zeroable};
 use twinsan::ids::NodeName;
 use twinsan::le::{U16Le, U32Le, U64Le, U128Le};
@@ -95,8 +97,7 @@ pub(crate) fn read(config: &LinkConfig, bytes: &GreetingBytes) -> Result<Greetin
 
 /// Does it begin as a greeting does? A stranger that does not is not answered.
 pub(crate) fn may_begin(bytes: &[u8]) -> bool {
-    let known = bytes.len().min(MAGIC.len());
-    bytes[..known] == MAGIC[..known]
+    MAGIC.starts_with(bytes) || bytes.starts_with(&MAGIC)
 }
 
 /// The salts of a connection: for what this node sends, and for what it receives. Of the greetings without their

@@ -224,7 +224,13 @@ impl Node {
             let new = Register { epoch, members: Members::only(self.me()), by: self.me() };
             self.ask(Ask::Swap { expect: register, new });
         }
+        self.rejoin_step();
+    }
+
+    /// One step of the rejoin, if its time has come or what it waits for is durable.
+    fn rejoin_step(&mut self) {
         let Phase::Alone(alone) = &self.phase else { return };
+        let (epoch, register) = (alone.epoch, alone.register);
         match &alone.rejoin {
             Rejoin::Merging { lsn, bases } if self.is_durable(*lsn) => {
                 let bases = bases.clone();
@@ -256,14 +262,7 @@ impl Node {
                 self.prepare_join()
             }
             Rejoin::Preparing { proposed, lsn } if self.is_durable(*lsn) => {
-                let proposed = *proposed;
-                let halves = self.halves();
-                self.say(Control::Join { epoch, proposed, halves });
-                self.set_rejoin(Rejoin::Proposing { proposed });
-                if self.has(Bug::RegisterBeforeTarget) {
-                    let new = Register { epoch: proposed, members: Members::BOTH, by: self.me() };
-                    self.ask(Ask::Swap { expect: register, new });
-                }
+                self.propose(epoch, *proposed, register);
             }
             Rejoin::Confirming { proposed, lsn } if self.is_durable(*lsn) => {
                 let proposed = *proposed;
@@ -283,6 +282,17 @@ impl Node {
                 self.consider_peer();
             }
             _ => {}
+        }
+    }
+
+    /// Nothing is marked and that is durable: the partner writes down that both are members.
+    fn propose(&mut self, epoch: Epoch, proposed: Epoch, register: Option<Register>) {
+        let halves = self.halves();
+        self.say(Control::Join { epoch, proposed, halves });
+        self.set_rejoin(Rejoin::Proposing { proposed });
+        if self.has(Bug::RegisterBeforeTarget) {
+            let new = Register { epoch: proposed, members: Members::BOTH, by: self.me() };
+            self.ask(Ask::Swap { expect: register, new });
         }
     }
 

@@ -1,6 +1,8 @@
 //! Records to bytes and back. Whatever the bytes, decoding ends with a record or an error, and allocates no more than the
 //! bytes it was given.
 
+#![deny(clippy::indexing_slicing)] // a length from a disk must never be trusted to fit
+
 use bytemuck::{Pod, bytes_of, pod_read_unaligned};
 
 use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
@@ -53,7 +55,8 @@ fn begin(out: &mut Vec<u8>, kind: u8, volume: VolumeId) -> usize {
 fn finish(out: &mut Vec<u8>, at: usize) {
     out.resize(at + (out.len() - at).next_multiple_of(8), 0);
     let units = u16::try_from((out.len() - at) / 8).expect("a record is far shorter than 512 KiB");
-    out[at + 2..at + 4].copy_from_slice(&units.to_le_bytes());
+    let field = out.get_mut(at + 2..at + 4).expect("a record begins with its head");
+    field.copy_from_slice(&units.to_le_bytes());
 }
 
 fn put(out: &mut Vec<u8>, kind: u8, volume: VolumeId, body: &[u8]) {
@@ -106,7 +109,7 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
         }
         Record::VolumeDelete { volume } => put(out, kind::VOLUME_DELETE, *volume, &[]),
         Record::Half { volume, generation, ancestors } => {
-            let kept = &ancestors[..ancestors.len().min(ANCESTORS_MAX)];
+            let (kept, _) = ancestors.split_at(ancestors.len().min(ANCESTORS_MAX));
             let (generation, count) = (generation.0.into(), kept.len() as u8);
             let at = begin(out, kind::HALF, *volume);
             out.extend_from_slice(bytes_of(&HalfBody { generation, ancestors: count, reserved: [0; 7] }));
@@ -178,9 +181,20 @@ pub(super) fn length(bytes: &[u8]) -> Result<usize, Malformed> {
 
 /// The record that `bytes` are, from the first to the last.
 pub(super) fn decode(bytes: &[u8]) -> Result<Stored<'_>, Malformed> {
-    let head: RecordHead = body(bytes)?;
-    let (volume, rest) = (VolumeId(head.volume.get()), &bytes[HEAD_BYTES..]);
-    Ok(Stored::Record(match head.kind {
+    let (head, rest) = split::<RecordHead>(bytes)?;
+    let volume = VolumeId(head.volume.get());
+    match head.kind {
+        kind::ZERO_MAP => zero_map(volume, rest),
+        kind::MAP_TABLE => Ok(Stored::MapTable(volume, table(rest, MAP_ENTRY_BYTES)?)),
+        kind::HOT_TABLE => Ok(Stored::HotTable(volume, table(rest, 4)?)),
+        kind::LOG_PAGE => log_page(volume, rest),
+        kind => record(kind, volume, rest).map(Stored::Record),
+    }
+}
+
+/// What may be in the log and in a checkpoint.
+fn record(kind: u8, volume: VolumeId, rest: &[u8]) -> Result<Record, Malformed> {
+    Ok(match kind {
         kind::NODE => {
             let node: NodeBody = body(rest)?;
             Record::Node(NodeRecord {
@@ -231,12 +245,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Stored<'_>, Malformed> {
             let [extent, first, count] = zeros(rest)?;
             Record::ZeroRemove { volume, extent, first, count }
         }
-        kind::ZERO_MAP => return zero_map(volume, rest),
-        kind::MAP_TABLE => return Ok(Stored::MapTable(volume, table(rest, MAP_ENTRY_BYTES)?)),
-        kind::HOT_TABLE => return Ok(Stored::HotTable(volume, table(rest, 4)?)),
-        kind::LOG_PAGE => return log_page(volume, rest),
         _ => return Err(Malformed("a record of a kind that this version does not know")),
-    }))
+    })
 }
 
 /// One entry of a map table, or the body of a map record.
@@ -249,7 +259,13 @@ pub(super) fn map_entry(bytes: &[u8]) -> Result<(u32, Slot), Malformed> {
 }
 
 fn body<T: Pod>(bytes: &[u8]) -> Result<T, Malformed> {
-    bytes.get(..size_of::<T>()).map(pod_read_unaligned).ok_or(Malformed("a record is too short"))
+    split(bytes).map(|(body, _)| body)
+}
+
+/// A struct, and the bytes after it.
+fn split<T: Pod>(bytes: &[u8]) -> Result<(T, &[u8]), Malformed> {
+    let (body, rest) = bytes.split_at_checked(size_of::<T>()).ok_or(Malformed("a record is too short"))?;
+    Ok((pod_read_unaligned(body), rest))
 }
 
 fn index(bytes: &[u8]) -> Result<u32, Malformed> {
@@ -267,9 +283,9 @@ fn zeros(bytes: &[u8]) -> Result<[u32; 3], Malformed> {
 }
 
 fn zero_map(volume: VolumeId, bytes: &[u8]) -> Result<Stored<'static>, Malformed> {
-    let head: ZeroMapBody = body(bytes)?;
+    let (head, rest) = split::<ZeroMapBody>(bytes)?;
     let count = head.words.get() as usize;
-    let words = bytes[size_of::<ZeroMapBody>()..].get(..count.saturating_mul(8));
+    let words = rest.get(..count.saturating_mul(8));
     let words =
         words.filter(|_| count <= BLOCKS_MAX as usize / 64).ok_or(Malformed("a map of zeros is too long"))?;
     let words = words.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
@@ -282,8 +298,8 @@ fn lines(bytes: &[u8]) -> Result<(DiskId, u64, u32), Malformed> {
 }
 
 fn half(volume: VolumeId, bytes: &[u8]) -> Result<Record, Malformed> {
-    let head: HalfBody = body(bytes)?;
-    let (count, rest) = (usize::from(head.ancestors), &bytes[size_of::<HalfBody>()..]);
+    let (head, rest) = split::<HalfBody>(bytes)?;
+    let count = usize::from(head.ancestors);
     if count > ANCESTORS_MAX || rest.len() < count * 16 {
         return Err(Malformed("a generation with more ancestors than there can be"));
     }
@@ -294,15 +310,16 @@ fn half(volume: VolumeId, bytes: &[u8]) -> Result<Record, Malformed> {
 }
 
 fn table(bytes: &[u8], entry_bytes: usize) -> Result<&[u8], Malformed> {
-    let count = body::<TableBody>(bytes)?.count.get() as usize;
-    let length = count.checked_mul(entry_bytes).ok_or(Malformed("a table is too long"))?;
-    bytes[size_of::<TableBody>()..].get(..length).ok_or(Malformed("a table is longer than its record"))
+    let (head, rest) = split::<TableBody>(bytes)?;
+    let length = (head.count.get() as usize).checked_mul(entry_bytes);
+    let length = length.ok_or(Malformed("a table is too long"))?;
+    rest.get(..length).ok_or(Malformed("a table is longer than its record"))
 }
 
 fn log_page(volume: VolumeId, bytes: &[u8]) -> Result<Stored<'static>, Malformed> {
-    let index: crate::format::int::U64Le = body(bytes)?;
+    let (index, rest) = split::<crate::format::int::U64Le>(bytes)?;
     let mut words = Box::new([0; 64]);
-    let rest = bytes[8..].get(..512).ok_or(Malformed("a page of the change log is too short"))?;
+    let rest = rest.get(..512).ok_or(Malformed("a page of the change log is too short"))?;
     for (word, bytes) in words.iter_mut().zip(rest.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
     }

@@ -259,47 +259,10 @@ impl Layout {
         };
         for (at, (entry, block)) in main.disks.iter().zip(blocks).enumerate() {
             let id = DiskId(at as u16);
-            let Some(block) = block else {
-                layout.disks.push(PoolDisk::removed(Uuid(entry.uuid.get())));
-                continue;
-            };
-            let state = if entry.state == DISK_IN_USE { DiskState::InUse } else { DiskState::Leaving };
-            let disk = PoolDisk {
-                state,
-                uuid: Uuid(block.disk.get()),
-                bytes: entry.bytes.get(),
-                sector_bytes: block.sector_bytes.get(),
-                data_offset: block.data_offset.get(),
-                slots: entry.slots.get(),
-                sums: block.integrity.map(|number| number.get()),
-            };
-            let has_sums = block.features.get() & FEATURE_SUMS != 0;
-            let [_, sums] = if has_sums { disk.sums } else { [0, u64::MAX] };
-            if has_sums != (disk.sums != [0, 0])
-                || sums < area_bytes(u64::from(disk.slots).saturating_mul(extent))
-            {
-                return Err((id, "its checksum area"));
+            match block {
+                Some(block) => layout.take_in(id, entry, block).map_err(|what| (id, what))?,
+                None => layout.disks.push(PoolDisk::removed(Uuid(entry.uuid.get()))),
             }
-            if block.home.get() != home.0 || u64::from(block.extent_bytes.get()) != extent {
-                return Err((id, "it disagrees with the other disks"));
-            }
-            let mut areas = vec![
-                (0, SUPERBLOCK_AREA_BYTES),
-                (disk.data_offset, u64::from(disk.slots).saturating_mul(extent)),
-                (disk.sums[0], disk.sums[1]),
-            ];
-            areas.retain(|(_, bytes)| *bytes != 0);
-            if id == home {
-                areas.push((layout.log_offset, layout.log_bytes));
-                areas.extend(layout.checkpoint_offsets.map(|offset| (offset, layout.checkpoint_area_bytes)));
-            }
-            if !disjoint(areas, disk.bytes) {
-                return Err((id, "its areas overlap or lie outside the disk"));
-            }
-            if state == DiskState::InUse {
-                layout.counted_bytes = layout.counted_bytes.saturating_add(disk.bytes);
-            }
-            layout.disks.push(disk);
         }
         let commit = Commit {
             generation: main.generation.get(),
@@ -311,6 +274,48 @@ impl Layout {
         };
         layout.check(&commit).map_err(|what| (home, what))?;
         Ok((layout, commit))
+    }
+
+    /// The disk at `id`, as the table and its own superblock describe it; or what is wrong with it.
+    fn take_in(&mut self, id: DiskId, entry: &DiskEntry, block: &Superblock) -> Result<(), &'static str> {
+        let state = if entry.state == DISK_IN_USE { DiskState::InUse } else { DiskState::Leaving };
+        let disk = PoolDisk {
+            state,
+            uuid: Uuid(block.disk.get()),
+            bytes: entry.bytes.get(),
+            sector_bytes: block.sector_bytes.get(),
+            data_offset: block.data_offset.get(),
+            slots: entry.slots.get(),
+            sums: block.integrity.map(|number| number.get()),
+        };
+        let has_sums = block.features.get() & FEATURE_SUMS != 0;
+        let [_, sums] = if has_sums { disk.sums } else { [0, u64::MAX] };
+        if has_sums != (disk.sums != [0, 0])
+            || sums < area_bytes(u64::from(disk.slots).saturating_mul(self.extent_bytes))
+        {
+            return Err("its checksum area");
+        }
+        if block.home.get() != self.home.0 || u64::from(block.extent_bytes.get()) != self.extent_bytes {
+            return Err("it disagrees with the other disks");
+        }
+        let mut areas = vec![
+            (0, SUPERBLOCK_AREA_BYTES),
+            (disk.data_offset, u64::from(disk.slots).saturating_mul(self.extent_bytes)),
+            (disk.sums[0], disk.sums[1]),
+        ];
+        areas.retain(|(_, bytes)| *bytes != 0);
+        if id == self.home {
+            areas.push((self.log_offset, self.log_bytes));
+            areas.extend(self.checkpoint_offsets.map(|offset| (offset, self.checkpoint_area_bytes)));
+        }
+        if !disjoint(areas, disk.bytes) {
+            return Err("its areas overlap or lie outside the disk");
+        }
+        if state == DiskState::InUse {
+            self.counted_bytes = self.counted_bytes.saturating_add(disk.bytes);
+        }
+        self.disks.push(disk);
+        Ok(())
     }
 
     fn check(&self, commit: &Commit) -> Result<(), &'static str> {

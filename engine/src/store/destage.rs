@@ -11,11 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::{Plan, Zeros};
 use super::sums::Claim;
-use super::{Purpose, Store};
+use super::{CacheConfig, Purpose, Store};
 use crate::block::{BLOCK_BYTES, Block, Payload};
 use crate::ids::{DiskId, VolumeId};
 use crate::io::{DiskOp, DiskResult};
-use crate::node::config::CacheConfig;
 use crate::planted::Bug;
 use crate::pool::{Lsn, Record, Slot};
 use crate::time::{Duration, Instant};

@@ -13,6 +13,7 @@
 //! - A flush covers just the writes that had completed when it was submitted. A failed write or flush fails
 //!   the store for good: nothing becomes stable any more.
 
+mod config;
 mod destage;
 mod evacuate;
 mod guard;
@@ -26,11 +27,11 @@ use crate::block::{Block, Payload};
 use crate::cache::Cache;
 use crate::ids::{DiskId, VolumeId};
 use crate::io::{DiskOp, DiskRequest, DiskResult, IoId};
-use crate::node::config::CacheConfig;
 use crate::planted::{Bug, Planted};
 use crate::pool::{Lsn, Pool, Record};
 use crate::time::Instant;
 
+pub use config::CacheConfig;
 use destage::Destager;
 use evacuate::Evacuation;
 pub use evacuate::Unmovable;

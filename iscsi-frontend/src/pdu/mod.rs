@@ -4,6 +4,8 @@
 //! A [`Header`] is a copy of 48 bytes; no accessor can fail. Lengths that it claims are claims: the session
 //! checks them against the negotiated limits before it acts on them.
 
+#![deny(clippy::indexing_slicing)] // a length from the wire must never be trusted to fit
+
 mod response;
 pub(crate) mod text;
 
@@ -92,11 +94,16 @@ impl Header {
 
     /// The big-endian word at `at`, a constant of the format below 45.
     pub(crate) fn word(&self, at: usize) -> u32 {
-        u32::from_be_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+        u32::from_be_bytes(self.field(at))
     }
 
     pub(crate) fn half(&self, at: usize) -> u16 {
-        u16::from_be_bytes([self.0[at], self.0[at + 1]])
+        u16::from_be_bytes(self.field(at))
+    }
+
+    /// Zeros beyond the end.
+    fn field<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.0.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
     }
 }
 

@@ -216,7 +216,8 @@ fn start(b: &mut [u8; BHS_BYTES], opcode: u8, flags: u8, itt: u32) {
 }
 
 fn put(b: &mut [u8; BHS_BYTES], at: usize, word: u32) {
-    b[at..at + 4].copy_from_slice(&word.to_be_bytes());
+    let field = b.get_mut(at..).and_then(|rest| rest.first_chunk_mut());
+    *field.expect("a constant of the format below 45") = word.to_be_bytes();
 }
 
 #[cfg(test)]

@@ -102,6 +102,7 @@ pub(crate) enum Kind {
     },
     Read {
         at: Range,
+        fua: bool,
     },
     Write {
         at: Range,
@@ -136,10 +137,12 @@ impl Kind {
     pub(crate) fn parse(cdb: &Cdb) -> Result<Kind, Sense> {
         let b = &cdb.0;
         match b[0] {
-            0x28 | 0xa8 | 0x88 | 0x08 => Ok(Kind::Read { at: medium(cdb, &mut false)? }),
+            0x28 | 0xa8 | 0x88 | 0x08 => {
+                let (at, fua) = medium(cdb)?;
+                Ok(Kind::Read { at, fua })
+            }
             0x2a | 0xaa | 0x8a | 0x0a => {
-                let mut fua = false;
-                let at = medium(cdb, &mut fua)?;
+                let (at, fua) = medium(cdb)?;
                 Ok(Kind::Write { at, fua })
             }
             0x2e | 0xae | 0x8e => Ok(Kind::WriteVerify { at: protected(cdb)?, check: check(cdb)? }),
@@ -210,16 +213,15 @@ impl Kind {
     }
 }
 
-/// The range of READ and WRITE, with their protection and FUA fields.
-fn medium(cdb: &Cdb, fua: &mut bool) -> Result<Range, Sense> {
+/// The range of READ and WRITE, and FUA. The six-byte forms have neither FUA nor protection.
+fn medium(cdb: &Cdb) -> Result<(Range, bool), Sense> {
     let b = &cdb.0;
     if b[0] < 0x20 {
         let lba = cdb.word(0) & 0x1f_ffff;
         let blocks = if b[4] == 0 { 256 } else { u32::from(b[4]) };
-        return Ok(Range { lba: u64::from(lba), blocks });
+        return Ok((Range { lba: u64::from(lba), blocks }, false));
     }
-    *fua = b[1] & 0x08 != 0;
-    protected(cdb)
+    Ok((protected(cdb)?, b[1] & 0x08 != 0))
 }
 
 fn protected(cdb: &Cdb) -> Result<Range, Sense> {

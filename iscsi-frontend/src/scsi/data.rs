@@ -42,9 +42,12 @@ pub(super) fn plan(kind: Kind, capacity: u64) -> Result<Plan, Sense> {
     let transfer = |at| check(at, capacity, TRANSFER_SECTORS_MAX);
     let data = smallvec::SmallVec::new();
     Ok(match kind {
-        Kind::Read { at } => match transfer(at)? {
+        Kind::Read { at, fua } => match transfer(at)? {
             at if at.count == 0 => Plan::Good,
-            at => Plan::Fetch { work: Work::Read { at }, bytes: bytes(at), head: head(at) },
+            at => {
+                let work = if fua { Work::StableRead { at } } else { Work::Read { at } };
+                Plan::Fetch { work, bytes: bytes(at), head: head(at) }
+            }
         },
         Kind::Write { at, fua } => {
             let at = transfer(at)?;

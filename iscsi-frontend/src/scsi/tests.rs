@@ -5,7 +5,7 @@ use std::sync::Arc;
 use twinsan::guest::{Command, TRANSFER_SECTORS_MAX, ZERO_SECTORS_MAX};
 
 use super::opcodes::COMMANDS;
-use super::{Attention, Cdb, Kind, Plan, Port, Sense, Unit, no_unit, plan_report_luns};
+use super::{Attention, Cdb, Kind, Plan, Port, Sense, Unit, Work, no_unit, plan_report_luns};
 use crate::session::drive::{HandVolume, SECTORS};
 
 fn port() -> Port {
@@ -63,6 +63,21 @@ fn what_is_reported_as_supported_is_what_is_parsed() {
             *byte &= command.usage.get(at).unwrap_or(&0);
         }
         assert!(Kind::parse(&cdb(&bytes)).is_ok(), "{:#04x}/{action:#04x}", command.opcode);
+    }
+}
+
+#[test]
+fn fua_is_heard_wherever_it_is_said_to_be() {
+    for opcode in [0x28u8, 0x88, 0xa8] {
+        let usage = COMMANDS.iter().find(|command| command.opcode == opcode).expect("listed").usage;
+        assert_eq!(usage[1] & 0x08, 0x08, "{opcode:#04x}");
+        for fua in [false, true] {
+            match plan(&[opcode, u8::from(fua) << 3, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0]) {
+                Plan::Fetch { work: Work::StableRead { .. }, .. } => assert!(fua, "{opcode:#04x}"),
+                Plan::Fetch { work: Work::Read { .. }, .. } => assert!(!fua, "{opcode:#04x}"),
+                other => panic!("{opcode:#04x}: {other:?}"),
+            }
+        }
     }
 }
 

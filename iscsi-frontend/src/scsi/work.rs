@@ -14,6 +14,9 @@ pub(crate) enum Work {
     Done,
     /// One read, whose blocks go to the initiator or nowhere.
     Read { at: Sectors },
+    /// A flush, then [`Work::Read`]: FUA reads what is on the medium, to which newer data in a cache go first
+    /// (SBC-3 5.8, READ (10)). As with any command, what another one writes in the meantime may or may not be seen.
+    StableRead { at: Sectors },
     /// One write; the data comes with [`Work::supply`].
     Write { at: Sectors, fua: bool, data: Payload },
     /// A write to stable media, then [`Work::Verify`] of it.
@@ -51,6 +54,10 @@ impl Work {
                 None
             }
             Work::Read { at } => Some(Command::Read { at }),
+            Work::StableRead { at } => {
+                *self = Work::Read { at };
+                Some(Command::Flush)
+            }
             Work::Write { at, fua, data } => (at.count > 0).then_some(Command::Write { at, data, fua }),
             Work::WriteVerify { at, check, data } => {
                 if at.count == 0 {
@@ -82,6 +89,11 @@ impl Work {
         let data = smallvec::smallvec![block.clone(); (blocks.end - blocks.start) as usize];
         *self = Work::Pattern { at: Sectors::new(now.end(), at.count - now.count), block };
         Some(Command::Write { at: now, data, fua: false })
+    }
+
+    /// Is the step under way the last?
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self, Work::Done)
     }
 
     /// If only matters which blocks hold data, the volume may say so at once: of which sectors.
@@ -182,6 +194,14 @@ mod tests {
         let blocks = at.blocks();
         assert_eq!(data.len() as u64, blocks.end - blocks.start);
         assert_eq!(steps(work), [Sectors::new(7 + TRANSFER_SECTORS_MAX, 2)]);
+    }
+
+    #[test]
+    fn a_stable_read_is_a_flush_and_a_read() {
+        let at = Sectors::new(5, 3);
+        let mut work = Work::StableRead { at };
+        assert!(matches!(work.step(), Some(Command::Flush)) && !work.is_done());
+        assert!(matches!(work.step(), Some(Command::Read { at: read }) if read == at) && work.is_done());
     }
 
     #[test]

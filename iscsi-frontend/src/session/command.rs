@@ -255,7 +255,7 @@ impl Connection {
         }
         match result {
             Err(error) => self.fail(slot, error.into()),
-            Ok(payload) if task.fetches => self.send_data(slot, &payload),
+            Ok(payload) if task.fetches && task.work.is_done() => self.send_data(slot, &payload),
             Ok(payload) => self.step(slot, &payload),
         }
     }

@@ -106,6 +106,35 @@ fn what_was_written_is_read_back_at_any_alignment() {
 }
 
 #[test]
+fn a_read_with_fua_flushes_first() {
+    let mut bench = Bench::new();
+    let link = bench.session();
+    let data = pattern(512);
+    bench.write(link, 7, 5, &data);
+    bench.volume.state.lock().hold = true;
+    let command = bench.command(0xc0, 8, 512, &[0x28, 0x08, 0, 0, 0, 5, 0, 0, 1, 0]);
+    assert!(bench.ask(link, &command).is_empty());
+    for request in ["the flush", "the read"] {
+        assert_eq!(bench.volume.held(), 1, "{request}");
+        assert!(bench.drive.drain(link).is_empty(), "nothing is sent before {request}");
+        bench.volume.answer(0);
+        bench.drive.deliver();
+    }
+    let found = answers(&bench.drive.drain(link));
+    assert_eq!((found.len(), found[0].opcode(), found[0].head[1]), (1, 0x25, 0x81));
+    assert!(found[0].data == data);
+}
+
+#[test]
+fn a_read_with_fua_fails_with_its_flush() {
+    let mut bench = Bench::new();
+    let link = bench.session();
+    bench.volume.state.lock().failure = Some(GuestError::Unavailable);
+    let command = bench.command(0xc0, 8, 512, &[0x28, 0x08, 0, 0, 0, 5, 0, 0, 1, 0]);
+    assert_eq!(bench.ask(link, &command)[0].sense(), (2, 2, 4, 0x0c));
+}
+
+#[test]
 fn long_reads_are_cut_by_segment_and_burst() {
     let mut bench = Bench::new();
     let link = bench.login(HOST, 1, "MaxRecvDataSegmentLength=4096\0MaxBurstLength=10240\0").0;

@@ -278,7 +278,7 @@ fn read_tail(header: &Header, tail: &[u8]) -> Result<Frame, WireError> {
     if crc32c::crc32c(tail) != header.tail_crc.get() {
         return Err(WireError::Body);
     }
-    let (body, table) = tail.split_at(header.body_bytes.get() as usize);
+    let (body, table) = tail.split_at_checked(header.body_bytes.get() as usize).ok_or(WireError::Length)?;
     let table: SmallVec<[Entry; FRAME_BLOCKS_MAX]> =
         table.chunks_exact(ENTRY_BYTES).map(bytemuck::pod_read_unaligned::<Entry>).collect();
     let known = |entry: &Entry| entry.state.get() == 1 || (entry.state.get() == 0 && entry.crc.get() == 0);
@@ -299,7 +299,7 @@ fn read_tail(header: &Header, tail: &[u8]) -> Result<Frame, WireError> {
 impl Frame {
     /// Pages still to come.
     fn pages_left(&self) -> usize {
-        self.table[self.data.len()..].iter().filter(|entry| entry.state.get() == 1).count()
+        self.table.iter().skip(self.data.len()).filter(|entry| entry.state.get() == 1).count()
     }
 
     /// Takes the blocks that are here; true when it has all.

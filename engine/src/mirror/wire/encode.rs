@@ -1,6 +1,7 @@
 //! Messages to bytes, a frame at a time.
 
 use core::fmt;
+use core::mem::offset_of;
 use std::io::IoSlice;
 
 use bytemuck::Zeroable;
@@ -100,7 +101,7 @@ impl Encoder {
     ) -> Result<(), WireError> {
         let count = rest.left().min(FRAME_BLOCKS_MAX);
         let more = rest.left() > count;
-        let blocks = &mut rest.data[rest.next..rest.next + count];
+        let blocks = rest.data.get_mut(rest.next..rest.next + count).ok_or(WireError::Length)?;
         let (salt, sequence) = (self.salt, self.sequence);
         self.out.head(|out| head(out, salt, sequence, more, blocks, fill))?;
         for block in blocks {
@@ -134,6 +135,8 @@ fn head(
         };
         out.extend_from_slice(bytemuck::bytes_of(&entry));
     }
+    let frame = out.get_mut(at..).and_then(|frame| frame.split_first_chunk_mut::<HEADER_BYTES>());
+    let (head, tail) = frame.ok_or(WireError::Length)?;
     let header = Header {
         magic: MAGIC.into(),
         version: PROTOCOL_VERSION.into(),
@@ -142,10 +145,10 @@ fn head(
         sequence: sequence.into(),
         body_bytes: (body_bytes as u32).into(),
         blocks: (blocks.len() as u32).into(),
-        tail_crc: crc32c::crc32c(&out[at + HEADER_BYTES..]).into(),
+        tail_crc: crc32c::crc32c(tail).into(),
         header_crc: 0.into(),
     };
-    out[at..at + HEADER_BYTES].copy_from_slice(bytemuck::bytes_of(&header.sealed(salt)));
+    *head = bytemuck::cast(header.sealed(salt));
     Ok(())
 }
 
@@ -157,7 +160,8 @@ impl Header {
 
     /// What its checksum must be.
     pub(super) fn crc(&self, salt: Salt) -> u32 {
-        crc32c::crc32c_append(salt.0, &bytemuck::bytes_of(self)[..HEADER_BYTES - 4])
+        let (checked, _) = bytemuck::bytes_of(self).split_at(offset_of!(Header, header_crc));
+        crc32c::crc32c_append(salt.0, checked)
     }
 }
 

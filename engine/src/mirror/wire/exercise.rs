@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::layout::{HEADER_BYTES, Header, MAGIC};
+use super::layout::{Header, MAGIC};
 use super::{Decoder, Encoder, Salt};
 use crate::block::PagePool;
 use crate::mirror::message::{Message, PROTOCOL_VERSION};
@@ -30,9 +30,9 @@ fn decode(pool: &PagePool, mut bytes: &[u8], pace: u8) -> Vec<Message> {
     let step = 1 + usize::from(pace) * usize::from(pace);
     let mut messages = Vec::new();
     while !bytes.is_empty() {
-        let arriving = &bytes[..step.min(bytes.len())];
+        let (arriving, _) = bytes.split_at(step.min(bytes.len()));
         let taken = decoder.receive(|slices| { arriving }.read_vectored(slices)).expect("memory can be read");
-        bytes = &bytes[taken..];
+        bytes = bytes.get(taken..).expect("no more is taken than arrives");
         loop {
             match decoder.next() {
                 Ok(Some(message)) => messages.push(message),
@@ -83,15 +83,15 @@ fn sealed(mut bytes: &[u8]) -> Vec<u8> {
             tail_crc: crc32c::crc32c(tail).into(),
             header_crc: 0.into(),
         };
-        frames.extend_from_slice(&bytemuck::bytes_of(&header.sealed(Salt(0)))[..HEADER_BYTES]);
+        frames.extend_from_slice(bytemuck::bytes_of(&header.sealed(Salt(0))));
         frames.extend_from_slice(tail);
         sequence += 1;
         bytes = rest;
         // Pages: as they are in the input, as far as it goes.
-        let pages = (usize::from(blocks) * 4096).min(bytes.len());
         if more & 2 != 0 {
-            frames.extend_from_slice(&bytes[..pages]);
-            bytes = &bytes[pages..];
+            let (pages, rest) = bytes.split_at((usize::from(blocks) * 4096).min(bytes.len()));
+            frames.extend_from_slice(pages);
+            bytes = rest;
         }
     }
     frames

@@ -7,6 +7,11 @@
 //! Invariant: the unread parts of `pieces`, in order, are the bytes received and not consumed, `held` of them;
 //! the flat pieces lie in `flat` in ascending order without overlap.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "places in this side's own buffers, each bounded by the piece it belongs to; no length of the wire"
+)]
+
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 

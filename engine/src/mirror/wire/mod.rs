@@ -12,6 +12,8 @@
 //! - The pages' checksums are those taken at ingress; sending computes none.
 //! - An urgent message never waits for more than one frame ([`FRAME_BLOCKS_MAX`] blocks).
 
+#![deny(clippy::indexing_slicing)] // a length from the wire must never be trusted to fit
+
 use crate::block::SECTORS_PER_BLOCK;
 use crate::guest::TRANSFER_SECTORS_MAX;
 

@@ -20,10 +20,10 @@ mod write_back;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::CacheConfig;
 use crate::block::{BLOCK_BYTES, Block, PagePool};
 use crate::format::sums::{PAGE_LINES, address};
 use crate::ids::{DiskId, Uuid, VolumeId};
-use crate::node::config::CacheConfig;
 use crate::planted::{Bug, Planted};
 use crate::pool::{Pool, SumArea};
 use crate::time::{Duration, Instant};

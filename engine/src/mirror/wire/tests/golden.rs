@@ -7,6 +7,7 @@ use super::*;
 use crate::guest::GuestError;
 use crate::ids::{BootId, Generation, Members, NodeName, Uuid};
 use crate::mirror::message::{Control, HalfSummary, Hello, PROTOCOL_VERSION, PeerPhase};
+use crate::mirror::wire::layout::HEADER_BYTES;
 
 /// One line per message: a name, and the hexadecimal bytes of all its frames without pages.
 const GOLDEN: &str = include_str!("golden.txt");
@@ -125,4 +126,21 @@ fn bytes_are_frozen() {
         lines.push('\n');
     }
     assert!(lines == GOLDEN, "the bytes on the wire have changed:\n{lines}");
+}
+
+/// Every message has its line in the document, with the number that it has on the wire.
+#[test]
+fn control_messages_are_documented() {
+    let document = include_str!("../../../../docs/protocol.md");
+    for (number, (name, control)) in control().into_iter().enumerate() {
+        let bytes = encode([Message::control(control)]);
+        assert_eq!(usize::from(bytes[HEADER_BYTES]), number, "{name}");
+        let line = format!("| {number} | {} |", camel(name));
+        assert!(document.contains(&line), "{line} is missing");
+    }
+}
+
+fn camel(name: &str) -> String {
+    let words = name.split('-').map(|word| word[..1].to_uppercase() + &word[1..]);
+    words.collect()
 }
