@@ -1,6 +1,7 @@
 //! Deliberate bugs, the exam of the simulator and of the named scenarios. A test is only as good as what it catches:
-//! each of these is switched on in a test, and must be found by a checker or make a story fail. Without the feature
-//! `planted` the question is a constant `false` and nothing of it is left in the product.
+//! each of these is switched on in at least one test, which fails when the bug is no longer found. `tests/planted.rs`
+//! lists which: a bug that is not in its list fails it. Without the feature `planted` the question is a constant
+//! `false` and nothing of it is left in the product.
 
 macro_rules! bugs {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
@@ -143,6 +144,10 @@ bugs! {
     DepartingDiskHidden,
     /// What leaves a disk is not compared with its checksums, and gets new ones.
     MovedUncompared,
+    /// The first copy to a half that holds nothing names what is not mapped, too.
+    NewHalfGetsAll,
+    /// A node of a pair serves until it hears that the pair is over: no lease ends.
+    LeaseNeverEnds,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -44,7 +44,10 @@ impl Node {
     /// Does the lease run?
     pub(super) fn lease_runs(&self) -> bool {
         match &self.phase {
-            Phase::Paired(pair) => self.now < pair.lease_until || self.has(Bug::PausedNodeAnswers),
+            Phase::Paired(pair) => {
+                let blind = self.has(Bug::PausedNodeAnswers) || self.has(Bug::LeaseNeverEnds);
+                self.now < pair.lease_until || blind
+            }
             _ => false,
         }
     }
@@ -135,6 +138,9 @@ impl Node {
 
     /// When the pair ends if nothing more is heard: a new pair gets a lease's time to begin.
     fn lease_end(&self, pair: &Paired) -> Instant {
+        if self.has(Bug::LeaseNeverEnds) {
+            return Instant::NEVER;
+        }
         pair.lease_until.max(pair.since + self.config.mirror.lease)
     }
 

@@ -150,8 +150,11 @@ impl Node {
             let Some(mut half) = self.halves().into_iter().find(|half| half.volume == volume) else {
                 continue;
             };
-            let mapped = self.mapped_regions(volume).into_iter();
-            records.extend(mapped.map(|(first, count)| Record::LogAdd { volume, first, count }));
+            let mapped = match self.has(Bug::NewHalfGetsAll) {
+                true => vec![(0, u64::MAX)],
+                false => self.mapped_regions(volume),
+            };
+            records.extend(mapped.into_iter().map(|(first, count)| Record::LogAdd { volume, first, count }));
             bases.push((volume, half.generation));
             let fresh = u128::from(self.term) << 40 | 1 << 39;
             lineage::alone(&mut half, Generation(self.new_generation(volume, epoch).0 ^ fresh));

@@ -18,6 +18,8 @@ pub(crate) enum DiskHold {
     Data,
     /// Flushes: what is written can be read, and would be lost.
     Flushes,
+    /// Reads: what is not in memory stays unknown.
+    Reads,
 }
 
 pub(super) struct Disk {
@@ -60,7 +62,7 @@ impl Disk {
         let covers = self.flushed + self.unflushed.len() as u64;
         let held = match (self.hold, &request.op) {
             (DiskHold::Data, DiskOp::Write { offset, .. }) => *offset >= self.data_offset,
-            (DiskHold::Flushes, DiskOp::Flush) => true,
+            (DiskHold::Flushes, DiskOp::Flush) | (DiskHold::Reads, DiskOp::Read { .. }) => true,
             _ => false,
         };
         if held {

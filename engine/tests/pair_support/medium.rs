@@ -1,11 +1,12 @@
-//! Rot on a node's disk, and the scrub that looks for it.
+//! What happens to a node's disk: rot, the scrub that looks for it, and a blank one in its place.
 
 use twinsan::block::{PagePool, payload_from};
 use twinsan::ids::NodeName;
 use twinsan::node::event::Event;
 use twinsan::node::view::Peek;
 
-use super::{Pair, VOLUME};
+use super::disk::Disk;
+use super::{DISK, Pair, VOLUME};
 
 impl Pair {
     fn place(&self, node: NodeName, block: u64) -> u64 {
@@ -27,6 +28,13 @@ impl Pair {
         let mut bytes = *disk.visible(at).bytes();
         bytes[7] ^= 0x80;
         disk.replace(at, payload_from(&PagePool::new(), &bytes)[0].clone());
+    }
+
+    /// A dead node gets a blank disk instead of its own, with a new pool on it.
+    pub(crate) fn replace_disk(&mut self, node: NodeName) {
+        let side = self.side(node);
+        assert!(side.node.is_none(), "node {node} uses it");
+        side.disk = Disk::formatted(node, DISK);
     }
 
     /// A scrub begins or ends.

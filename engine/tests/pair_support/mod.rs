@@ -338,6 +338,14 @@ impl Pair {
         bytes
     }
 
+    /// Blocks that the copies of a source name so far, with data or as zeros.
+    pub(crate) fn blocks_named(&self, source: NodeName) -> u64 {
+        let copies = self.said.iter().filter(|(from, _)| *from == source);
+        copies
+            .map(|(_, said)| if let Body::Copy { blocks, .. } = said.body { u64::from(blocks) } else { 0 })
+            .sum()
+    }
+
     /// Requests of this kind stay in a node's disk from now on.
     pub(crate) fn hold_disk(&mut self, node: NodeName, hold: DiskHold) {
         self.side(node).disk.hold(hold);

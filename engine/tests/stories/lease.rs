@@ -27,6 +27,8 @@ fn one_node_misses_the_cut(bugs: &[Bug]) -> String {
 
 /// Were the winner to go on at once, the other node, which has heard of nothing and whose lease runs, would go on
 /// serving beside it.
+///
+/// Trace: `nowait`.
 #[test]
 fn a_winner_waits_until_the_other_lease_has_run_out() {
     assert_eq!(one_node_misses_the_cut(&[]), "");
@@ -70,6 +72,8 @@ fn probes_reach_a_node_that_has_won(bugs: &[Bug]) -> String {
 
 /// Were a node that asks for the right to go on alone to answer probes still, it would extend the very lease whose
 /// end it waits for.
+///
+/// Trace: `answer_while_asking`.
 #[test]
 fn a_node_that_asks_answers_no_probe() {
     assert_eq!(probes_reach_a_node_that_has_won(&[]), "");
@@ -99,14 +103,71 @@ fn a_node_sleeps_through_its_lease(bugs: &[Bug]) -> Look {
 
 /// Were the lease looked at now and then, and not before every answer, a node that was suspended would answer from
 /// what it had before.
+///
+/// Trace: `no_lease_check`.
 #[test]
 fn a_node_that_slept_past_its_lease_notices_before_it_answers() {
     assert_eq!(a_node_sleeps_through_its_lease(&[]), Look::Refuses(GuestError::Unavailable));
     assert_eq!(a_node_sleeps_through_its_lease(&[Bug::PausedNodeAnswers]), Look::Shows(OLD));
 }
 
+/// Node a notices that the link is gone, goes on alone and acknowledges a write that it had not told b of. Node b has
+/// noticed nothing, and runs. What b answers then.
+fn a_node_outlives_its_lease(bugs: &[Bug]) -> Look {
+    let mut pair = Pair::with(bugs);
+    pair.hold(B, said::write);
+    let write = pair.begin_write(A, 0, NEW);
+    pair.cut_noticed_by(&[A]);
+    pair.release(B);
+    pair.until_phase(A, PeerPhase::Alone);
+    pair.pass_millis(100);
+    assert!(pair.is_acknowledged(write));
+    let seen = pair.look(B, 0);
+    if bugs.is_empty() {
+        pair.heal();
+        pair.until_whole();
+        assert_eq!(pair.read(B, 0), NEW);
+    }
+    seen
+}
+
+/// Were a node to serve until it hears that the pair is over, it would show what its partner has overwritten. That it
+/// leaves the pair when its lease ends, and that it looks before each answer, are two rules: awake, either is enough.
+///
+/// Trace: `no_lease_check`.
+#[test]
+fn a_node_that_hears_nothing_serves_for_one_lease() {
+    assert_eq!(a_node_outlives_its_lease(&[]), Look::Refuses(GuestError::Unavailable));
+    let looks_late = a_node_outlives_its_lease(&[Bug::PausedNodeAnswers]);
+    assert_eq!(looks_late, Look::Refuses(GuestError::Unavailable), "the other rule sees to it");
+    assert_eq!(a_node_outlives_its_lease(&[Bug::LeaseNeverEnds]), Look::Shows(OLD), "overwritten at a");
+}
+
+/// The link is lost, and both nodes can ask the arbiter. What was broken.
+fn both_ask(bugs: &[Bug]) -> String {
+    let mut pair = Pair::with(bugs);
+    pair.cut();
+    pair.pass_millis(6000);
+    if bugs.is_empty() {
+        let phases = pair.phases();
+        assert!(phases.contains(&Some(PeerPhase::Alone)) && phases.contains(&Some(PeerPhase::Lost)));
+        pair.heal();
+        pair.until_whole();
+    }
+    pair.broken()
+}
+
+/// Were the arbiter's refusal not the last word, each side of a cut would serve what the other does not have.
+#[test]
+fn one_side_of_a_cut_goes_on() {
+    assert_eq!(both_ask(&[]), "");
+    assert!(both_ask(&[Bug::BothWin]).contains(BOTH_SERVE));
+}
+
 /// "Go" makes a pair and grants no lease: each node serves from the first answer to its own probe. (A lease that came
 /// with the word would do no harm that we know of. It would be one that nobody promised.)
+///
+/// Trace: `apply_after_asking+join_lease_free`.
 #[test]
 fn the_word_to_go_grants_no_lease() {
     let mut pair = Pair::set_up(Setup::default());
@@ -128,6 +189,8 @@ fn the_word_to_go_grants_no_lease() {
 /// restarts, and its question reaches the arbiter last. Had a gone back to the old epoch when the link came back, the
 /// answer to its question would have taken the right to serve from a pair that serves. It never goes back: it, or its
 /// partner, goes on to a later epoch.
+///
+/// Trace: `resume_after_ask+keep_grant`.
 #[test]
 fn a_node_that_has_asked_never_goes_back_to_the_old_epoch() {
     let mut pair = Pair::with(&[]);

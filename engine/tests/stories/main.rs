@@ -3,19 +3,26 @@
 //! must be seen to fail. Where no single weakness suffices, because a second rule catches it, two are planted; where it
 //! cannot be planted, the story says which rule it looks at.
 //!
+//! The protocol was explored as an explicit-state model first. In it each weakness has a name, and the shortest way in
+//! which it loses data, if there is one, is its *trace*. A story that tells one names it; `+` joins weaknesses that are
+//! looked at together.
+//!
 //! Node `a` owns the volume at first. Block 0 reads [`OLD`] until it is written. "Alone" is the phase in which a node
 //! serves without its partner.
 
 #[path = "../pair_support/mod.rs"]
 mod pair_support;
 
+mod copies;
 mod flush;
 mod lease;
+mod marks;
 mod preferred;
 mod rejoin;
 mod restart;
 mod resync;
 mod room;
+mod space;
 mod stop;
 mod writes;
 

@@ -27,6 +27,8 @@ fn the_preferred_node_restarts(bugs: &[Bug]) -> Look {
 
 /// Were preference enough to go on after a restart, a node that has lost its memory would serve what its disk has.
 /// Only unbroken memory goes on unasked.
+///
+/// Trace: `pref+pref_restart_goes_on`.
 #[test]
 fn the_preferred_node_does_not_go_on_after_a_restart() {
     assert_eq!(the_preferred_node_restarts(&[]), Look::Refuses(GuestError::Unavailable));
@@ -60,6 +62,8 @@ fn the_link_is_lost_in_mid_join(bugs: &[Bug]) -> String {
 
 /// Were the target the first to write that both are members, it would go on by that when the link is lost, beside a
 /// source that still has its own right.
+///
+/// Trace: `pref+pref_target_first`.
 #[test]
 fn a_source_that_would_stop_gives_up_its_right_first() {
     assert_eq!(the_link_is_lost_in_mid_join(&[]), "");

@@ -33,6 +33,8 @@ fn the_link_is_lost_before_the_register_is_swapped(bugs: &[Bug]) -> String {
 
 /// Were the register swapped to both before target and source have it in writing, the target could win it, while the
 /// source, which knows of nothing, goes on alone.
+///
+/// Trace: `join_cas_first`.
 #[test]
 fn the_register_is_the_last_to_know_of_a_new_pair() {
     assert_eq!(the_link_is_lost_before_the_register_is_swapped(&[]), "");
@@ -44,6 +46,8 @@ fn the_register_is_the_last_to_know_of_a_new_pair() {
 /// join proposed, the first swap would make it a member of an epoch of which the source knows nothing. The source
 /// begins no new rejoin until the swap is resolved, and what it has proposed once it never proposes again: either
 /// would be enough.
+///
+/// Trace: `rejoin_during_cas`.
 #[test]
 fn no_rejoin_begins_while_the_swap_is_open() {
     let mut pair = Pair::with(&[]);
@@ -101,6 +105,8 @@ fn the_owner_dies_with_a_write_of_its_own(bugs: &[Bug]) -> (bool, bool, String) 
 
 /// Were an unacknowledged write destaged, and the target's own hot set ignored when it comes back, the mirror would be
 /// called whole with a block that only the target has.
+///
+/// Trace: `ignore_target_hot+destage_before_ack`.
 #[test]
 fn the_targets_own_hot_set_is_fetched() {
     assert_eq!(the_owner_dies_with_a_write_of_its_own(&[]), (false, true, String::new()));
@@ -132,6 +138,8 @@ fn the_owner_dies_with_a_write_of_both(bugs: &[Bug]) -> String {
 
 /// Were the survivor to forget what was hot when it goes on alone, and the target's own hot set ignored, the mirror
 /// would be called whole without the last writes before the crash.
+///
+/// Trace: `noseed_log+ignore_target_hot`.
 #[test]
 fn the_survivor_logs_what_was_hot() {
     assert_eq!(the_owner_dies_with_a_write_of_both(&[]), "");

@@ -36,6 +36,8 @@ fn a_restarted_node_asks_first(bugs: &[Bug]) -> u8 {
 
 /// Were a node that has lost its memory allowed to swap both members for itself, it could win over the one that has
 /// what guests have seen.
+///
+/// Trace: `restart_cas`.
 #[test]
 fn a_restarted_node_takes_itself_out() {
     assert_eq!(a_restarted_node_asks_first(&[]), NEW);
@@ -69,6 +71,8 @@ fn shown_by_the_survivor(mut pair: Pair) -> u8 {
 
 /// Were a grant of an earlier life used, a node that has lost its memory would go on, over the one that has what
 /// guests have seen. It gives the grant back.
+///
+/// Trace: `keep_grant`.
 #[test]
 fn a_grant_of_an_earlier_life_is_given_back() {
     assert_eq!(shown_by_the_survivor(a_question_outlives_its_asker(&[])), NEW);
@@ -83,6 +87,8 @@ fn broken_until_one_goes_on(mut pair: Pair) -> String {
 
 /// What an earlier life promised its partner is not known after a restart. Were the grant used, and no lease waited
 /// from the start, the other node would still be serving.
+///
+/// Trace: `restart_nowait+keep_grant+restart_reads_register`.
 #[test]
 fn a_restarted_node_waits_one_lease_from_its_start() {
     assert_eq!(broken_until_one_goes_on(a_question_outlives_its_asker(&[])), "");
@@ -130,6 +136,8 @@ fn a_swap_outlives_the_source(bugs: &[Bug]) -> String {
 
 /// Were reading the register enough to go on, a swap of an earlier life could still change it behind the reader's
 /// back. A swap of this life that raises the epoch makes every older one void.
+///
+/// Trace: `restart_reads_register`.
 #[test]
 fn the_right_to_serve_begins_with_a_swap_of_this_life() {
     assert_eq!(a_swap_outlives_the_source(&[]), "");
@@ -139,6 +147,8 @@ fn the_right_to_serve_begins_with_a_swap_of_this_life() {
 /// Node a dies and is back within a moment, with the epoch and the generation that it had. Were that a reconnect, a
 /// read at a would return what its disk has. It has another boot id, so the pair is over at once, and it was not in
 /// a pair in this life: either would be enough, which is why no single weakness shows this.
+///
+/// Trace: `reconnect_no_incarnation`.
 #[test]
 fn a_node_with_another_boot_id_has_died_however_fast_it_came_back() {
     let mut pair = Pair::with(&[]);

@@ -41,6 +41,8 @@ fn read_at_the_target(bugs: &[Bug]) -> Look {
 
 /// Were a half that is behind to serve what no mark names, it would go by marks that are older than the source's
 /// last write.
+///
+/// Trace: `resync_reads`.
 #[test]
 fn a_half_that_is_behind_serves_nothing() {
     assert_eq!(read_at_the_target(&[]), Look::Refuses(GuestError::Unavailable));
@@ -63,6 +65,8 @@ fn read_alone_before_it_is_stable(bugs: &[Bug]) -> (Look, u8) {
 }
 
 /// Were a lone node to show what is only in its memory, its crash would unsee it.
+///
+/// Trace: `read_unstable_alone`.
 #[test]
 fn alone_a_read_waits_until_what_it_shows_is_stable() {
     assert_eq!(read_alone_before_it_is_stable(&[]), (Look::Waits, OLD));
@@ -96,6 +100,8 @@ fn a_write_in_two_memories_one_of_them_behind(bugs: &[Bug]) -> (bool, u8) {
 
 /// Were two memories enough while the register still names one node, the crash of that node would lose an acknowledged
 /// write: the other has it, and may not serve.
+///
+/// Trace: `ram_ack_before_cas`.
 #[test]
 fn until_the_register_names_both_a_write_is_stable_before_it_is_acknowledged() {
     assert_eq!(a_write_in_two_memories_one_of_them_behind(&[]), (false, OLD));
@@ -125,6 +131,8 @@ fn the_source_is_slower_than_the_target(bugs: &[Bug]) -> String {
 
 /// Were a mark cleared when the target has the copy stable, and the source not, the source's crash would leave the
 /// target with what nobody else has, where nothing says so.
+///
+/// Trace: `rs_clear_src_unstable`.
 #[test]
 fn a_mark_goes_when_the_source_has_it_stable_too() {
     assert_eq!(the_source_is_slower_than_the_target(&[]), "");
@@ -152,6 +160,8 @@ fn a_write_overtakes_the_confirmation_of_a_copy(bugs: &[Bug]) -> String {
 }
 
 /// Were a mark cleared by any confirmation, it would be cleared by that of the copy before the last write.
+///
+/// Trace: `rs_clear_any`.
 #[test]
 fn a_mark_goes_when_nothing_was_written_since_what_is_confirmed() {
     assert_eq!(a_write_overtakes_the_confirmation_of_a_copy(&[]), "");
@@ -180,6 +190,8 @@ fn the_target_is_slower_than_the_source(bugs: &[Bug]) -> String {
 
 /// Were a mark cleared when the target has the copy in its memory, the target's crash would leave it behind where
 /// nothing says so.
+///
+/// Trace: `rs_clear_unstable`.
 #[test]
 fn a_mark_goes_when_the_target_has_it_stable() {
     assert_eq!(the_target_is_slower_than_the_source(&[]), "");

@@ -31,6 +31,8 @@ fn stop_beside_a_slow_disk(bugs: &[Bug]) -> (bool, u8) {
 
 /// Were the right to serve handed over with dirty caches, the only current half would not be stable, and its crash
 /// would lose what both had acknowledged.
+///
+/// Trace: `handover_dirty`.
 #[test]
 fn a_node_hands_over_when_both_have_flushed() {
     assert_eq!(stop_beside_a_slow_disk(&[]), (false, NEW));
@@ -60,6 +62,8 @@ fn a_leaver_returns_before_the_register_is_up(bugs: &[Bug]) -> String {
 }
 
 /// Were a node that has handed over to swap the register for itself, it would serve beside the one it handed over to.
+///
+/// Trace: `handover_noreg+restart_cas`.
 #[test]
 fn a_node_that_has_handed_over_never_swaps() {
     assert_eq!(a_leaver_returns_before_the_register_is_up(&[]), "");

@@ -23,6 +23,8 @@ fn look_at_a_write_on_its_way(bugs: &[Bug]) -> [Look; 2] {
 
 /// Were the owner to show its own write at once, a guest could see it there, and a moment later see the old content
 /// through the partner: a value seen and then unseen.
+///
+/// Trace: `owner_read_nowait`.
 #[test]
 fn the_owner_does_not_show_what_the_partner_lacks() {
     assert_eq!(look_at_a_write_on_its_way(&[]), [Look::Waits, Look::Shows(OLD)]);
@@ -45,6 +47,8 @@ fn the_partner_dies_in_mid_write(bugs: &[Bug]) -> u8 {
 
 /// Were the writes in flight dropped when the owner goes on alone, one of them could have been seen at the partner
 /// before it died, or would be acknowledged as done: and then be gone.
+///
+/// Trace: `drop_pend`.
 #[test]
 fn a_write_in_flight_is_kept_when_the_partner_dies() {
     assert_eq!(the_partner_dies_in_mid_write(&[]), NEW);
@@ -53,6 +57,27 @@ fn a_write_in_flight_is_kept_when_the_partner_dies() {
         OLD,
         "acknowledged, and gone"
     );
+}
+
+/// A write is on its way to the partner when the owner dies. Was it acknowledged, and what does the partner show when it
+/// goes on?
+fn the_owner_dies_in_mid_write(bugs: &[Bug]) -> (bool, u8) {
+    let mut pair = Pair::with(bugs);
+    pair.hold(B, said::write);
+    let write = pair.begin_write(A, 0, NEW);
+    let early = pair.is_acknowledged(write);
+    pair.crash(A);
+    pair.release(B);
+    pair.until_phase(B, PeerPhase::Alone);
+    (early, pair.read(B, 0))
+}
+
+/// Were a write acknowledged when it is in one memory, that memory's end would lose it.
+#[test]
+fn a_write_is_acknowledged_when_both_have_it() {
+    assert_eq!(the_owner_dies_in_mid_write(&[]), (false, OLD));
+    let hasty = the_owner_dies_in_mid_write(&[Bug::AckBeforePartner]);
+    assert_eq!(hasty, (true, OLD), "acknowledged, and gone");
 }
 
 /// A sector that is not a whole block, so that the owner sends the block with the order.
@@ -85,6 +110,8 @@ fn a_guest_gives_up_a_forwarded_write(bugs: &[Bug]) -> [u8; 2] {
 
 /// Were the partner to say "given up" by itself, the write could still be ordered afterwards: its guest, which has gone
 /// to the other path, would see it surface.
+///
+/// Trace: `ghost_fwd`.
 #[test]
 fn a_write_that_was_given_up_never_surfaces() {
     let [then, in_the_end] = a_guest_gives_up_a_forwarded_write(&[]);
@@ -136,6 +163,8 @@ fn a_forwarded_write_dies_at_its_deadline() {
 
 /// A forwarded write reaches the owner behind a write of the same block that is in flight, is given up, and its guest
 /// writes 1 again and then 2 through the owner: however it is settled, it does not come after them.
+///
+/// Trace: `ghost_fwd`.
 #[test]
 fn a_write_that_was_sent_again_elsewhere_is_not_undone_by_its_first_attempt() {
     let mut pair = Pair::with(&[]);
@@ -152,6 +181,34 @@ fn a_write_that_was_sent_again_elsewhere_is_not_undone_by_its_first_attempt() {
     }
     pair.pass_millis(5000);
     assert_eq!([pair.read(A, 0), pair.read(B, 0)], [2; 2]);
+}
+
+/// A forwarded write has its place, and a later one through the owner waits for it, when the link is lost for a moment:
+/// the partner, which has not heard of the place, sends its write again. What is there when both were done.
+fn a_forwarded_write_is_sent_twice(bugs: &[Bug]) -> u8 {
+    let mut pair = Pair::with(bugs);
+    pair.hold(B, said::write);
+    let first = pair.begin_write(B, 0, 1);
+    assert_eq!(pair.has_said(A, said::write), 1, "it has its place");
+    let second = pair.begin_write(A, 0, 2);
+    assert!(pair.is_open(second), "behind it");
+    pair.cut();
+    pair.release(B);
+    pair.heal();
+    pair.pass_millis(100);
+    assert_eq!(pair.has_said(B, said::forward), 2);
+    assert!(pair.is_acknowledged(second));
+    assert_eq!(pair.is_acknowledged(first), bugs.is_empty());
+    assert_eq!(pair.read(A, 0), pair.read(B, 0));
+    pair.read(B, 0)
+}
+
+/// Were a write that the owner knows given a second place, it would take effect again, after what was written and
+/// acknowledged since.
+#[test]
+fn a_forwarded_write_takes_effect_once() {
+    assert_eq!(a_forwarded_write_is_sent_twice(&[]), 2);
+    assert_eq!(a_forwarded_write_is_sent_twice(&[Bug::ForwardAppliedTwice]), 1, "acknowledged, and undone");
 }
 
 /// The link is lost while the owner has a forwarded write that it has not ordered. The owner goes on, the other
@@ -177,6 +234,8 @@ fn the_link_is_lost_before_a_forwarded_write_is_ordered(bugs: &[Bug]) -> u8 {
 
 /// Were forwarded writes kept across a change of epoch, one would be carried out after its guest was told that it was
 /// not, and after whatever the guest has done since; carried out in mid-join, it would be in no log either.
+///
+/// Trace: `keep_fq`.
 #[test]
 fn a_forwarded_write_that_was_not_ordered_dies_with_the_link() {
     assert_eq!(the_link_is_lost_before_a_forwarded_write_is_ordered(&[]), OLD);
@@ -205,6 +264,8 @@ fn a_slow_disk_under_an_idle_area(bugs: &[Bug]) -> String {
 
 /// Were an area to cool when the write has only left the cache, the crash of one node would leave halves that differ
 /// where nothing says so.
+///
+/// Trace: `cool_unflushed`.
 #[test]
 fn an_area_cools_when_both_have_flushed_it() {
     assert_eq!(a_slow_disk_under_an_idle_area(&[]), "");
@@ -214,6 +275,8 @@ fn an_area_cools_when_both_have_flushed_it() {
 /// A write reaches the partner when it has left the pair and is asking who may go on. Were it applied and confirmed
 /// then, it would belong to an epoch that is over. (Alone this does no harm, other rules see to that; it is not done
 /// all the same.)
+///
+/// Trace: `apply_after_asking+join_lease_free`.
 #[test]
 fn a_node_that_asks_takes_no_write_of_the_old_epoch() {
     let mut pair = Pair::with(&[]);
