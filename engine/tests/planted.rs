@@ -154,6 +154,7 @@ fn every_bug_has_a_test_that_must_find_it() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "tells the threads of seeds from those of tests")]
 fn the_seeds_find_the_bugs_that_they_must() {
     let optimised = !cfg!(debug_assertions);
     let seeds = setting("TWINSAN_PLANTED_SEEDS", if optimised { 2_000 } else { 100 });
