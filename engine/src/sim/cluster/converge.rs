@@ -74,6 +74,7 @@ impl Cluster {
             return;
         }
         self.inspect();
+        NodeName::BOTH.into_iter().for_each(|node| self.check_pool(node));
         self.compare_halves();
     }
 

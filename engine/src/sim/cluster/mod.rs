@@ -34,6 +34,7 @@ mod disks;
 mod guests;
 mod invariants;
 mod losses;
+mod offline;
 mod report;
 mod slot;
 mod verbs;
@@ -420,6 +421,7 @@ impl Cluster {
             Notice::Opened => {
                 (slot.opened, slot.phase) = (true, PeerPhase::Starting);
                 self.forgive_doubtful(name);
+                self.check_pool(name);
             }
             Notice::Paired(_) => {
                 slot.phase = PeerPhase::Paired;

@@ -144,6 +144,8 @@ counters! {
     kept_while_full,
     /// Pairs of blocks compared.
     blocks_compared,
+    /// Pools checked offline, when a node opened one and at rest.
+    pools_checked,
 }
 
 /// The end of a run.
