@@ -11,11 +11,15 @@
 
 mod support;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use support::{Shared, run_seed, setting, spread, text};
+use twinsan::guest::Sectors;
+use twinsan::ids::{NodeName, VolumeId};
 use twinsan::planted::Planted;
-use twinsan::sim::cluster::{Counters, run, run_plan};
+use twinsan::sim::cluster::{Cluster, Counters, Failure, run, run_plan};
 use twinsan::sim::trace::Detail;
-use twinsan::sim::{Plan, Scale, generate};
+use twinsan::sim::{Plan, Scale, Verb, generate};
 
 fn scale() -> Scale {
     Scale { ops: setting("TWINSAN_OPS", 2_000) }
@@ -40,7 +44,12 @@ fn no_seed_breaks_a_promise() {
                 tally.failures.push((seed, failure.to_string()));
             }
         }),
-        Err(panic) => tally.with(|tally| tally.failures.push((seed, format!("seed {seed} panics: {panic}")))),
+        Err(panic) => {
+            let text = format!(
+                "seed {seed} panics: {panic}\nreplay: TWINSAN_SEED={seed} cargo test --release -p twinsan --test cluster replay -- --nocapture"
+            );
+            tally.with(|tally| tally.failures.push((seed, text)));
+        }
     });
     let spent = begun.elapsed();
     tally.with(|tally| {
@@ -155,13 +164,35 @@ fn replay() {
         _ => Detail::Story,
     };
     println!("{}", plan.print());
-    let report = run_plan(plan, Planted::NONE, detail);
-    println!("{}\n", report.timeline.join("\n"));
-    match report.failure {
-        Some(failure) => {
-            println!("{failure}");
-            panic!("the promise is broken");
-        }
-        None => println!("no promise is broken; trace hash {:016x}", report.trace_hash),
+    let (timeline, ended) = tell(plan, detail);
+    println!("{timeline}\n");
+    match ended {
+        Ok(hash) => println!("no promise is broken; trace hash {hash:016x}"),
+        Err(what) => panic!("{what}"),
     }
+}
+
+/// The timeline of a plan, up to the panic if a node panics; then how it ended.
+fn tell(plan: Plan, detail: Detail) -> (String, Result<u64, String>) {
+    let mut cluster = Cluster::with(plan.clone(), Planted::NONE, detail);
+    let ended = catch_unwind(AssertUnwindSafe(|| cluster.run_to_the_end()));
+    let millis = cluster.now().as_nanos() / 1_000_000;
+    let ended = match ended {
+        Ok(None) => Ok(cluster.trace_hash()),
+        Ok(Some(violation)) => Err(Failure { violation, plan }.to_string()),
+        Err(_) => Err(format!("a panic at {millis} ms of virtual time: its message is above the timeline")),
+    };
+    (cluster.timeline().join("\n"), ended)
+}
+
+#[test]
+fn a_panic_is_told_with_what_led_to_it() {
+    let mut plan = generate::plan(1, Scale { ops: 100 });
+    let (at, volume) = (Sectors::new(0, 8), VolumeId(9));
+    // There is no such volume: the hosts of the simulator stumble over it.
+    plan.at(900_000, Verb::Write { via: NodeName::A, volume, at, fua: false });
+    plan.sort();
+    let (timeline, ended) = tell(plan, Detail::Story);
+    assert!(ended.expect_err("a panic").contains("a panic at 900 ms"));
+    assert!(timeline.lines().count() > 10 && timeline.contains("starts"), "{timeline}");
 }

@@ -196,23 +196,28 @@ pub fn run(seed: u64, scale: Scale, planted: Planted, detail: Detail) -> Report 
 /// Runs a plan to its end, heals everything, and checks all that must hold.
 pub fn run_plan(plan: Plan, planted: Planted, detail: Detail) -> Report {
     let mut cluster = Cluster::with(plan.clone(), planted, detail);
-    let end = cluster.plan_end();
-    cluster.run_until(end);
-    if cluster.violation.is_none() {
-        cluster.converge();
-    }
-    // What hosts saw counts first: it says more than any look inside.
-    let inside = cluster.violation.take();
-    cluster.check_history();
-    if cluster.violation.is_none() {
-        cluster.violation = inside;
-    }
-    let keeps = plan.setup.volumes.iter().any(|volume| volume.reserved_bytes > 0);
-    cluster.counters.kept_while_full += u64::from(keeps && cluster.counters.out_of_space > 0);
-    NodeName::BOTH.into_iter().for_each(|node| cluster.count_sums(node));
     let seed = plan.setup.seed;
-    let failure = cluster.violation.take().map(|violation| Failure { violation, plan });
+    let failure = cluster.run_to_the_end().map(|violation| Failure { violation, plan });
     let (counters, trace_hash, timeline) =
         (cluster.counters, cluster.trace.hash(), cluster.trace.into_lines());
     Report { seed, counters, trace_hash, timeline, failure }
+}
+
+impl Cluster {
+    /// Runs the plan to its end, heals everything, and checks all that must hold: the broken promise, if any. If the
+    /// node panics, what it did until then can still be seen here.
+    pub fn run_to_the_end(&mut self) -> Option<Violation> {
+        self.run_until(self.plan_end());
+        if self.violation.is_none() {
+            self.converge();
+        }
+        // What hosts saw counts first: it says more than any look inside.
+        let inside = self.violation.take();
+        self.check_history();
+        self.violation = self.violation.take().or(inside);
+        let keeps = self.setup.volumes.iter().any(|volume| volume.reserved_bytes > 0);
+        self.counters.kept_while_full += u64::from(keeps && self.counters.out_of_space > 0);
+        NodeName::BOTH.into_iter().for_each(|node| self.count_sums(node));
+        self.violation.clone()
+    }
 }
