@@ -17,7 +17,7 @@ use support::{Shared, run_seed, setting, spread, text};
 use twinsan::guest::Sectors;
 use twinsan::ids::{NodeName, VolumeId};
 use twinsan::planted::Planted;
-use twinsan::sim::cluster::{Cluster, Counters, Failure, run, run_plan};
+use twinsan::sim::cluster::{Cluster, Counters, Failure, Origin, run};
 use twinsan::sim::trace::Detail;
 use twinsan::sim::{Plan, Scale, Verb, generate};
 
@@ -45,9 +45,7 @@ fn no_seed_breaks_a_promise() {
             }
         }),
         Err(panic) => {
-            let text = format!(
-                "seed {seed} panics: {panic}\nreplay: TWINSAN_SEED={seed} cargo test --release -p twinsan --test cluster replay -- --nocapture"
-            );
+            let text = format!("seed {seed} panics: {panic}\nreplay: {}", Origin::Seed(seed, scale()));
             tally.with(|tally| tally.failures.push((seed, text)));
         }
     });
@@ -142,9 +140,8 @@ fn no_plan_breaks_a_promise_again() {
         let name = path.display();
         let text = std::fs::read_to_string(&path).expect("a plan can be read");
         let plan = Plan::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let report = run_plan(plan, Planted::NONE, Detail::None);
-        if let Some(failure) = report.failure {
-            panic!("{name}: {failure}");
+        if let (_, Err(what)) = tell(plan, Origin::File(name.to_string()), Detail::None) {
+            panic!("{name}: {what}");
         }
     }
 }
@@ -153,9 +150,15 @@ fn no_plan_breaks_a_promise_again() {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a plan is read from the disk")]
 fn replay() {
-    let plan = match (text("TWINSAN_PLAN"), text("TWINSAN_SEED")) {
-        (Some(path), _) => Plan::parse(&std::fs::read_to_string(&path).expect(&path)).expect(&path),
-        (_, Some(seed)) => generate::plan(seed.parse().expect("TWINSAN_SEED is a number"), scale()),
+    let (plan, origin) = match (text("TWINSAN_PLAN"), text("TWINSAN_SEED")) {
+        (Some(path), _) => {
+            let plan = Plan::parse(&std::fs::read_to_string(&path).expect(&path)).expect(&path);
+            (plan, Origin::File(path))
+        }
+        (_, Some(seed)) => {
+            let seed = seed.parse().expect("TWINSAN_SEED is a number");
+            (generate::plan(seed, scale()), Origin::Seed(seed, scale()))
+        }
         _ => return,
     };
     let detail = match text("TWINSAN_TRACE").as_deref() {
@@ -164,7 +167,7 @@ fn replay() {
         _ => Detail::Story,
     };
     println!("{}", plan.print());
-    let (timeline, ended) = tell(plan, detail);
+    let (timeline, ended) = tell(plan, origin, detail);
     println!("{timeline}\n");
     match ended {
         Ok(hash) => println!("no promise is broken; trace hash {hash:016x}"),
@@ -173,14 +176,14 @@ fn replay() {
 }
 
 /// The timeline of a plan, up to the panic if a node panics; then how it ended.
-fn tell(plan: Plan, detail: Detail) -> (String, Result<u64, String>) {
+fn tell(plan: Plan, origin: Origin, detail: Detail) -> (String, Result<u64, String>) {
     let mut cluster = Cluster::with(plan.clone(), Planted::NONE, detail);
     let ended = catch_unwind(AssertUnwindSafe(|| cluster.run_to_the_end()));
     let millis = cluster.now().as_nanos() / 1_000_000;
     let ended = match ended {
         Ok(None) => Ok(cluster.trace_hash()),
-        Ok(Some(violation)) => Err(Failure { violation, plan }.to_string()),
-        Err(_) => Err(format!("a panic at {millis} ms of virtual time: its message is above the timeline")),
+        Ok(Some(violation)) => Err(Failure { violation, plan, origin }.to_string()),
+        Err(_) => Err(format!("a panic at {millis} ms of virtual time, told above\nreplay: {origin}")),
     };
     (cluster.timeline().join("\n"), ended)
 }
@@ -192,7 +195,7 @@ fn a_panic_is_told_with_what_led_to_it() {
     // There is no such volume: the hosts of the simulator stumble over it.
     plan.at(900_000, Verb::Write { via: NodeName::A, volume, at, fua: false });
     plan.sort();
-    let (timeline, ended) = tell(plan, Detail::Story);
+    let (timeline, ended) = tell(plan, Origin::Made, Detail::Story);
     assert!(ended.expect_err("a panic").contains("a panic at 900 ms"));
     assert!(timeline.lines().count() > 10 && timeline.contains("starts"), "{timeline}");
 }

@@ -35,11 +35,13 @@ mod guests;
 mod invariants;
 mod losses;
 mod offline;
+mod origin;
 mod report;
 mod slot;
 mod verbs;
 
 pub use api::{ApiError, State};
+pub use origin::Origin;
 pub use report::{Counters, Failure, Report, run, run_plan};
 
 use amount::Amount;

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{Cluster, Violation};
+use super::{Cluster, Origin, Violation};
 use crate::ids::NodeName;
 use crate::planted::Planted;
 use crate::sim::checker::Checked;
@@ -170,6 +170,8 @@ pub struct Failure {
     pub violation: Violation,
     /// The plan.
     pub plan: Plan,
+    /// Where the plan comes from.
+    pub origin: Origin,
 }
 
 impl fmt::Display for Failure {
@@ -181,23 +183,20 @@ impl fmt::Display for Failure {
             "seed {seed} breaks invariant {} at {millis} ms: {}",
             violation.invariant, violation.text
         )?;
-        write!(
-            f,
-            "replay: TWINSAN_SEED={seed} cargo test --release -p twinsan --test cluster replay -- --nocapture"
-        )
+        write!(f, "replay: {}", self.origin)
     }
 }
 
 /// Runs a seed of the ordinary generator.
 pub fn run(seed: u64, scale: Scale, planted: Planted, detail: Detail) -> Report {
-    run_plan(generate::plan(seed, scale), planted, detail)
+    run_plan(generate::plan(seed, scale), Origin::Seed(seed, scale), planted, detail)
 }
 
 /// Runs a plan to its end, heals everything, and checks all that must hold.
-pub fn run_plan(plan: Plan, planted: Planted, detail: Detail) -> Report {
+pub fn run_plan(plan: Plan, origin: Origin, planted: Planted, detail: Detail) -> Report {
     let mut cluster = Cluster::with(plan.clone(), planted, detail);
     let seed = plan.setup.seed;
-    let failure = cluster.run_to_the_end().map(|violation| Failure { violation, plan });
+    let failure = cluster.run_to_the_end().map(|violation| Failure { violation, plan, origin });
     let (counters, trace_hash, timeline) =
         (cluster.counters, cluster.trace.hash(), cluster.trace.into_lines());
     Report { seed, counters, trace_hash, timeline, failure }
