@@ -128,6 +128,7 @@ fn enough_happened(counters: &Counters, seeds: u64) {
     ];
     if seeds >= 200 {
         for (what, count, most) in excuses {
+        ("blocks of which both told what they are", counters.states_compared, seeds * 100),
             assert!(count <= most, "{count} {what}, expected at most {most}");
         }
     }
