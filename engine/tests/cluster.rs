@@ -11,11 +11,16 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use support::{Shared, run_seed, setting, spread, text};
+use twinsan::guest::Sectors;
+use twinsan::ids::{NodeName, VolumeId};
 use twinsan::planted::Planted;
-use twinsan::sim::cluster::{Counters, run, run_plan};
+use twinsan::sim::cluster::{Cluster, Counters, Failure, Origin, Report};
 use twinsan::sim::trace::Detail;
-use twinsan::sim::{Plan, Scale, generate};
+use twinsan::sim::{Plan, Scale, Verb, generate};
 
 fn scale() -> Scale {
     Scale { ops: setting("TWINSAN_OPS", 2_000) }
@@ -25,6 +30,25 @@ fn scale() -> Scale {
 struct Tally {
     counters: Counters,
     failures: Vec<(u64, String)>,
+    hashes: BTreeSet<u64>,
+}
+
+/// So many seeds run once, and one twice.
+const AGAIN_EVERY: u64 = 50;
+
+/// Runs a seed, some of them twice: it takes the same way, also when all is told.
+fn run_twice(seed: u64, again: bool) -> Result<Report, String> {
+    let run = |detail| {
+        run_seed(seed, scale(), Planted::NONE, detail).map_err(|panic| format!("a node panics: {panic}"))
+    };
+    let report = run(Detail::None)?;
+    if again {
+        let told = run(Detail::All)?;
+        if (told.trace_hash, told.counters) != (report.trace_hash, report.counters) {
+            return Err("invariant 18: it takes another way the second time".into());
+        }
+    }
+    Ok(report)
 }
 
 #[test]
@@ -33,14 +57,18 @@ fn no_seed_breaks_a_promise() {
     let (first, count) = (setting("TWINSAN_FIRST", 1), setting("TWINSAN_SEEDS", 500));
     let tally: Shared<Tally> = Shared::default();
     let begun = std::time::Instant::now();
-    spread(first..first + count, |seed| match run_seed(seed, scale(), Planted::NONE, Detail::None) {
+    spread(first..first + count, |seed| match run_twice(seed, (seed - first).is_multiple_of(AGAIN_EVERY)) {
         Ok(report) => tally.with(|tally| {
+            tally.hashes.insert(report.trace_hash);
             tally.counters.add(&report.counters);
             if let Some(failure) = report.failure {
                 tally.failures.push((seed, failure.to_string()));
             }
         }),
-        Err(panic) => tally.with(|tally| tally.failures.push((seed, format!("seed {seed} panics: {panic}")))),
+        Err(what) => {
+            let text = format!("seed {seed}: {what}\nreplay: {}", Origin::Seed(seed, scale()));
+            tally.with(|tally| tally.failures.push((seed, text)));
+        }
     });
     let spent = begun.elapsed();
     tally.with(|tally| {
@@ -54,6 +82,7 @@ fn no_seed_breaks_a_promise() {
         }
         let seeds: Vec<u64> = tally.failures.iter().map(|failure| failure.0).collect();
         assert!(seeds.is_empty(), "{} of {count} seeds fail: {seeds:?}", seeds.len());
+        assert_eq!(tally.hashes.len() as u64, count, "two seeds take the same way");
         enough_happened(&tally.counters, count);
     });
 }
@@ -65,17 +94,33 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("answers", counters.answers, seeds * scale().ops * 9 / 10),
         ("kills", counters.kills, seeds / 2),
         ("power cuts", counters.power_cuts, seeds / 2),
+        ("power cuts that took a part", counters.power_cuts_in_part, seeds / 50),
+        ("blocks torn by power cuts", counters.blocks_torn, seeds / 40),
+        ("times no node was up", counters.both_down, seeds / 10),
+        ("returns in the order of death", counters.first_dead_first_back, seeds / 20),
+        ("returns in the other order", counters.last_dead_first_back, seeds / 20),
         ("takeovers", counters.takeovers, seeds / 2),
         ("resyncs", counters.resyncs, seeds / 2),
         ("interrupted resyncs", counters.resyncs_interrupted, seeds / 20),
         ("links lost", counters.links_lost, seeds),
+        ("cuts one way", counters.cuts_one_way, seeds / 5),
+        ("slow links", counters.delays, seeds / 20),
+        ("messages of old connections", counters.stragglers, seeds / 100),
         ("pauses", counters.pauses, seeds / 4),
+        ("pauses past the lease", counters.pauses_past_lease, seeds / 10),
+        ("clocks that drift", counters.drifts, seeds / 30),
+        ("slow disks", counters.slow_disks, seeds / 10),
+        ("unreadable blocks", counters.read_errors, seeds),
+        ("disks that fail writes", counters.write_failures, seeds / 200),
+        ("disks that fail flushes", counters.flush_failures, seeds / 200),
+        ("nodes whose disks failed", counters.disks_failed, seeds / 50),
+        ("nodes with new disks", counters.disks_replaced, seeds / 50),
         ("arbiter losses", counters.arbiter_losses, seeds / 10),
         ("crashes while another failure is outstanding", counters.losses, seeds / 10),
         ("clean stops", counters.clean_stops, seeds / 10),
         ("retries", counters.retries, seeds * 10),
         ("writes without space", counters.out_of_space, seeds),
-        ("partners dropped for lack of space", counters.partners_dropped, seeds / 100),
+        ("partners dropped for lack of space", counters.partners_dropped, seeds / 500),
         ("thresholds reached", counters.thresholds_reached, seeds / 4),
         ("thresholds left", counters.thresholds_left, seeds / 10),
         ("blocks of zeros inside extents", counters.zero_blocks_seen, seeds * 50),
@@ -83,7 +128,9 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("disks joined", counters.disks_joined, seeds / 5),
         ("disks emptied", counters.disks_left, seeds / 10),
         ("crashes while a disk comes or goes", counters.deaths_in_disk_changes, seeds / 50),
+        ("blocks of which both told what they are", counters.states_compared, seeds * 100),
         ("blocks compared", counters.blocks_compared, seeds * 100),
+        ("pools checked", counters.pools_checked, seeds * 4),
         ("blocks rotted", counters.blocks_rotted, seeds),
         ("writes astray", counters.writes_astray, seeds / 10),
         ("blocks put right", counters.blocks_repaired, seeds),
@@ -91,9 +138,20 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("blocks scrubbed", counters.blocks_scrubbed, seeds * 10),
         ("blocks put right by scrubs", counters.scrub_repairs, seeds / 10),
     ];
-    if seeds >= 100 {
+    // Fewer seeds than these may lack what is rare, by chance.
+    if seeds >= 200 {
         for (what, count, least) in enough {
             assert!(count >= least, "only {count} {what}, expected at least {least}");
+        }
+    }
+    // What excuses a run from becoming whole is rare: 6 and 0.4 % of 500 seeds when this was written.
+    let excuses = [
+        ("mirrors not whole for lack of space", counters.partners_full, seeds / 8),
+        ("halves that only failed disks had", counters.service_lost, seeds / 50),
+    ];
+    if seeds >= 200 {
+        for (what, count, most) in excuses {
+            assert!(count <= most, "{count} {what}, expected at most {most}");
         }
     }
     let (copied, changed) = (counters.resync_bytes_copied, counters.resync_bytes_changed);
@@ -102,19 +160,6 @@ fn enough_happened(counters: &Counters, seeds: u64) {
     let all = checked.by_zones + checked.by_configurations;
     // Sectors with too many writes at once for a verdict; the aim is one in a thousand.
     assert!(checked.undecided * 100 <= all, "{} of {all} sectors undecided", checked.undecided);
-}
-
-#[test]
-fn the_same_seed_takes_the_same_way() {
-    for seed in 1..=6 {
-        let [first, second] = [(); 2].map(|()| run(seed, Scale { ops: 300 }, Planted::NONE, Detail::None));
-        assert_eq!(first.trace_hash, second.trace_hash, "seed {seed}");
-        assert_eq!(first.counters, second.counters, "seed {seed}");
-        let told = run(seed, Scale { ops: 300 }, Planted::NONE, Detail::All);
-        assert_eq!(told.trace_hash, first.trace_hash, "telling changes nothing");
-        let other = run(seed + 1000, Scale { ops: 300 }, Planted::NONE, Detail::None);
-        assert_ne!(other.trace_hash, first.trace_hash);
-    }
 }
 
 /// Plans that broke a promise once. Each is named for what it showed.
@@ -132,9 +177,8 @@ fn no_plan_breaks_a_promise_again() {
         let name = path.display();
         let text = std::fs::read_to_string(&path).expect("a plan can be read");
         let plan = Plan::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let report = run_plan(plan, Planted::NONE, Detail::None);
-        if let Some(failure) = report.failure {
-            panic!("{name}: {failure}");
+        if let (_, Err(what)) = tell(plan, Origin::File(name.to_string()), Detail::None) {
+            panic!("{name}: {what}");
         }
     }
 }
@@ -143,9 +187,15 @@ fn no_plan_breaks_a_promise_again() {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a plan is read from the disk")]
 fn replay() {
-    let plan = match (text("TWINSAN_PLAN"), text("TWINSAN_SEED")) {
-        (Some(path), _) => Plan::parse(&std::fs::read_to_string(&path).expect(&path)).expect(&path),
-        (_, Some(seed)) => generate::plan(seed.parse().expect("TWINSAN_SEED is a number"), scale()),
+    let (plan, origin) = match (text("TWINSAN_PLAN"), text("TWINSAN_SEED")) {
+        (Some(path), _) => {
+            let plan = Plan::parse(&std::fs::read_to_string(&path).expect(&path)).expect(&path);
+            (plan, Origin::File(path))
+        }
+        (_, Some(seed)) => {
+            let seed = seed.parse().expect("TWINSAN_SEED is a number");
+            (generate::plan(seed, scale()), Origin::Seed(seed, scale()))
+        }
         _ => return,
     };
     let detail = match text("TWINSAN_TRACE").as_deref() {
@@ -154,13 +204,35 @@ fn replay() {
         _ => Detail::Story,
     };
     println!("{}", plan.print());
-    let report = run_plan(plan, Planted::NONE, detail);
-    println!("{}\n", report.timeline.join("\n"));
-    match report.failure {
-        Some(failure) => {
-            println!("{failure}");
-            panic!("the promise is broken");
-        }
-        None => println!("no promise is broken; trace hash {:016x}", report.trace_hash),
+    let (timeline, ended) = tell(plan, origin, detail);
+    println!("{timeline}\n");
+    match ended {
+        Ok(hash) => println!("no promise is broken; trace hash {hash:016x}"),
+        Err(what) => panic!("{what}"),
     }
+}
+
+/// The timeline of a plan, up to the panic if a node panics; then how it ended.
+fn tell(plan: Plan, origin: Origin, detail: Detail) -> (String, Result<u64, String>) {
+    let mut cluster = Cluster::with(plan.clone(), Planted::NONE, detail);
+    let ended = catch_unwind(AssertUnwindSafe(|| cluster.run_to_the_end()));
+    let millis = cluster.now().as_nanos() / 1_000_000;
+    let ended = match ended {
+        Ok(None) => Ok(cluster.trace_hash()),
+        Ok(Some(violation)) => Err(Failure { violation, plan, origin }.to_string()),
+        Err(_) => Err(format!("a panic at {millis} ms of virtual time, told above\nreplay: {origin}")),
+    };
+    (cluster.timeline().join("\n"), ended)
+}
+
+#[test]
+fn a_panic_is_told_with_what_led_to_it() {
+    let mut plan = generate::plan(1, Scale { ops: 100 });
+    let (at, volume) = (Sectors::new(0, 8), VolumeId(9));
+    // There is no such volume: the hosts of the simulator stumble over it.
+    plan.at(900_000, Verb::Write { via: NodeName::A, volume, at, fua: false });
+    plan.sort();
+    let (timeline, ended) = tell(plan, Origin::Made, Detail::Story);
+    assert!(ended.expect_err("a panic").contains("a panic at 900 ms"));
+    assert!(timeline.lines().count() > 10 && timeline.contains("starts"), "{timeline}");
 }

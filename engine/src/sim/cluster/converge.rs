@@ -54,12 +54,13 @@ impl Cluster {
             let excused = self.partner_full && self.violation.is_none();
             if excused && self.run_while(patience, |cluster| !settled(cluster)) {
                 self.counters.partners_full += 1;
+                self.verify_alone(patience);
                 return;
             }
             self.stuck("requests are open or the mirror is not whole");
             return;
         }
-        self.verify_everything();
+        self.verify_everything(&NodeName::BOTH);
         if !self.run_while(patience, |cluster| !settled(cluster)) {
             self.stuck("the last reads are not answered");
             return;
@@ -74,7 +75,24 @@ impl Cluster {
             return;
         }
         self.inspect();
+        NodeName::BOTH.into_iter().for_each(|node| self.check_pool(node));
         self.compare_halves();
+    }
+
+    /// The partner has no space: the half of the node that serves has everything.
+    fn verify_alone(&mut self, patience: Duration) {
+        let serves = |node: &NodeName| self.view(*node).is_some_and(|view| view.serving);
+        let Some(server) = NodeName::BOTH.into_iter().find(serves) else {
+            self.stuck("no node serves");
+            return;
+        };
+        self.verify_everything(&[server]);
+        if !self.run_while(patience, |cluster| !cluster.hosts.pending.is_empty()) {
+            self.stuck("the last reads of the lone node are not answered");
+            return;
+        }
+        self.inspect();
+        NodeName::BOTH.into_iter().for_each(|node| self.check_pool(node));
     }
 
     fn stuck(&mut self, what: &str) {
@@ -167,12 +185,11 @@ impl Cluster {
         halves.all(|half| half.hot.is_empty() && half.log.is_empty())
     }
 
-    /// Reads every block that was ever written, on each path.
-    fn verify_everything(&mut self) {
+    /// Reads every block that was ever written, on these paths; what is not mirrored, where it is.
+    fn verify_everything(&mut self, paths: &[NodeName]) {
         for volume in (1..=self.setup.volumes.len() as u32).map(VolumeId) {
             let blocks: Vec<u64> = self.watch.blocks(volume).collect();
-            let paths =
-                if self.hosts.is_mirrored(volume) { &NodeName::BOTH[..] } else { &NodeName::BOTH[..1] };
+            let paths = if self.hosts.is_mirrored(volume) { paths } else { &NodeName::BOTH[..1] };
             for run in blocks.chunk_by(|a, b| a + 1 == *b).flat_map(|run| run.chunks(16)) {
                 let at = Sectors::new(run[0] * SECTORS_PER_BLOCK, run.len() as u64 * SECTORS_PER_BLOCK);
                 for path in paths {
@@ -198,14 +215,11 @@ impl Cluster {
         }
     }
 
-    /// What a node calls zero or unmapped reads as zero.
+    /// What a node calls zero or unmapped reads as zero, and what is data for one is data for both.
     fn check_status(&mut self, volume: VolumeId, block: u64, content: &Block) {
-        let at = Sectors::new(block * SECTORS_PER_BLOCK, SECTORS_PER_BLOCK);
-        for node in NodeName::BOTH {
-            let slot = &self.slots[node.index()];
-            let Some(alive) = slot.node.as_ref() else { continue };
-            let Ok(runs) = alive.block_status(slot.clock.at(self.now), volume, at) else { continue };
-            let state = runs.first().map_or(BlockState::Data, |run| run.state);
+        let states = NodeName::BOTH.map(|node| self.block_state(node, volume, block));
+        for (node, state) in NodeName::BOTH.into_iter().zip(states) {
+            let Some(state) = state else { continue };
             self.counters.zero_blocks_seen += u64::from(state == BlockState::Zero);
             if state != BlockState::Data && !content.same(&Block::Zero) {
                 let text = format!(
@@ -215,6 +229,21 @@ impl Cluster {
                 self.fail(10, text);
             }
         }
+        if let [Some(a), Some(b)] = states {
+            self.counters.states_compared += 1;
+            self.counters.zeros_mapped_on_one += u64::from(a != b);
+            if a != b && [a, b].contains(&BlockState::Data) {
+                self.fail(4, format!("at rest, volume {volume} block {block} is {a:?} on a and {b:?} on b"));
+            }
+        }
+    }
+
+    /// What a node that may serve calls a block.
+    fn block_state(&self, node: NodeName, volume: VolumeId, block: u64) -> Option<BlockState> {
+        let at = Sectors::new(block * SECTORS_PER_BLOCK, SECTORS_PER_BLOCK);
+        let slot = &self.slots[node.index()];
+        let runs = slot.node.as_ref()?.block_status(slot.clock.at(self.now), volume, at).ok()?;
+        runs.first().map(|run| run.state)
     }
 
     /// Virtual time by which a plan's own steps are over.

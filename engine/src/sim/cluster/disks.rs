@@ -32,13 +32,18 @@ impl Slot {
         &self.disks[self.devices[usize::from(disk.0)]]
     }
 
-    /// Chooses what a new life is given: what carries a mark, in any order.
-    pub(super) fn connect(&mut self, rng: &mut Rng) -> Vec<Geometry> {
+    /// Those that carry a pool's mark.
+    pub(super) fn marked(&self) -> Vec<usize> {
         let marked = |disk: &SimDisk| {
             let copies = SUPERBLOCK_OFFSETS.map(|offset| disk.visible(Cluster::disk_block(offset)));
             probe([copies[0].bytes(), copies[1].bytes()]).is_some()
         };
-        self.devices = (0..self.disks.len()).filter(|at| marked(&self.disks[*at])).collect();
+        (0..self.disks.len()).filter(|at| marked(&self.disks[*at])).collect()
+    }
+
+    /// Chooses what a new life is given: what carries a mark, in any order.
+    pub(super) fn connect(&mut self, rng: &mut Rng) -> Vec<Geometry> {
+        self.devices = self.marked();
         for at in (1..self.devices.len()).rev() {
             self.devices.swap(at, rng.below(at as u64 + 1) as usize);
         }

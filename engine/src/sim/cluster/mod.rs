@@ -31,14 +31,18 @@ mod amount;
 mod api;
 mod converge;
 mod disks;
+mod faults;
 mod guests;
 mod invariants;
 mod losses;
+mod offline;
+mod origin;
 mod report;
 mod slot;
 mod verbs;
 
 pub use api::{ApiError, State};
+pub use origin::Origin;
 pub use report::{Counters, Failure, Report, run, run_plan};
 
 use amount::Amount;
@@ -128,6 +132,8 @@ pub struct Cluster {
     healing: bool,
     /// A resync found no space at its target: the mirror may stay degraded, guests may not.
     partner_full: bool,
+    /// Both nodes are down, and this one died first.
+    died_first: Option<NodeName>,
     violation: Option<Violation>,
     link_dues: Vec<LinkDue>,
 }
@@ -183,6 +189,7 @@ impl Cluster {
             handed_over: false,
             healing: false,
             partner_full: false,
+            died_first: None,
             violation: None,
             link_dues: Vec::new(),
             setup,
@@ -420,6 +427,7 @@ impl Cluster {
             Notice::Opened => {
                 (slot.opened, slot.phase) = (true, PeerPhase::Starting);
                 self.forgive_doubtful(name);
+                self.check_pool(name);
             }
             Notice::Paired(_) => {
                 slot.phase = PeerPhase::Paired;
@@ -447,6 +455,8 @@ impl Cluster {
                     self.counters.resyncs += 1;
                     self.interrupted();
                     self.slots[name.index()].resyncing = true;
+                    // A fresh half is behind like any other from now on: what it lacks is marked.
+                    self.slots.iter_mut().for_each(|slot| slot.fresh = false);
                     self.resync_begins(regions);
                 }
             }
@@ -487,6 +497,7 @@ impl Cluster {
             return;
         }
         self.story(&name.to_string(), || "starts".into());
+        self.count_return(name);
         self.lives += 1;
         let slot = &mut self.slots[name.index()];
         slot.life = self.lives;
@@ -515,9 +526,8 @@ impl Cluster {
         (slot.opened, slot.stopping, slot.paused, slot.stopped_alone) = (false, false, false, false);
         slot.inbox.clear();
         slot.tick_at = None;
-        for disk in &mut slot.disks {
-            disk.crash(crash, &mut self.disk_rng);
-        }
+        let disks = slot.disks.iter_mut();
+        let lost: Vec<_> = disks.map(|disk| disk.crash(crash, &mut self.disk_rng)).collect();
         if crash == Crash::PowerCut {
             let shows = Instant::from_nanos(self.fault_rng.below(1 << 50));
             slot.clock = slot::Clock::new(now, shows);
@@ -527,6 +537,7 @@ impl Cluster {
         self.interrupted();
         self.paths_died(name, silently);
         self.watch.life_ended(name);
+        self.count_death(name, &lost);
     }
 
     /// Counts what a node did in its life that ends, or at the end of a run.

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{Cluster, Violation};
+use super::{Cluster, Origin, Violation};
 use crate::ids::NodeName;
 use crate::planted::Planted;
 use crate::sim::checker::Checked;
@@ -66,14 +66,34 @@ counters! {
     kills,
     /// Power cuts.
     power_cuts,
+    /// Those that kept a part of what was not flushed, and took another.
+    power_cuts_in_part,
+    /// Blocks that a power cut left put together from several writes.
+    blocks_torn,
+    /// Times that no node was up.
+    both_down,
+    /// Times after which the node that had died first came back first.
+    first_dead_first_back,
+    /// Times after which the node that had died last did.
+    last_dead_first_back,
     /// Crashes while another failure was outstanding.
     losses,
     /// Clean stops.
     clean_stops,
     /// Pauses.
     pauses,
+    /// Pauses that were as long as the lease.
+    pauses_past_lease,
     /// Link cuts, both ways or one.
     cuts,
+    /// Of them, those one way.
+    cuts_one_way,
+    /// Times the link was made slow.
+    delays,
+    /// Messages of an old connection that came when a newer one was up.
+    stragglers,
+    /// Changes of a clock's speed.
+    drifts,
     /// Connections lost, as a node was told.
     links_lost,
     /// Times the arbiter was cut off.
@@ -98,6 +118,12 @@ counters! {
     blocks_asked,
     /// Blocks in doubt after a crash, whose checksum was made anew.
     sums_remade,
+    /// Times disks were to fail; only a pair that can spare them has it happen.
+    disk_failures_asked,
+    /// Times all of a node's disks began to fail writes.
+    write_failures,
+    /// Times they began to fail flushes.
+    flush_failures,
     /// Nodes whose disk failed for good.
     disks_failed,
     /// Nodes that got new disks.
@@ -140,10 +166,16 @@ counters! {
     thresholds_left,
     /// Blocks found, at rest, to read as zero inside a mapped extent.
     zero_blocks_seen,
+    /// Blocks of which, at rest, both nodes told whether they are data.
+    states_compared,
+    /// Of them, those that one node calls zero, the other unmapped.
+    zeros_mapped_on_one,
     /// Runs in which space was kept for a volume and other writes found none.
     kept_while_full,
     /// Pairs of blocks compared.
     blocks_compared,
+    /// Pools checked offline, when a node opened one and at rest.
+    pools_checked,
 }
 
 /// The end of a run.
@@ -168,6 +200,8 @@ pub struct Failure {
     pub violation: Violation,
     /// The plan.
     pub plan: Plan,
+    /// Where the plan comes from.
+    pub origin: Origin,
 }
 
 impl fmt::Display for Failure {
@@ -179,38 +213,41 @@ impl fmt::Display for Failure {
             "seed {seed} breaks invariant {} at {millis} ms: {}",
             violation.invariant, violation.text
         )?;
-        write!(
-            f,
-            "replay: TWINSAN_SEED={seed} cargo test --release -p twinsan --test cluster replay -- --nocapture"
-        )
+        write!(f, "replay: {}", self.origin)
     }
 }
 
 /// Runs a seed of the ordinary generator.
 pub fn run(seed: u64, scale: Scale, planted: Planted, detail: Detail) -> Report {
-    run_plan(generate::plan(seed, scale), planted, detail)
+    run_plan(generate::plan(seed, scale), Origin::Seed(seed, scale), planted, detail)
 }
 
 /// Runs a plan to its end, heals everything, and checks all that must hold.
-pub fn run_plan(plan: Plan, planted: Planted, detail: Detail) -> Report {
+pub fn run_plan(plan: Plan, origin: Origin, planted: Planted, detail: Detail) -> Report {
     let mut cluster = Cluster::with(plan.clone(), planted, detail);
-    let end = cluster.plan_end();
-    cluster.run_until(end);
-    if cluster.violation.is_none() {
-        cluster.converge();
-    }
-    // What hosts saw counts first: it says more than any look inside.
-    let inside = cluster.violation.take();
-    cluster.check_history();
-    if cluster.violation.is_none() {
-        cluster.violation = inside;
-    }
-    let keeps = plan.setup.volumes.iter().any(|volume| volume.reserved_bytes > 0);
-    cluster.counters.kept_while_full += u64::from(keeps && cluster.counters.out_of_space > 0);
-    NodeName::BOTH.into_iter().for_each(|node| cluster.count_sums(node));
     let seed = plan.setup.seed;
-    let failure = cluster.violation.take().map(|violation| Failure { violation, plan });
+    let failure = cluster.run_to_the_end().map(|violation| Failure { violation, plan, origin });
     let (counters, trace_hash, timeline) =
         (cluster.counters, cluster.trace.hash(), cluster.trace.into_lines());
     Report { seed, counters, trace_hash, timeline, failure }
+}
+
+impl Cluster {
+    /// Runs the plan to its end, heals everything, and checks all that must hold: the broken promise, if any. If the
+    /// node panics, what it did until then can still be seen here.
+    pub fn run_to_the_end(&mut self) -> Option<Violation> {
+        self.run_until(self.plan_end());
+        if self.violation.is_none() {
+            self.converge();
+        }
+        // What hosts saw counts first: it says more than any look inside.
+        let inside = self.violation.take();
+        self.check_history();
+        self.violation = self.violation.take().or(inside);
+        let keeps = self.setup.volumes.iter().any(|volume| volume.reserved_bytes > 0);
+        self.counters.kept_while_full += u64::from(keeps && self.counters.out_of_space > 0);
+        self.counters.stragglers = self.network.stragglers();
+        NodeName::BOTH.into_iter().for_each(|node| self.count_sums(node));
+        self.violation.clone()
+    }
 }

@@ -66,6 +66,8 @@ pub(super) struct Slot {
     pub(super) asked: BTreeMap<u64, Asked>,
     pub(super) questions: u64,
     pub(super) paused: bool,
+    /// When the last pause began.
+    pub(super) paused_at: Instant,
     /// What waits for a paused node.
     pub(super) inbox: VecDeque<Event>,
     pub(super) tick_at: Option<Instant>,
@@ -82,7 +84,7 @@ pub(super) struct Slot {
     pub(super) stopped_alone: bool,
     /// Times in a row that it was woken by its own deadline.
     pub(super) ticks: u32,
-    /// Its disks have not been part of a pair yet: they differ as a whole.
+    /// Nothing is marked yet of what its new disks lack: they differ as a whole.
     pub(super) fresh: bool,
 }
 
@@ -98,6 +100,7 @@ impl Slot {
             asked: BTreeMap::new(),
             questions: 0,
             paused: false,
+            paused_at: Instant::ZERO,
             inbox: VecDeque::new(),
             tick_at: None,
             phase: PeerPhase::Stopped,
