@@ -161,7 +161,7 @@ impl Node {
             Control::Stable { epoch, volume, order } => self.partner_stable(epoch, volume, order),
             Control::Cool { epoch, volume, areas } => self.cooled(epoch, volume, areas),
             Control::ReadAsk { epoch, id, volume, first, blocks } => {
-                self.read_asked(epoch, id, volume, first..first + u64::from(blocks));
+                self.read_asked(epoch, id, volume, first..first.saturating_add(u64::from(blocks)));
             }
             Control::ReadReply { epoch, id, error } => self.read_replied(epoch, id, error, data),
             Control::SetsAsk { epoch, full } => self.sets_asked(epoch, &full),
