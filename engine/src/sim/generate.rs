@@ -82,6 +82,7 @@ pub fn plan(seed: u64, scale: Scale) -> Plan {
             _ => end + rng.between(unit, unit * 6),
         };
     }
+    slow_copies(&mut plan, &mut root.fork("slow copies"), unit);
     disk_changes(&mut plan, &mut root.fork("disk changes"), unit);
     let last = plan.steps.iter().map(|step| step.at_us).max().unwrap_or(0);
     plan.at(last + rng.below(unit * 4) + 1, Verb::HealAll);
@@ -252,6 +253,22 @@ fn episode(plan: &mut Plan, rng: &mut Rng, trouble: Trouble, at: u64, unit: u64)
         return episode(plan, rng, trouble, begin, unit).max(end + unit);
     }
     end
+}
+
+/// In some plans the disk of the one that stayed is slow while the other catches up: guests write to regions that are
+/// being read to be copied.
+fn slow_copies(plan: &mut Plan, rng: &mut Rng, unit: u64) {
+    if !rng.chance(0.3) {
+        return;
+    }
+    let starts = plan.steps.iter().filter_map(|step| match step.verb {
+        Verb::Start { who } => Some((step.at_us, who.partner())),
+        _ => None,
+    });
+    for (at, who) in starts.collect::<Vec<_>>() {
+        plan.at(at, Verb::SlowDisk { who, factor: rng.pick(&[10, 30, 100]) });
+        plan.at(at + rng.between(unit, unit * 4), Verb::SlowDisk { who, factor: 1 });
+    }
 }
 
 /// In some plans disks come and go, whatever else happens. Half of the changes are met by a crash.
