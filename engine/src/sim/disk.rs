@@ -51,6 +51,17 @@ pub enum Mishap {
     Misdirected(u64),
 }
 
+/// Blocks that were not flushed when the power failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lost {
+    /// Their newest contents are there.
+    pub kept: u64,
+    /// They fell back, as wholes.
+    pub gone: u64,
+    /// They are put together from several writes.
+    pub torn: u64,
+}
+
 /// Times of a disk, in microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DiskSpeed {
@@ -325,21 +336,20 @@ impl SimDisk {
         self.mishaps
     }
 
-    /// The node on top of it died.
-    pub fn crash(&mut self, crash: Crash, rng: &mut Rng) {
+    /// The node on top of it died. What a power cut took.
+    pub fn crash(&mut self, crash: Crash, rng: &mut Rng) -> Lost {
         self.mishap = None;
         for flight in core::mem::take(&mut self.in_flight).into_values() {
             if let InFlight::Write { first, data } = flight {
                 self.apply_some(first, &data, rng);
             }
         }
-        if crash == Crash::PowerCut {
-            self.lose(rng);
-        }
+        if crash == Crash::PowerCut { self.lose(rng) } else { Lost::default() }
     }
 
     /// Unflushed sectors fall back to any of their contents since the last flush.
-    fn lose(&mut self, rng: &mut Rng) {
+    fn lose(&mut self, rng: &mut Rng) -> Lost {
+        let mut lost = Lost::default();
         let manner = rng.below(5);
         for (number, versions) in core::mem::take(&mut self.unflushed) {
             let base = self.stable.get(&number).unwrap_or(&self.blank).clone();
@@ -357,12 +367,18 @@ impl SimDisk {
                     (rng.below(count), torn.then(|| (rng.below(count), cut)))
                 }
             });
+            match picks[0] {
+                first if picks.iter().any(|pick| *pick != first) => lost.torn += 1,
+                (newest, None) if newest + 1 == count => lost.kept += 1,
+                _ => lost.gone += 1,
+            }
             let result = self.mix(|sector| {
                 let (pick, torn) = picks[sector];
                 (content(pick), torn.map(|(other, cut)| (content(other), cut)))
             });
             self.stable.insert(number, result);
         }
+        lost
     }
 
     /// A block put together of sectors: each from one block, or the first bytes from one and the rest from

@@ -56,7 +56,7 @@ const TROUBLES: [(Trouble, u32); 16] = [
     (Trouble::ArbiterDown, 4),
     (Trouble::ArbiterSlow, 3),
     (Trouble::BrokenResync, 6),
-    (Trouble::DiskFails, 2),
+    (Trouble::DiskFails, 6),
     (Trouble::Rot, 5),
 ];
 
@@ -93,7 +93,7 @@ fn swarm(rng: &mut Rng) -> Vec<u32> {
     let weights: Vec<u32> = TROUBLES
         .iter()
         .map(|(trouble, weight)| {
-            let share = if *trouble == Trouble::DiskFails { 0.15 } else { 0.5 };
+            let share = if *trouble == Trouble::DiskFails { 0.3 } else { 0.5 };
             if rng.chance(share) { *weight * rng.pick(&[1, 1, 4]) } else { 0 }
         })
         .collect();

@@ -87,6 +87,7 @@ pub struct Network {
     connecting: bool,
     /// Share of the messages of a broken connection that arrive after all.
     late_share: f64,
+    stragglers: u64,
 }
 
 impl Network {
@@ -106,6 +107,7 @@ impl Network {
             stalled: [Vec::new(), Vec::new()],
             connecting: false,
             late_share,
+            stragglers: 0,
         }
     }
 
@@ -122,6 +124,11 @@ impl Network {
     /// Is the connection up at both ends, and neither way cut?
     pub fn is_whole(&self) -> bool {
         self.session.is_some() && self.cut == [false; 2] && self.believes == [self.session; 2]
+    }
+
+    /// Messages of an old connection that arrived on a newer one.
+    pub fn stragglers(&self) -> u64 {
+        self.stragglers
     }
 
     /// Is either way cut?
@@ -247,6 +254,7 @@ impl Network {
             return None;
         }
         if late {
+            self.stragglers += u64::from(self.believes[to.index()].is_some_and(|newer| newer != link));
             return Some(Delivery::Message(to, link, message));
         }
         let from = to.partner();

@@ -31,6 +31,7 @@ mod amount;
 mod api;
 mod converge;
 mod disks;
+mod faults;
 mod guests;
 mod invariants;
 mod losses;
@@ -131,6 +132,8 @@ pub struct Cluster {
     healing: bool,
     /// A resync found no space at its target: the mirror may stay degraded, guests may not.
     partner_full: bool,
+    /// Both nodes are down, and this one died first.
+    died_first: Option<NodeName>,
     violation: Option<Violation>,
     link_dues: Vec<LinkDue>,
 }
@@ -186,6 +189,7 @@ impl Cluster {
             handed_over: false,
             healing: false,
             partner_full: false,
+            died_first: None,
             violation: None,
             link_dues: Vec::new(),
             setup,
@@ -491,6 +495,7 @@ impl Cluster {
             return;
         }
         self.story(&name.to_string(), || "starts".into());
+        self.count_return(name);
         self.lives += 1;
         let slot = &mut self.slots[name.index()];
         slot.life = self.lives;
@@ -519,9 +524,8 @@ impl Cluster {
         (slot.opened, slot.stopping, slot.paused, slot.stopped_alone) = (false, false, false, false);
         slot.inbox.clear();
         slot.tick_at = None;
-        for disk in &mut slot.disks {
-            disk.crash(crash, &mut self.disk_rng);
-        }
+        let disks = slot.disks.iter_mut();
+        let lost: Vec<_> = disks.map(|disk| disk.crash(crash, &mut self.disk_rng)).collect();
         if crash == Crash::PowerCut {
             let shows = Instant::from_nanos(self.fault_rng.below(1 << 50));
             slot.clock = slot::Clock::new(now, shows);
@@ -531,6 +535,7 @@ impl Cluster {
         self.interrupted();
         self.paths_died(name, silently);
         self.watch.life_ended(name);
+        self.count_death(name, &lost);
     }
 
     /// Counts what a node did in its life that ends, or at the end of a run.

@@ -66,14 +66,34 @@ counters! {
     kills,
     /// Power cuts.
     power_cuts,
+    /// Those that kept a part of what was not flushed, and took another.
+    power_cuts_in_part,
+    /// Blocks that a power cut left put together from several writes.
+    blocks_torn,
+    /// Times that no node was up.
+    both_down,
+    /// Times after which the node that had died first came back first.
+    first_dead_first_back,
+    /// Times after which the node that had died last did.
+    last_dead_first_back,
     /// Crashes while another failure was outstanding.
     losses,
     /// Clean stops.
     clean_stops,
     /// Pauses.
     pauses,
+    /// Pauses that were as long as the lease.
+    pauses_past_lease,
     /// Link cuts, both ways or one.
     cuts,
+    /// Of them, those one way.
+    cuts_one_way,
+    /// Times the link was made slow.
+    delays,
+    /// Messages of an old connection that came when a newer one was up.
+    stragglers,
+    /// Changes of a clock's speed.
+    drifts,
     /// Connections lost, as a node was told.
     links_lost,
     /// Times the arbiter was cut off.
@@ -98,6 +118,12 @@ counters! {
     blocks_asked,
     /// Blocks in doubt after a crash, whose checksum was made anew.
     sums_remade,
+    /// Times disks were to fail; only a pair that can spare them has it happen.
+    disk_failures_asked,
+    /// Times all of a node's disks began to fail writes.
+    write_failures,
+    /// Times they began to fail flushes.
+    flush_failures,
     /// Nodes whose disk failed for good.
     disks_failed,
     /// Nodes that got new disks.
@@ -216,6 +242,7 @@ impl Cluster {
         self.violation = self.violation.take().or(inside);
         let keeps = self.setup.volumes.iter().any(|volume| volume.reserved_bytes > 0);
         self.counters.kept_while_full += u64::from(keeps && self.counters.out_of_space > 0);
+        self.counters.stragglers = self.network.stragglers();
         NodeName::BOTH.into_iter().for_each(|node| self.count_sums(node));
         self.violation.clone()
     }

@@ -66,6 +66,8 @@ pub(super) struct Slot {
     pub(super) asked: BTreeMap<u64, Asked>,
     pub(super) questions: u64,
     pub(super) paused: bool,
+    /// When the last pause began.
+    pub(super) paused_at: Instant,
     /// What waits for a paused node.
     pub(super) inbox: VecDeque<Event>,
     pub(super) tick_at: Option<Instant>,
@@ -98,6 +100,7 @@ impl Slot {
             asked: BTreeMap::new(),
             questions: 0,
             paused: false,
+            paused_at: Instant::ZERO,
             inbox: VecDeque::new(),
             tick_at: None,
             phase: PeerPhase::Stopped,

@@ -33,9 +33,15 @@ impl Cluster {
             Verb::Pause { who } => self.pause(who),
             Verb::Resume { who } => self.resume(who),
             Verb::Cut => self.cut(&NodeName::BOTH),
-            Verb::CutOneWay { who } => self.cut(&[who]),
+            Verb::CutOneWay { who } => {
+                self.counters.cuts_one_way += 1;
+                self.cut(&[who]);
+            }
             Verb::Heal => self.on_network(|network, now, dues| network.heal(now, dues)),
-            Verb::Delay { us } => self.network.set_delay(us),
+            Verb::Delay { us } => {
+                self.counters.delays += u64::from(us > self.setup.link_delay_us);
+                self.network.set_delay(us);
+            }
             Verb::SlowDisk { who, factor } => {
                 self.counters.slow_disks += u64::from(factor > 1);
                 for disk in &mut self.slots[who.index()].disks {
@@ -55,6 +61,7 @@ impl Cluster {
             Verb::FailFlushes { who } => self.fail_disks(who, true),
             Verb::Drift { who, ppm } => {
                 let now = self.now;
+                self.counters.drifts += u64::from(ppm != 0);
                 self.slots[who.index()].clock.drift(now, ppm);
                 self.set_tick(who);
             }
@@ -121,9 +128,10 @@ impl Cluster {
     }
 
     fn pause(&mut self, who: NodeName) {
+        let now = self.now;
         let slot = &mut self.slots[who.index()];
         if slot.alive() && !slot.paused {
-            slot.paused = true;
+            (slot.paused, slot.paused_at) = (true, now);
             slot.tick_at = None;
             self.counters.pauses += 1;
         }
@@ -134,8 +142,9 @@ impl Cluster {
         if !core::mem::take(&mut slot.paused) {
             return;
         }
-        let life = slot.life;
-        for event in core::mem::take(&mut slot.inbox) {
+        let (life, inbox) = (slot.life, core::mem::take(&mut slot.inbox));
+        self.count_pause(who);
+        for event in inbox {
             if self.slots[who.index()].life == life {
                 self.deliver(who, event);
             }
@@ -221,10 +230,13 @@ impl Cluster {
     /// no mirror survives.
     fn fail_disks(&mut self, who: NodeName, flushes: bool) {
         let linear = who == NodeName::A && !self.volumes(false).is_empty();
+        self.counters.disk_failures_asked += 1;
         let someone_failing = self.slots.iter().any(|slot| slot.disks.iter().any(|disk| disk.is_failing()));
         if !self.is_whole() || linear || someone_failing || !slot::asks_arbiter(&self.setup) {
             return;
         }
+        let counters = &mut self.counters;
+        *if flushes { &mut counters.flush_failures } else { &mut counters.write_failures } += 1;
         for disk in &mut self.slots[who.index()].disks {
             if flushes { disk.fail_flushes() } else { disk.fail_writes() }
         }
