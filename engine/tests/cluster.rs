@@ -106,6 +106,7 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("disks joined", counters.disks_joined, seeds / 5),
         ("disks emptied", counters.disks_left, seeds / 10),
         ("crashes while a disk comes or goes", counters.deaths_in_disk_changes, seeds / 50),
+        ("blocks of which both told what they are", counters.states_compared, seeds * 100),
         ("blocks compared", counters.blocks_compared, seeds * 100),
         ("pools checked", counters.pools_checked, seeds * 4),
         ("blocks rotted", counters.blocks_rotted, seeds),

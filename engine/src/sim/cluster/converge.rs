@@ -215,14 +215,11 @@ impl Cluster {
         }
     }
 
-    /// What a node calls zero or unmapped reads as zero.
+    /// What a node calls zero or unmapped reads as zero, and what is data for one is data for both.
     fn check_status(&mut self, volume: VolumeId, block: u64, content: &Block) {
-        let at = Sectors::new(block * SECTORS_PER_BLOCK, SECTORS_PER_BLOCK);
-        for node in NodeName::BOTH {
-            let slot = &self.slots[node.index()];
-            let Some(alive) = slot.node.as_ref() else { continue };
-            let Ok(runs) = alive.block_status(slot.clock.at(self.now), volume, at) else { continue };
-            let state = runs.first().map_or(BlockState::Data, |run| run.state);
+        let states = NodeName::BOTH.map(|node| self.block_state(node, volume, block));
+        for (node, state) in NodeName::BOTH.into_iter().zip(states) {
+            let Some(state) = state else { continue };
             self.counters.zero_blocks_seen += u64::from(state == BlockState::Zero);
             if state != BlockState::Data && !content.same(&Block::Zero) {
                 let text = format!(
@@ -232,6 +229,21 @@ impl Cluster {
                 self.fail(10, text);
             }
         }
+        if let [Some(a), Some(b)] = states {
+            self.counters.states_compared += 1;
+            self.counters.zeros_mapped_on_one += u64::from(a != b);
+            if a != b && [a, b].contains(&BlockState::Data) {
+                self.fail(4, format!("at rest, volume {volume} block {block} is {a:?} on a and {b:?} on b"));
+            }
+        }
+    }
+
+    /// What a node that may serve calls a block.
+    fn block_state(&self, node: NodeName, volume: VolumeId, block: u64) -> Option<BlockState> {
+        let at = Sectors::new(block * SECTORS_PER_BLOCK, SECTORS_PER_BLOCK);
+        let slot = &self.slots[node.index()];
+        let runs = slot.node.as_ref()?.block_status(slot.clock.at(self.now), volume, at).ok()?;
+        runs.first().map(|run| run.state)
     }
 
     /// Virtual time by which a plan's own steps are over.

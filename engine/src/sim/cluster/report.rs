@@ -166,6 +166,10 @@ counters! {
     thresholds_left,
     /// Blocks found, at rest, to read as zero inside a mapped extent.
     zero_blocks_seen,
+    /// Blocks of which, at rest, both nodes told whether they are data.
+    states_compared,
+    /// Of them, those that one node calls zero, the other unmapped.
+    zeros_mapped_on_one,
     /// Runs in which space was kept for a volume and other writes found none.
     kept_while_full,
     /// Pairs of blocks compared.
