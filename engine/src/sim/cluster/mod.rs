@@ -455,6 +455,8 @@ impl Cluster {
                     self.counters.resyncs += 1;
                     self.interrupted();
                     self.slots[name.index()].resyncing = true;
+                    // A fresh half is behind like any other from now on: what it lacks is marked.
+                    self.slots.iter_mut().for_each(|slot| slot.fresh = false);
                     self.resync_begins(regions);
                 }
             }

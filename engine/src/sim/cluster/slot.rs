@@ -84,7 +84,7 @@ pub(super) struct Slot {
     pub(super) stopped_alone: bool,
     /// Times in a row that it was woken by its own deadline.
     pub(super) ticks: u32,
-    /// Its disks have not been part of a pair yet: they differ as a whole.
+    /// Nothing is marked yet of what its new disks lack: they differ as a whole.
     pub(super) fresh: bool,
 }
 
