@@ -36,6 +36,8 @@ pub(super) struct Watch {
     soon: bool,
     epochs: [Epoch; 2],
     owners: BTreeMap<(VolumeId, Epoch), NodeName>,
+    /// Blocks of the largest change that a guest asked for.
+    largest: u64,
     /// Extents that were left on disks that are leaving.
     pub(super) leaving: [BTreeMap<Uuid, u32>; 2],
 }
@@ -49,6 +51,7 @@ impl Watch {
             soon: false,
             epochs: [Epoch(0); 2],
             owners: BTreeMap::new(),
+            largest: 0,
             leaving: [const { BTreeMap::new() }; 2],
         }
     }
@@ -58,7 +61,9 @@ impl Watch {
     }
 
     pub(super) fn touched(&mut self, volume: VolumeId, at: Sectors) {
-        for block in at.blocks() {
+        let blocks = at.blocks();
+        self.largest = self.largest.max(blocks.end - blocks.start);
+        for block in blocks {
             let region = self.regions[Watch::index(volume)].entry(block / REGION_BLOCKS).or_default();
             region.touched |= 1 << (block % REGION_BLOCKS);
             region.compared = false;
@@ -91,9 +96,6 @@ impl Watch {
         self.soon = true;
     }
 }
-
-/// Guests clear at most whole extents: this many blocks.
-const LARGEST_REQUEST_BLOCKS: u64 = 512;
 
 impl Cluster {
     /// After each event: look, if it is time to.
@@ -138,10 +140,15 @@ impl Cluster {
         if view.serving && !view.up_to_date {
             self.fail(6, format!("node {node} serves though its half is behind"));
         }
-        // A request larger than the dirty allowance goes alone, and may exceed a cache as small as these.
-        if view.cached_blocks > self.setup.cache_blocks as u64 + LARGEST_REQUEST_BLOCKS {
-            let (has, most) = (view.cached_blocks, self.setup.cache_blocks);
-            self.fail(17, format!("node {node} has {has} blocks in its cache of {most}"));
+        // What is dirty, and one write that was with the partner meanwhile; all else gives way.
+        let (all, dirty) = (self.setup.cache_blocks as u64, self.setup.dirty_blocks as u64);
+        let dirty = dirty + self.watch.largest.max(dirty / 2);
+        if view.dirty_blocks > dirty || view.cached_blocks > all.max(dirty) {
+            let (has, changed) = (view.cached_blocks, view.dirty_blocks);
+            self.fail(
+                17,
+                format!("node {node} has {has} blocks in its cache of {all}, {changed} dirty of {dirty}"),
+            );
         }
         for volume in view.volumes.iter().filter(|volume| volume.mirrored && view.serving) {
             if let Some(owner) = volume.owner
