@@ -474,6 +474,11 @@ impl Cluster {
                 let after = self.fault_rng.micros(0, 20_000);
                 self.schedule(self.now + after, Due::Exit { node: name, life });
             }
+            Notice::OpenFailed(_) if slot.disks.iter().any(|disk| disk.is_failing()) => {
+                // It died before it noticed, and finds out now.
+                self.counters.disks_failed += 1;
+                (slot.disk_failed, slot.phase) = (true, PeerPhase::Stopped);
+            }
             Notice::OpenFailed(reason) => self.fail(9, format!("node {name} cannot open its pool: {reason}")),
             Notice::NeedsDecision(what) => {
                 self.fail(15, format!("node {name} wants a person's decision: {what}"))
