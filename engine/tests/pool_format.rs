@@ -262,8 +262,18 @@ fn golden_images_open() {
 #[test]
 fn golden_images_are_still_written_so() {
     for (text, bytes) in GOLDEN {
-        assert!(to_text(&golden_disks(bytes)) == text, "the format has changed: see tests/golden/README.md");
+        assert_written_as(&golden_disks(bytes), text);
     }
+}
+
+/// `TWINSAN_PRINT_GOLDEN` has the image printed instead, for tests/golden.
+#[expect(clippy::disallowed_methods, reason = "the variable asks for the image")]
+fn assert_written_as(disks: &[Disk], golden: &str) {
+    let text = to_text(disks);
+    if std::env::var_os("TWINSAN_PRINT_GOLDEN").is_some() {
+        return print!("{text}");
+    }
+    assert!(text == golden, "the format has changed: see tests/golden/README.md");
 }
 
 const GOLDEN_CHANGES: &str = include_str!("golden/pool-v1-disk-changes.txt");
@@ -315,15 +325,9 @@ fn golden_disk_changes() -> Vec<Disk> {
     disks
 }
 
-/// `TWINSAN_PRINT_GOLDEN` has the image printed instead, for tests/golden.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the variable asks for the image")]
 fn a_golden_image_of_disks_that_come_and_go_opens_and_is_still_written_so() {
-    let text = to_text(&golden_disk_changes());
-    if std::env::var_os("TWINSAN_PRINT_GOLDEN").is_some() {
-        return print!("{text}");
-    }
-    assert!(text == GOLDEN_CHANGES, "the format has changed: see tests/golden/README.md");
+    assert_written_as(&golden_disk_changes(), GOLDEN_CHANGES);
     let mut disks = from_text(GOLDEN_CHANGES);
     disks.reverse();
     let (pool, report) = open(&mut disks).unwrap();
@@ -332,20 +336,6 @@ fn a_golden_image_of_disks_that_come_and_go_opens_and_is_still_written_so() {
     assert_eq!(pool.metadata().mapped(), 7);
     assert!(report.strays.is_empty() && check(&pool).is_clean());
     assert_eq!(pool.disks()[3].sector_bytes, 4096);
-}
-
-/// Prints a golden image, for tests/golden.
-#[test]
-#[ignore = "makes a new golden image; see tests/golden/README.md"]
-fn print_golden_one_disk() {
-    print!("{}", to_text(&golden_disks(GOLDEN[0].1)));
-}
-
-/// Prints the other one.
-#[test]
-#[ignore = "makes a new golden image; see tests/golden/README.md"]
-fn print_golden_three_disks() {
-    print!("{}", to_text(&golden_disks(GOLDEN[1].1)));
 }
 
 proptest! {

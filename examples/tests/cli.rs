@@ -1,9 +1,12 @@
 //! The daemon's commands as a person uses them: what is wrong is said, by name and with what to do.
 
+mod common;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+
+use common::wait_until;
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_twinsand");
 const EXAMPLE: &str = include_str!("../node.toml");
@@ -58,17 +61,6 @@ fn error(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn wait_until<T>(mut reached: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(found) = reached() {
-            return found;
-        }
-        assert!(Instant::now() < end, "not within a minute");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 #[test]
 fn a_configuration_that_cannot_work_is_refused_by_key() {
     let place = Place::new("refused");
@@ -97,7 +89,7 @@ fn a_node_tells_how_it_is_and_its_pool_can_be_checked_when_it_is_stopped() {
         .spawn()
         .expect("the daemon runs");
     let mut node = Running(child);
-    let status = wait_until(|| {
+    let status = wait_until("a node that serves", || {
         let said = daemon(&["status", "--json"], &config);
         said.status.success().then(|| String::from_utf8_lossy(&said.stdout).into_owned())
     });
@@ -112,7 +104,7 @@ fn a_node_tells_how_it_is_and_its_pool_can_be_checked_when_it_is_stopped() {
 
     let asked = Command::new("kill").args(["-TERM", &node.0.id().to_string()]).status().unwrap();
     assert!(asked.success());
-    let ended = wait_until(|| node.0.try_wait().unwrap());
+    let ended = wait_until("the end of the node", || node.0.try_wait().unwrap());
     assert!(ended.success(), "{ended}");
     let checked = daemon(&["check"], &config);
     assert!(String::from_utf8_lossy(&checked.stdout).contains("0 problems"), "{checked:?}");
@@ -134,7 +126,7 @@ fn hosts_and_mappings_are_read_again_when_asked() {
         .expect("the daemon runs");
     let node = Running(child);
     let told = |what: &str| {
-        wait_until(|| std::fs::read_to_string(&log).unwrap().contains(what).then_some(()));
+        wait_until(what, || std::fs::read_to_string(&log).unwrap().contains(what).then_some(()));
     };
     let hang_up = || {
         let asked = Command::new("kill").args(["-HUP", &node.0.id().to_string()]).status().unwrap();
@@ -196,7 +188,7 @@ fn secrets_lie_in_a_private_file_and_are_asked_for() {
         .spawn()
         .expect("the daemon runs");
     let node = Running(child);
-    let url = wait_until(|| {
+    let url = wait_until("the address of the volume", || {
         let told = std::fs::read_to_string(&log).unwrap();
         told.lines().find_map(|line| line.strip_prefix("twinsand a: serves vmfs-v1: ").map(str::to_owned))
     });
@@ -204,7 +196,9 @@ fn secrets_lie_in_a_private_file_and_are_asked_for() {
     assert!(!inquires(&url, "another-horse"));
     file(&whole("another-horse"), 0o600);
     assert!(Command::new("kill").args(["-HUP", &node.0.id().to_string()]).status().unwrap().success());
-    wait_until(|| std::fs::read_to_string(&log).unwrap().contains("were read again").then_some(()));
+    wait_until("were read again", || {
+        std::fs::read_to_string(&log).unwrap().contains("were read again").then_some(())
+    });
     assert!(inquires(&url, "another-horse"));
     assert!(!std::fs::read_to_string(&log).unwrap().contains("horse"), "no secret is logged");
 }
@@ -230,7 +224,7 @@ fn disks_are_added_and_removed_while_the_node_runs() {
     };
     assert!(error(&pool(&["add-disk", "disk1.img"])).contains("is it running?"));
     let node = start();
-    assert_eq!(wait_until(disks).len(), 1);
+    assert_eq!(wait_until("the disks of the pool", disks).len(), 1);
 
     assert!(error(&pool(&["add-disk", "disk1.img"])).contains("is not in pool.disks"));
     let text = std::fs::read_to_string(&config).unwrap();
@@ -253,17 +247,17 @@ fn disks_are_added_and_removed_while_the_node_runs() {
     let turned = text.replace(one, "ONE").replace(other, one).replace("ONE", other);
     std::fs::write(&config, turned).unwrap();
     let node = start();
-    assert_eq!(wait_until(disks).len(), 2);
+    assert_eq!(wait_until("the disks of the pool", disks).len(), 2);
     let table = pool(&["status"]);
     assert!(String::from_utf8_lossy(&table.stdout).contains("(holds the metadata)"), "{table:?}");
     let removed = pool(&["remove-disk", "disk1.img"]);
     assert!(removed.status.success(), "{removed:?}");
-    wait_until(|| disks().filter(|disks| disks.len() == 1));
+    wait_until("one disk", || disks().filter(|disks| disks.len() == 1));
 
     // A blank disk that is still listed is left alone.
     drop(node);
     let node = start();
-    assert_eq!(wait_until(disks).len(), 1);
+    assert_eq!(wait_until("the disks of the pool", disks).len(), 1);
     drop(node);
     let checked = daemon(&["check"], &config);
     let said = String::from_utf8_lossy(&checked.stdout);

@@ -4,10 +4,13 @@
 //! A machine without these tools skips, and says so loudly; with `CI=true` that is a failure. Debian has them as
 //! qemu-utils, qemu-block-extra and libiscsi7; `.ci/run` installs them.
 
+mod common;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+
+use common::wait_until;
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_twinsand");
 
@@ -36,17 +39,6 @@ fn have_qemu() -> bool {
         )
 }
 
-fn wait_until<T>(bound: Duration, mut reached: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + bound;
-    loop {
-        if let Some(found) = reached() {
-            return found;
-        }
-        assert!(Instant::now() < end, "not within {bound:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// A pair of nodes under `twinsand demo`, in a directory of its own.
 struct Demo {
     child: Child,
@@ -67,7 +59,7 @@ impl Demo {
             .spawn()
             .expect("the daemon runs");
         let mut demo = Demo { child, directory, urls: Vec::new() };
-        demo.urls = wait_until(Duration::from_secs(60), || {
+        demo.urls = wait_until("the addresses of the volumes", || {
             let told = std::fs::read_to_string(demo.directory.join("demo.out")).expect("text");
             let urls: Vec<String> = told
                 .lines()
@@ -88,7 +80,7 @@ impl Demo {
         let asked =
             Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().expect("kill runs");
         assert!(asked.success());
-        let status = wait_until(Duration::from_secs(60), || self.child.try_wait().expect("a child"));
+        let status = wait_until("the end of the demo", || self.child.try_wait().expect("a child"));
         assert!(status.success(), "both stop cleanly: {status}");
         let (a, b) = (self.directory.join("a.toml"), self.directory.join("b.toml"));
         let compare = Command::new(DAEMON)

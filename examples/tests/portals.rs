@@ -1,10 +1,13 @@
 //! The portals of two real nodes: open while a node may serve, closed while it may not for long.
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+
+use common::wait_until;
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_twinsand");
 const EXAMPLE: &str = include_str!("../node.toml");
@@ -31,11 +34,10 @@ impl Node {
 
     /// Waits until the log has said something so many times.
     fn told(&self, what: &str, times: usize) {
-        let end = Instant::now() + Duration::from_secs(90);
-        while std::fs::read_to_string(self.log()).unwrap_or_default().matches(what).count() < times {
-            assert!(Instant::now() < end, "node {} did not say \"{what}\" {times} times", self.name);
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let said = || std::fs::read_to_string(self.log()).unwrap_or_default().matches(what).count();
+        wait_until(&format!("node {} says \"{what}\" {times} times", self.name), || {
+            (said() >= times).then_some(())
+        });
     }
 
     fn signal(&self, signal: &str) {

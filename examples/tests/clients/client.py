@@ -52,11 +52,7 @@ class Client:
             self.sweeping += 1
             self.waiting.append(Request("read", first, count, path, sweep=True))
         self._submit()
-        live = [path for path in self.paths if path]
-        if live:
-            serve(live, timeout_ms)
-        else:
-            time.sleep(timeout_ms / 1000)
+        serve([path for path in self.paths if path], timeout_ms)
 
     def run(self, seconds):
         """Works for a while."""
