@@ -148,6 +148,8 @@ bugs! {
     NewHalfGetsAll,
     /// A node of a pair serves until it hears that the pair is over: no lease ends.
     LeaseNeverEnds,
+    /// How far the partner is stable is said once, whatever becomes of the link.
+    StableNotRepeated,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -56,7 +56,15 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
             Bug::LeaseNeverEnds,
         ],
     ),
-    ("stories/marks.rs", &[Bug::LogClearedAtRejoin, Bug::MarkForgottenAcrossRegions, Bug::WholeTooEarly]),
+    (
+        "stories/marks.rs",
+        &[
+            Bug::StableNotRepeated,
+            Bug::LogClearedAtRejoin,
+            Bug::MarkForgottenAcrossRegions,
+            Bug::WholeTooEarly,
+        ],
+    ),
     ("stories/preferred.rs", &[Bug::PreferredGoesOnAfterRestart, Bug::RightKeptAtJoin]),
     ("stories/rejoin.rs", &[Bug::MarkForgottenAtTakeover, Bug::TargetHotIgnored, Bug::RegisterBeforeTarget]),
     ("stories/restart.rs", &[Bug::GrantUsedAfterRestart, Bug::SwapsAfterRestart, Bug::RegisterReadIsGrant]),

@@ -189,7 +189,8 @@ impl Node {
     /// Partner: tells the owner how far it is stable, now and then.
     pub(super) fn report_stable(&mut self) {
         let Phase::Paired(pair) = &self.phase else { return };
-        if self.now < self.stable_sent_at + STABLE_EVERY || self.link.is_none() {
+        let linked = self.link.is_some() && pair.link_lost.is_none();
+        if self.now < self.stable_sent_at + STABLE_EVERY || !linked {
             return;
         }
         let (epoch, me) = (pair.epoch, self.config.name);
@@ -215,6 +216,18 @@ impl Node {
         }
     }
 
+    /// Partner: the link is back; the owner may have missed how far this node is stable.
+    pub(super) fn tell_stable_again(&mut self) {
+        if self.has(Bug::StableNotRepeated) {
+            return;
+        }
+        let me = self.me();
+        self.volumes
+            .values_mut()
+            .filter(|volume| volume.owner != me)
+            .for_each(|volume| volume.stable_told = 0);
+    }
+
     pub(super) fn partner_stable(&mut self, epoch: Epoch, volume: VolumeId, order: u64) {
         if !matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch) {
             return;
@@ -235,7 +248,8 @@ impl Node {
         let mut next: Option<Instant> = None;
         for volume in self.volumes.values().filter(|volume| volume.mirrored) {
             let at = if volume.owner != me {
-                (!volume.applied.is_empty()).then_some(self.stable_sent_at + STABLE_EVERY)
+                let to_tell = !volume.applied.is_empty() || volume.stable_known > volume.stable_told;
+                to_tell.then_some(self.stable_sent_at + STABLE_EVERY)
             } else if volume.hot.len() > mirror.hot_areas_max {
                 Some(self.cool_at)
             } else {

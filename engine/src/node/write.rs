@@ -250,6 +250,7 @@ impl Node {
             self.transmit(epoch, id, order);
         }
         self.tell_hot(epoch);
+        self.tell_stable_again();
         self.resend_forwarded();
         self.resend_flushes();
         if self.lease_runs() {

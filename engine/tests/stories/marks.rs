@@ -1,8 +1,8 @@
 //! The change log of the node that serves alone: each mark is set, and is kept until both halves have what it is for.
 
-use crate::pair_support::{A, B, DiskHold, Look, Pair, REGION_BLOCKS};
+use crate::pair_support::{A, B, DiskHold, Look, Pair, REGION_BLOCKS, said};
 use crate::{NEW, OLD, UNMARKED};
-use twinsan::guest::GuestError;
+use twinsan::guest::{Command, GuestError};
 use twinsan::mirror::message::PeerPhase;
 use twinsan::planted::Bug;
 
@@ -91,4 +91,28 @@ fn the_mirror_is_whole_when_the_last_copy_is_durable() {
         Look::Shows(OLD),
         "acknowledged, and gone"
     );
+}
+
+/// The partner says that a write is stable, and the link dies with that; it is back at once, and nobody writes again.
+/// Areas that stay hot on either node.
+fn the_word_that_a_write_is_stable_is_lost(bugs: &[Bug]) -> usize {
+    let mut pair = Pair::with(bugs);
+    pair.hold(A, said::stable);
+    pair.write(A, 0, NEW).expect("written");
+    pair.ask(A, Command::Flush);
+    pair.until("b has said it", |pair| pair.under_way(A) > 0);
+    pair.cut();
+    pair.heal();
+    pair.release(A);
+    assert_eq!(pair.phases(), [Some(PeerPhase::Paired); 2], "it is the same pair");
+    pair.pass_millis(30_000);
+    pair.half(A).hot.len() + pair.half(B).hot.len()
+}
+
+/// Were it said once only, an area that nobody writes to any more would be hot for ever, and a hot set full of such areas
+/// would let no write to another area begin.
+#[test]
+fn areas_cool_though_a_link_is_lost() {
+    assert_eq!(the_word_that_a_write_is_stable_is_lost(&[]), 0);
+    assert_ne!(the_word_that_a_write_is_stable_is_lost(&[Bug::StableNotRepeated]), 0);
 }
