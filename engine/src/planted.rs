@@ -150,6 +150,8 @@ bugs! {
     LeaseNeverEnds,
     /// How far the partner is stable is said once, whatever becomes of the link.
     StableNotRepeated,
+    /// A node that has joined does not look whether the source is still at it.
+    JoinedUnlooked,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

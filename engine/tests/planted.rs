@@ -65,7 +65,7 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
             Bug::WholeTooEarly,
         ],
     ),
-    ("stories/preferred.rs", &[Bug::PreferredGoesOnAfterRestart, Bug::RightKeptAtJoin]),
+    ("stories/preferred.rs", &[Bug::PreferredGoesOnAfterRestart, Bug::RightKeptAtJoin, Bug::JoinedUnlooked]),
     ("stories/rejoin.rs", &[Bug::MarkForgottenAtTakeover, Bug::TargetHotIgnored, Bug::RegisterBeforeTarget]),
     ("stories/restart.rs", &[Bug::GrantUsedAfterRestart, Bug::SwapsAfterRestart, Bug::RegisterReadIsGrant]),
     (

@@ -261,6 +261,10 @@ impl Node {
                     joined.link_lost = link_lost;
                 }
                 self.say(Control::Joined { proposed });
+                if !self.has(crate::planted::Bug::JoinedUnlooked) {
+                    // The source may have said meanwhile that it is no longer at it.
+                    self.consider_peer();
+                }
             }
             return;
         }

@@ -1,6 +1,6 @@
 //! Without an arbiter: node a is preferred and goes on, node b stops.
 
-use crate::pair_support::{A, B, Look, Pair, said};
+use crate::pair_support::{A, B, DiskHold, Look, Pair, said};
 use crate::{BOTH_SERVE, NEW, OLD};
 use twinsan::guest::GuestError;
 use twinsan::mirror::message::PeerPhase;
@@ -68,4 +68,35 @@ fn the_link_is_lost_in_mid_join(bugs: &[Bug]) -> String {
 fn a_source_that_would_stop_gives_up_its_right_first() {
     assert_eq!(the_link_is_lost_in_mid_join(&[]), "");
     assert!(the_link_is_lost_in_mid_join(&[Bug::RightKeptAtJoin]).contains(BOTH_SERVE));
+}
+
+/// The preferred node is writing down that both are members, on a slow disk, when the link is lost and comes back. Node b
+/// has given up its right by then, so it stops. The phases of both a long time after a has written.
+fn the_link_is_lost_while_the_target_writes(bugs: &[Bug]) -> [Option<PeerPhase>; 2] {
+    let mut pair = Pair::preferring_a(bugs);
+    pair.crash(A);
+    pair.until_phase(B, PeerPhase::Lost);
+    pair.start(A);
+    pair.pass_millis(3000);
+    pair.hold(A, said::join);
+    pair.heal();
+    pair.until("a is to join", |pair| pair.under_way(A) > 0);
+    pair.hold_disk(A, DiskHold::Flushes);
+    pair.release(A);
+    pair.cut();
+    pair.until_phase(B, PeerPhase::Lost);
+    pair.heal();
+    assert_eq!(pair.phase(A), Some(PeerPhase::Target));
+    pair.release_disk(A);
+    pair.pass_millis(20_000);
+    pair.phases()
+}
+
+/// A node that has joined waits for the word to go, from a source that is still at it. Were it not to look whether the
+/// source is, both would wait for ever, and nobody would serve.
+#[test]
+fn a_node_that_joins_too_late_goes_on_without_the_word() {
+    assert_eq!(the_link_is_lost_while_the_target_writes(&[]), [Some(PeerPhase::Paired); 2]);
+    let stuck = [Some(PeerPhase::Joined), Some(PeerPhase::Lost)];
+    assert_eq!(the_link_is_lost_while_the_target_writes(&[Bug::JoinedUnlooked]), stuck);
 }
