@@ -76,8 +76,8 @@ impl Shared {
         for inbox in &self.inboxes {
             inbox.send(Letter::Withdraw(done.clone()));
         }
-        // Nothing of it is looked at: its sockets are closed.
-        drop(reactor);
+        // Its sockets are closed. What it had in hand may be broken, and panic again: that it failed is told all the same.
+        drop(catch_unwind(AssertUnwindSafe(|| drop(reactor))));
         (self.target.config.failed)();
     }
 }
