@@ -65,7 +65,7 @@ struct Shared {
 
 impl Shared {
     /// Reactor `number` has panicked: nothing is served any more.
-    fn fail(&self, number: usize, reactor: Reactor) {
+    fn fail(&self, number: usize, mut reactor: Reactor) {
         let bound = self.target.bound.lock();
         self.failed.store(true, Ordering::SeqCst);
         self.target.open.store(false, Ordering::Release);
@@ -76,7 +76,8 @@ impl Shared {
         for inbox in &self.inboxes {
             inbox.send(Letter::Withdraw(done.clone()));
         }
-        // Its sockets are closed. What it had in hand may be broken, and panic again: that it failed is told all the same.
+        // What it had in hand may be broken, and panic again: that it failed is told all the same.
+        reactor.give_up();
         drop(catch_unwind(AssertUnwindSafe(|| drop(reactor))));
         (self.target.config.failed)();
     }
