@@ -158,7 +158,14 @@ fn ten_thousand_half_open_logins_are_cheap_slow_nobody_down_and_are_closed_in_ti
     let begun = Instant::now();
     while server.memory_bytes() < LOGINS * 8192 {
         assert_eq!(honest.write(0, &[1; 512]), 0);
-        assert!(begun.elapsed() < PATIENCE, "all of it is received: {} bytes", server.memory_bytes());
+        let since_the_first = begun.elapsed().as_secs_f64() + opening;
+        assert!(
+            since_the_first < LOGIN_TIME.as_secs_f64(),
+            "this machine is too slow or too busy for the test: the first logins are closed {LOGIN_TIME:?} after they \
+             were opened, and {since_the_first:.1} s did not do to have all {LOGINS} open and received: opening them \
+             took {opening:.1} s, and the server holds {} bytes",
+            server.memory_bytes()
+        );
     }
     let each = resident_bytes().saturating_sub(before) / LOGINS;
     let kept = kept(portal);
