@@ -6,6 +6,8 @@
 
 #[path = "common/initiator.rs"]
 mod initiator;
+#[path = "common/memory.rs"]
+mod memory;
 #[path = "common/ram.rs"]
 mod ram;
 
@@ -17,6 +19,7 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use initiator::{Initiator, TARGET};
+use memory::resident_bytes;
 use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use twinsan_iscsi::{Access, Server, TargetConfig};
@@ -107,12 +110,6 @@ fn kept(portal: SocketAddr) -> f64 {
         times[BATCHES / 2].as_secs_f64()
     });
     in_peace / here
-}
-
-/// Pages of this process in memory, in bytes.
-fn resident_bytes() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("a number") * 4096
 }
 
 /// Lets this process, and those it starts, open so many files. A machine on which it may not skips, and says so loudly;
