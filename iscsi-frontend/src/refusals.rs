@@ -1,7 +1,7 @@
 //! Logins that were refused, as an operator reads of them.
 //!
-//! Invariants: nothing an initiator says reaches a log but printable ASCII without quotes or backslashes; whoever tries
-//! without end is told of once in [`REPEAT_MS`] for each reason, all together at most [`BURST`] times a second; what was
+//! Invariants: what an initiator says reaches a log as printable ASCII on one line, quotes and backslashes escaped; whoever
+//! tries without end is told of once in [`REPEAT_MS`] for each reason, all together at most [`BURST`] times a second; what was
 //! not told is counted, and the count told with the next one.
 
 use std::collections::BTreeMap;

@@ -63,6 +63,12 @@ pub struct TargetConfig {
     /// connections; must not block.
     pub refused: Arc<dyn Fn(RefusedLogin) + Send + Sync>,
     /// Is told when a thread of the server has panicked. All connections are dropped then, and the portals closed for good.
+    /// Requests that were under way have been given up as far as that could still be done, and nobody waited for it: some
+    /// may act yet, and after what a host writes on the other path. So the process must stop, or hand its volumes over,
+    /// at once.
+    ///
+    /// Called from the thread that dies: the `Server` must be neither stopped nor dropped here, because that waits for
+    /// this thread.
     pub failed: Arc<dyn Fn() + Send + Sync>,
 }
 

@@ -1,28 +1,15 @@
 //! The fuzzing entry points over the committed corpus, and over mutations of it by a seeded generator.
 
+#[path = "common/random.rs"]
+mod random;
+
 use std::path::Path;
 
+use random::Random;
 use twinsan_iscsi::fuzz;
 
 /// Mutations of each target. `FUZZ_ROUNDS` asks for more.
 const ROUNDS: u64 = 4_000;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
-    }
-}
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
@@ -36,26 +23,26 @@ fn corpus(name: &str) -> Vec<Vec<u8>> {
 
 /// Flips, overwrites, repeats, cuts, and joins.
 fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = seeds[random.below(seeds.len())].clone();
-    for _ in 0..1 + random.below(6) {
-        let at = random.below(bytes.len());
-        match random.below(7) {
-            0 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
+    let mut bytes = seeds[random.index(seeds.len())].clone();
+    for _ in 0..1 + random.index(6) {
+        let at = random.index(bytes.len());
+        match random.index(7) {
+            0 if !bytes.is_empty() => bytes[at] ^= 1 << random.index(8),
             1 if !bytes.is_empty() => bytes[at] = random.next() as u8,
-            2 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.below(5)],
+            2 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.index(5)],
             3 => bytes.truncate(at),
             4 => {
-                let other = &seeds[random.below(seeds.len())];
+                let other = &seeds[random.index(seeds.len())];
                 bytes.extend_from_slice(other.get(1..).unwrap_or(&[]));
             }
             5 => {
-                let end = at + random.below(bytes.len() - at + 1);
+                let end = at + random.index(bytes.len() - at + 1);
                 let piece = bytes[at..end].to_vec();
                 bytes.splice(at..at, piece);
             }
             _ => {
                 // A header field at its usual place in some PDU.
-                let place = 1 + 48 * random.below(bytes.len() / 48 + 1) + random.below(48);
+                let place = 1 + 48 * random.index(bytes.len() / 48 + 1) + random.index(48);
                 if let Some(byte) = bytes.get_mut(place) {
                     *byte = random.next() as u8;
                 }

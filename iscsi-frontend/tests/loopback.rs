@@ -222,31 +222,50 @@ fn any_address_of_both_families_can_be_a_portal_of_one_port() {
     drop((first, second));
 }
 
-/// A volume with a bug: it panics at one block.
-struct Cursed(Arc<ram::RamVolume>);
+/// A volume with a bug: it panics at one block. At another it never answers, and tells that a request came or was given up.
+struct Cursed {
+    inner: Arc<ram::RamVolume>,
+    came: mpsc::Sender<()>,
+    given_up: mpsc::Sender<()>,
+    /// Giving up panics as well.
+    twice: bool,
+}
 
 const CURSED_BLOCK: u64 = 13;
+const SILENT_BLOCK: u64 = 14;
+/// The id of no other request.
+const SILENT: RequestId = RequestId(u64::MAX);
 
 impl VirtualVolume for Cursed {
     fn info(&self) -> VolumeInfo {
-        self.0.info()
+        self.inner.info()
     }
 
     fn path_state(&self) -> PathState {
-        self.0.path_state()
+        self.inner.path_state()
     }
 
     fn partner_path_state(&self) -> PathState {
-        self.0.partner_path_state()
+        self.inner.partner_path_state()
     }
 
     fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId {
-        assert!(!matches!(&command, Command::Read { at } if at.start == CURSED_BLOCK), "planted");
-        self.0.submit(command, sink, token)
+        match &command {
+            Command::Read { at } if at.start == CURSED_BLOCK => panic!("planted"),
+            Command::Read { at } if at.start == SILENT_BLOCK => {
+                self.came.send(()).expect("awaited");
+                SILENT
+            }
+            _ => self.inner.submit(command, sink, token),
+        }
     }
 
     fn abort(&self, request: RequestId, sink: &Arc<dyn Sink>, token: u64) {
-        self.0.abort(request, sink, token);
+        if request == SILENT {
+            self.given_up.send(()).expect("awaited");
+            assert!(!self.twice, "planted too");
+        }
+        self.inner.abort(request, sink, token);
     }
 }
 
@@ -260,19 +279,33 @@ fn a_panic_of_one_reactor_cuts_everyone_off_and_nobody_waits_for_it() {
         let (failed, failures) = mpsc::channel();
         config.failed = Arc::new(move || failed.send(()).expect("awaited"));
         let inner = Arc::new(ram::RamVolume::new(1, 1 << 17, config.pages.clone()));
-        let access = Access::for_anyone([(0, Arc::new(Cursed(inner)) as _)]);
+        let ((came, arrivals), (given_up, abandoned)) = (mpsc::channel(), mpsc::channel());
+        let volume = Arc::new(Cursed { inner, came, given_up, twice: unlucky == 1 });
+        let access = Access::for_anyone([(0, volume as _)]);
         let server = Server::start(config, access).expect("a free port");
         let portal = server.local_addrs()[0];
         // They are dealt out to the reactors in turn.
         let mut all: Vec<Initiator> =
             (0..4).map(|n| Initiator::login(portal, &format!("iqn.2026-01.example:host{n}"))).collect();
-        let mut read = [0; 48];
-        read[..2].copy_from_slice(&[0x01, 0xc0]);
-        read[20..28].copy_from_slice(&[0, 0, 2, 0, 0, 0, 0, 1]);
-        (read[32], read[37], read[40]) = (0x28, CURSED_BLOCK as u8, 1);
-        all[unlucky].send(read, &[]);
+        let read = |block: u64| {
+            let mut read = [0; 48];
+            read[..2].copy_from_slice(&[0x01, 0xc0]);
+            read[20..28].copy_from_slice(&[0, 0, 2, 0, 0, 0, 0, 1]);
+            (read[32], read[37], read[40]) = (0x28, block as u8, 1);
+            read
+        };
+        let patience = Duration::from_secs(60);
+        // One on each of the reactors.
+        for silent in &mut all[2..] {
+            silent.send(read(SILENT_BLOCK), &[]);
+            arrivals.recv_timeout(patience).expect("it comes to the volume");
+        }
+        all[unlucky].send(read(CURSED_BLOCK), &[]);
         assert!(all.iter_mut().all(Initiator::is_closed));
-        failures.recv_timeout(Duration::from_secs(60)).expect("told");
+        failures.recv_timeout(patience).expect("told");
+        for _ in 0..2 {
+            abandoned.recv_timeout(patience).expect("the dead one's are given up as the other's are");
+        }
         assert!(refuses(portal), "nobody is left in the dark");
         assert!(matches!(server.open_portals(), Err(ServerError::Failed)));
         server.drain(Duration::from_secs(600));

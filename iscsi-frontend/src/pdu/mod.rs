@@ -37,6 +37,8 @@ pub(crate) mod reject {
     pub(crate) const TOO_MANY_IMMEDIATE: u8 = 0x06;
     pub(crate) const TASK_IN_PROGRESS: u8 = 0x07;
     pub(crate) const INVALID_FIELD: u8 = 0x09;
+    /// No tag can be given for a long operation: out of resources.
+    pub(crate) const LONG_OPERATION: u8 = 0x0a;
 }
 
 /// The header of a PDU from the initiator.

@@ -59,22 +59,26 @@ struct Shared {
     /// Connections open, over all reactors.
     connections: AtomicUsize,
     begun: Instant,
-    /// A reactor has panicked.
+    /// A reactor has panicked. Changes under the lock of `target.bound`, so that no portal opens afterwards.
     failed: AtomicBool,
 }
 
 impl Shared {
     /// Reactor `number` has panicked: nothing is served any more.
-    fn fail(&self, number: usize, reactor: Reactor) {
+    fn fail(&self, number: usize, mut reactor: Reactor) {
+        let bound = self.target.bound.lock();
         self.failed.store(true, Ordering::SeqCst);
         self.target.open.store(false, Ordering::Release);
+        // Portals that were opened just before are in letters, which the withdrawal follows.
+        drop(bound);
         self.inboxes[number].deafen();
         let (done, _nobody_waits) = mpsc::channel();
         for inbox in &self.inboxes {
             inbox.send(Letter::Withdraw(done.clone()));
         }
-        // Nothing of it is looked at: its sockets are closed.
-        drop(reactor);
+        // What it had in hand may be broken, and panic again: that it failed is told all the same.
+        reactor.give_up();
+        drop(catch_unwind(AssertUnwindSafe(|| drop(reactor))));
         (self.target.config.failed)();
     }
 }
@@ -116,10 +120,10 @@ impl Server {
     /// Listens again after [`close_portals`](Self::close_portals), on the same addresses.
     pub fn open_portals(&self) -> Result<(), ServerError> {
         let target = &self.shared.target;
+        let mut bound = target.bound.lock();
         if self.shared.failed.load(Ordering::SeqCst) {
             return Err(ServerError::Failed);
         }
-        let mut bound = target.bound.lock();
         let wanted = if bound.is_empty() { target.config.portals.clone() } else { bound.clone() };
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();

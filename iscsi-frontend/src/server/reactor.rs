@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{IoSlice, Write};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
@@ -108,6 +109,19 @@ impl Reactor {
             self.close(index);
         }
         self.read_own_letters();
+    }
+
+    /// After a panic: closes all sockets, and asks the volumes to give up what is under way, as far as that can still be
+    /// done. Nobody hears whether they have.
+    pub(super) fn give_up(&mut self) {
+        self.listeners.clear();
+        for index in self.links.indexes() {
+            drop(self.links.get(index).and_then(|link| link.stream.take()));
+        }
+        for index in self.links.indexes() {
+            let Some(link) = self.links.get(index) else { continue };
+            drop(catch_unwind(AssertUnwindSafe(|| link.connection.end())));
+        }
     }
 
     fn sleep(&mut self, events: &mut Events) {

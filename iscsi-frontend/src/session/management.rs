@@ -33,8 +33,9 @@ mod response {
     pub(super) const REJECTED: u8 = 255;
 }
 
-/// Functions that wait for tasks to die, at once: each is remembered by every task that it ends.
-const AWAITED_MAX: usize = 16;
+/// Functions that end many tasks and wait for them to die, at once: each is remembered by every task that it ends. Those
+/// that end a single one are no more than there are tasks.
+const ENDINGS_MAX: usize = 16;
 
 /// How far a function reaches.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,9 +52,6 @@ enum Reach {
 impl Connection {
     pub(super) fn take_task_management(&mut self, header: &Header) {
         let itt = header.itt();
-        if self.awaited.len() >= AWAITED_MAX {
-            return self.answer_management(itt, response::REJECTED);
-        }
         match header.flags() & 0x7f {
             function::ABORT_TASK => self.abort_task(header),
             function::ABORT_TASK_SET => self.end_tasks(header, None, Reach::Unit),
@@ -74,10 +72,12 @@ impl Connection {
         let Some(slot) = self.tasks.find(header.ttt()) else {
             return self.answer_management(header.itt(), response::NO_SUCH_TASK);
         };
-        let ticket = self.expect(Awaited::Answer {
-            response: Response::TaskManagement { itt: header.itt(), response: response::COMPLETE },
-            closing: Closing::No,
-        });
+        if self.tasks.get(slot).is_some_and(|task| task.state == State::Gathering) {
+            self.abandon(slot);
+            return self.answer_management(header.itt(), response::COMPLETE);
+        }
+        let response = Response::TaskManagement { itt: header.itt(), response: response::COMPLETE };
+        let ticket = self.expect(Awaited::Aborted { response });
         self.abort(slot, Some(&ticket));
     }
 
@@ -87,6 +87,10 @@ impl Connection {
         let found = self.unit_of(header.lun());
         if one_unit && found.is_none() {
             return self.answer_management(header.itt(), response::NO_SUCH_LUN);
+        }
+        let endings = self.awaited.iter().filter(|(_, awaited)| matches!(awaited, Awaited::Answer { .. }));
+        if endings.count() >= ENDINGS_MAX {
+            return self.answer_management(header.itt(), response::REJECTED);
         }
         let ticket = self.expect(Awaited::Answer {
             response: Response::TaskManagement { itt: header.itt(), response: response::COMPLETE },

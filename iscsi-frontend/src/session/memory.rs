@@ -4,7 +4,8 @@
 //! (`reserved`), and what waits to be sent. A command that needs more room than there is waits for its turn; one that
 //! brings data unasked when there is too much of it, or when the whole server holds too much, is answered TASK SET
 //! FULL, which hosts take as "later, and less at once". Answers to pings and texts are no command's data: who leaves them
-//! unread is not listened to.
+//! unread is not listened to. That is looked at between receives; in one there is room for very many requests whose answers
+//! are far longer than they, and while too much waits those are turned away: texts and what is generated.
 //!
 //! Invariants: `parked` and `reserved` are the sums over all tasks; tasks with room go on without waiting for anyone,
 //! so those that wait are woken in the end.
@@ -22,10 +23,17 @@ const PARKED_BYTES_MAX: usize = 16 << 20;
 /// Unsent bytes beyond which nothing more is received, and in a login.
 const OUTPUT_BYTES_MAX: usize = 8 << 20;
 const LOGIN_OUTPUT_BYTES_MAX: usize = 1024;
+/// Generated answers that are given however much waits, in bytes: not much longer than a status.
+const SMALL_ANSWER_BYTES_MAX: usize = 256;
 
 impl Connection {
     /// Lets the data of a new task in, of which up to `unasked` bytes come by themselves, or turns the task away.
     pub(super) fn admit(&mut self, task: &mut Task, unasked: u32) {
+        let generated = if let Plan::Answer(bytes) = &task.plan { bytes.len() } else { 0 };
+        if generated.min(task.expected as usize) > SMALL_ANSWER_BYTES_MAX && self.is_clogged() {
+            task.plan = Plan::Full;
+            return;
+        }
         let fetches = matches!(task.plan, Plan::Fetch { .. }) || plan_needs(&task.plan) > 0;
         if task.flow.wanted == 0 && !fetches {
             return;
@@ -116,6 +124,11 @@ impl Connection {
     /// Does the initiator take what is sent to it?
     fn may_send(&self) -> bool {
         self.output.queued() <= OUTPUT_BYTES_MAX
+    }
+
+    /// Does so much wait to be sent that nothing long is to be added?
+    pub(super) fn is_clogged(&self) -> bool {
+        self.output.queued() >= OUTPUT_BYTES_MAX
     }
 
     /// May more be received?

@@ -99,8 +99,10 @@ pub(crate) enum Closing {
 enum Awaited {
     /// Send the last login response.
     Enter { response: Response, reply: Vec<u8> },
-    /// Answer a task management or logout request.
+    /// Answer a logout, or a function that ends many tasks.
     Answer { response: Response, closing: Closing },
+    /// Answer ABORT TASK. One for each task that is dying, at most: no other can name it.
+    Aborted { response: Response },
 }
 
 /// What the PDU in hand is for, once its header has been understood.
@@ -516,6 +518,7 @@ impl Connection {
                 self.units = self.target.units(&self.initiator, self.site);
                 self.begin_session(response, &reply, false);
             }
+            Awaited::Aborted { response } => self.send(response, &[]),
             Awaited::Answer { response, closing } => {
                 self.send(response, &[]);
                 self.close(closing);

@@ -1,4 +1,7 @@
 //! Text requests (RFC 7143 11.10): discovery, and keys negotiated in the full-feature phase.
+//!
+//! Invariant: no answer is made for an initiator that leaves too much unread, so that short requests, very many of which
+//! come in one receive, do not make very many long answers.
 
 use std::net::SocketAddr;
 
@@ -32,6 +35,10 @@ impl Text {
 
 impl Connection {
     pub(super) fn take_text(&mut self, header: &Header, data: &[u8]) {
+        if self.is_clogged() {
+            self.text = Text::default();
+            return self.send_reject(reject::LONG_OPERATION, header);
+        }
         let going_on = header.ttt() != NO_TAG;
         let both = header.flags() & (FINAL | CONTINUE) == FINAL | CONTINUE;
         if both || (going_on && !(self.text.open && header.ttt() == EXCHANGE_TAG)) {

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use crate::wire::{Answer, Peer, Random};
+use crate::random::Random;
+use crate::wire::{Answer, Peer};
 
 /// Where a bad PDU is sent.
 #[derive(Clone, Copy)]
@@ -59,6 +60,27 @@ pub(crate) struct Class {
 }
 
 impl Class {
+    pub(crate) const fn new(
+        name: &'static str,
+        rule: &'static str,
+        start: Start,
+        attack: fn(&mut Peer, &mut Random),
+        told: &'static [Told],
+        after: After,
+    ) -> Class {
+        Class { name, rule, start, attack, told, after }
+    }
+
+    /// What comes before the full-feature phase ends the connection.
+    pub(crate) const fn before_login(
+        name: &'static str,
+        rule: &'static str,
+        told: &'static [Told],
+        attack: fn(&mut Peer, &mut Random),
+    ) -> Class {
+        Class::new(name, rule, Start::Connection, attack, told, After::Ends)
+    }
+
     /// Sends one and looks at the answer; gives back the session if it can be used again.
     pub(crate) fn run(
         &self,

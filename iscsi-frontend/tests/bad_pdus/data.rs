@@ -1,8 +1,8 @@
 //! Commands and the data that goes with them.
 
 use crate::class::After::{Ends, GoesOn, IsLeft};
-use crate::class::{After, CAREFUL, Class, DIGESTS, SHORT, Start, Told};
-use crate::wire::{NO_TAG, Pdu, Peer, Random};
+use crate::class::{CAREFUL, Class, DIGESTS, SHORT, Told};
+use crate::wire::{NO_TAG, Pdu};
 
 const NOTHING: &[Told] = &[];
 const PROTOCOL: &[Told] = &[Told::Reject(0x04)];
@@ -14,19 +14,8 @@ const OUT_OF_RANGE: &[Told] = &[Told::Sense(0x05, 0x21, 0x00)];
 const FIRST_BURST_BYTES: u32 = 8192;
 const BURST_BLOCKS: u8 = 32;
 
-const fn class(
-    name: &'static str,
-    rule: &'static str,
-    start: Start,
-    attack: fn(&mut Peer, &mut Random),
-    told: &'static [Told],
-    after: After,
-) -> Class {
-    Class { name, rule, start, attack, told, after }
-}
-
 pub(crate) const CLASSES: &[Class] = &[
-    class(
+    Class::new(
         "immediate data beyond the first burst",
         "13.14",
         SHORT,
@@ -37,7 +26,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         Ends,
     ),
-    class(
+    Class::new(
         "immediate data beyond what was announced",
         "11.3.4",
         SHORT,
@@ -48,7 +37,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         Ends,
     ),
-    class(
+    Class::new(
         "immediate data where none is agreed",
         "13.11",
         CAREFUL,
@@ -59,7 +48,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         Ends,
     ),
-    class(
+    Class::new(
         "unasked data where none is agreed",
         "13.10",
         CAREFUL,
@@ -70,7 +59,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         Ends,
     ),
-    class(
+    Class::new(
         "data along with a read",
         "11.3.1",
         SHORT,
@@ -81,7 +70,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         Ends,
     ),
-    class(
+    Class::new(
         "a read that more data follows",
         "11.3.1",
         SHORT,
@@ -92,7 +81,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         Ends,
     ),
-    class(
+    Class::new(
         "unasked data beyond the first burst",
         "13.14",
         SHORT,
@@ -106,7 +95,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         Ends,
     ),
-    class(
+    Class::new(
         "data out of number",
         "11.7.5",
         SHORT,
@@ -117,7 +106,7 @@ pub(crate) const CLASSES: &[Class] = &[
         DATA_PHASE,
         GoesOn,
     ),
-    class(
+    Class::new(
         "data at another place",
         "11.7.6",
         SHORT,
@@ -128,7 +117,7 @@ pub(crate) const CLASSES: &[Class] = &[
         DATA_PHASE,
         GoesOn,
     ),
-    class(
+    Class::new(
         "data that ends too soon",
         "11.7.1",
         SHORT,
@@ -139,7 +128,7 @@ pub(crate) const CLASSES: &[Class] = &[
         DATA_PHASE,
         GoesOn,
     ),
-    class(
+    Class::new(
         "more data than was asked for",
         "11.8",
         SHORT,
@@ -150,7 +139,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         Ends,
     ),
-    class(
+    Class::new(
         "data for a transfer that nobody asked for",
         "11.7.4",
         SHORT,
@@ -162,7 +151,7 @@ pub(crate) const CLASSES: &[Class] = &[
         NOTHING,
         GoesOn,
     ),
-    class(
+    Class::new(
         "unasked data of no command",
         "11.7.4",
         SHORT,
@@ -174,7 +163,7 @@ pub(crate) const CLASSES: &[Class] = &[
         NOTHING,
         GoesOn,
     ),
-    class(
+    Class::new(
         "data of another command",
         "11.7.4",
         SHORT,
@@ -185,7 +174,7 @@ pub(crate) const CLASSES: &[Class] = &[
         NOTHING,
         IsLeft,
     ),
-    class(
+    Class::new(
         "data that was asked for, sent as unasked",
         "11.7.4",
         SHORT,
@@ -196,7 +185,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         Ends,
     ),
-    class(
+    Class::new(
         "a request for data answered twice",
         "11.8",
         SHORT,
@@ -209,7 +198,7 @@ pub(crate) const CLASSES: &[Class] = &[
         DATA_PHASE,
         GoesOn,
     ),
-    class(
+    Class::new(
         "the last request for data answered twice",
         "11.8",
         SHORT,
@@ -223,7 +212,7 @@ pub(crate) const CLASSES: &[Class] = &[
         NOTHING,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a data digest that is wrong, of data",
         "7.8",
         DIGESTS,
@@ -234,7 +223,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Reject(0x02), Told::Sense(0x0b, 0x47, 0x05)],
         GoesOn,
     ),
-    class(
+    Class::new(
         "half the data",
         "7.7",
         SHORT,
@@ -245,7 +234,7 @@ pub(crate) const CLASSES: &[Class] = &[
         NOTHING,
         Ends,
     ),
-    class(
+    Class::new(
         "both ways at once",
         "SPC-4 4.3",
         SHORT,
@@ -256,7 +245,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Sense(0x05, 0x24, 0x00)],
         GoesOn,
     ),
-    class(
+    Class::new(
         "a unit that is not there",
         "SAM-5 4.7",
         SHORT,
@@ -267,7 +256,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Sense(0x05, 0x25, 0x00)],
         GoesOn,
     ),
-    class(
+    Class::new(
         "an operation that is none",
         "SPC-4 4.3",
         SHORT,
@@ -278,7 +267,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Sense(0x05, 0x20, 0x00)],
         GoesOn,
     ),
-    class(
+    Class::new(
         "blocks beyond the end",
         "SBC-3 4.2",
         SHORT,
@@ -291,7 +280,7 @@ pub(crate) const CLASSES: &[Class] = &[
         OUT_OF_RANGE,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a write that says it reads",
         "11.3.1",
         SHORT,
@@ -302,7 +291,7 @@ pub(crate) const CLASSES: &[Class] = &[
         INFORMATION_UNIT,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a write that ends within a block",
         "11.3.4",
         SHORT,
@@ -314,7 +303,7 @@ pub(crate) const CLASSES: &[Class] = &[
         INFORMATION_UNIT,
         GoesOn,
     ),
-    class(
+    Class::new(
         "an UNMAP beyond the end",
         "SBC-3 5.28",
         SHORT,
@@ -329,7 +318,7 @@ pub(crate) const CLASSES: &[Class] = &[
         OUT_OF_RANGE,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a repeated block that is none",
         "SBC-3 5.44",
         SHORT,

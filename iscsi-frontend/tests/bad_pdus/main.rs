@@ -5,8 +5,12 @@
 
 #[path = "../common/initiator.rs"]
 mod initiator;
+#[path = "../common/memory.rs"]
+mod memory;
 #[path = "../common/ram.rs"]
 mod ram;
+#[path = "../common/random.rs"]
+mod random;
 
 mod class;
 mod data;
@@ -22,8 +26,10 @@ use std::time::{Duration, Instant};
 
 use class::Class;
 use initiator::Initiator;
+use memory::resident_bytes;
+use random::Random;
 use twinsan_iscsi::{Access, Host, Mapping, Server, TargetConfig};
-use wire::{Peer, Random, TARGET};
+use wire::{Peer, TARGET};
 
 /// Sent if nobody asks for more.
 const COUNT: u64 = 10_000;
@@ -54,12 +60,6 @@ fn serve() -> (Server, SocketAddr) {
     let server = Server::start(config, Access { hosts, mappings }).expect("a free port");
     let portal = server.local_addrs()[0];
     (server, portal)
-}
-
-/// Pages of this process in memory, in bytes.
-fn resident_bytes() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("a number") * 4096
 }
 
 /// Sends `count` bad PDUs, each class in its turn.

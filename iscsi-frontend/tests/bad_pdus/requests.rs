@@ -1,8 +1,9 @@
 //! In the full-feature phase: framing, digests, numbers, and requests other than data.
 
 use crate::class::After::{Ends, GoesOn, IsAnything, IsLeft};
-use crate::class::{After, Class, DIGESTS, DISCOVERY, SHORT, Start, Told};
-use crate::wire::{NO_TAG, Pdu, Peer, Random};
+use crate::class::{Class, DIGESTS, DISCOVERY, SHORT, Start, Told};
+use crate::random::Random;
+use crate::wire::{NO_TAG, Pdu, Peer};
 
 const NOTHING: &[Told] = &[];
 const DATA_DIGEST: &[Told] = &[Told::Reject(0x02)];
@@ -10,17 +11,6 @@ const PROTOCOL: &[Told] = &[Told::Reject(0x04)];
 const UNSUPPORTED: &[Told] = &[Told::Reject(0x05)];
 const INVALID_FIELD: &[Told] = &[Told::Reject(0x09)];
 const READY: [u8; 6] = [0; 6];
-
-const fn class(
-    name: &'static str,
-    rule: &'static str,
-    start: Start,
-    attack: fn(&mut Peer, &mut Random),
-    told: &'static [Told],
-    after: After,
-) -> Class {
-    Class { name, rule, start, attack, told, after }
-}
 
 /// An immediate request that has no data.
 fn request(peer: &mut Peer, opcode: u8, flags: u8) -> Pdu {
@@ -33,7 +23,7 @@ fn number(peer: &Peer, random: &mut Random, low: u32, high: u32) -> u32 {
 }
 
 pub(crate) const CLASSES: &[Class] = &[
-    class(
+    Class::new(
         "a login in the full-feature phase",
         "6.3",
         SHORT,
@@ -44,7 +34,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         GoesOn,
     ),
-    class(
+    Class::new(
         "an opcode that is none",
         "11.17.1",
         SHORT,
@@ -56,7 +46,7 @@ pub(crate) const CLASSES: &[Class] = &[
         UNSUPPORTED,
         GoesOn,
     ),
-    class(
+    Class::new(
         "an opcode of targets",
         "11.2.1.2",
         SHORT,
@@ -68,7 +58,7 @@ pub(crate) const CLASSES: &[Class] = &[
         UNSUPPORTED,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a request for what was never lost",
         "11.16",
         SHORT,
@@ -79,7 +69,7 @@ pub(crate) const CLASSES: &[Class] = &[
         UNSUPPORTED,
         GoesOn,
     ),
-    class(
+    Class::new(
         "more data than a segment may have",
         "13.12",
         SHORT,
@@ -91,7 +81,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         Ends,
     ),
-    class(
+    Class::new(
         "more text than a request may have",
         "11.10",
         SHORT,
@@ -102,7 +92,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         Ends,
     ),
-    class(
+    Class::new(
         "header segments beyond their place",
         "11.2.2",
         SHORT,
@@ -114,7 +104,7 @@ pub(crate) const CLASSES: &[Class] = &[
         INVALID_FIELD,
         Ends,
     ),
-    class(
+    Class::new(
         "a header digest that is wrong",
         "7.8",
         DIGESTS,
@@ -126,7 +116,7 @@ pub(crate) const CLASSES: &[Class] = &[
         NOTHING,
         Ends,
     ),
-    class(
+    Class::new(
         "a data digest that is wrong, of a request",
         "7.8",
         DIGESTS,
@@ -138,7 +128,7 @@ pub(crate) const CLASSES: &[Class] = &[
         DATA_DIGEST,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a data digest that is wrong, of a command",
         "7.8",
         DIGESTS,
@@ -149,7 +139,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Reject(0x02), Told::Sense(0x0b, 0x47, 0x05)],
         GoesOn,
     ),
-    class(
+    Class::new(
         "a command beyond the window",
         "4.2.2.1",
         SHORT,
@@ -160,7 +150,7 @@ pub(crate) const CLASSES: &[Class] = &[
         NOTHING,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a command from before the window",
         "4.2.2.1",
         SHORT,
@@ -171,7 +161,7 @@ pub(crate) const CLASSES: &[Class] = &[
         NOTHING,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a request beyond the window",
         "4.2.2.1",
         SHORT,
@@ -183,7 +173,7 @@ pub(crate) const CLASSES: &[Class] = &[
         NOTHING,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a command with the tag that is none",
         "11.2.1.8",
         SHORT,
@@ -194,7 +184,7 @@ pub(crate) const CLASSES: &[Class] = &[
         INVALID_FIELD,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a command with a tag in use",
         "11.2.1.8",
         SHORT,
@@ -206,7 +196,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Reject(0x07)],
         IsLeft,
     ),
-    class(
+    Class::new(
         "immediate commands without end",
         "4.2.2.1",
         SHORT,
@@ -223,7 +213,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Reject(0x06)],
         IsLeft,
     ),
-    class(
+    Class::new(
         "a function that is none",
         "11.6.1",
         SHORT,
@@ -234,7 +224,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Response(0x22, 5)],
         GoesOn,
     ),
-    class(
+    Class::new(
         "a task given to another connection",
         "11.6.1",
         SHORT,
@@ -245,7 +235,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Response(0x22, 4)],
         GoesOn,
     ),
-    class(
+    Class::new(
         "the end of a task that is not there",
         "11.6.1",
         SHORT,
@@ -256,7 +246,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Response(0x22, 1)],
         GoesOn,
     ),
-    class(
+    Class::new(
         "a reset of a unit that is not there",
         "11.6.1",
         SHORT,
@@ -267,7 +257,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Response(0x22, 2)],
         GoesOn,
     ),
-    class(
+    Class::new(
         "a text that is no text",
         "6.1",
         SHORT,
@@ -278,7 +268,7 @@ pub(crate) const CLASSES: &[Class] = &[
         INVALID_FIELD,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a text continued without end",
         "6.2",
         SHORT,
@@ -298,7 +288,7 @@ pub(crate) const CLASSES: &[Class] = &[
         INVALID_FIELD,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a text that goes on with nothing",
         "11.10.4",
         SHORT,
@@ -309,7 +299,7 @@ pub(crate) const CLASSES: &[Class] = &[
         INVALID_FIELD,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a text that ends and goes on",
         "11.10.2",
         SHORT,
@@ -320,7 +310,7 @@ pub(crate) const CLASSES: &[Class] = &[
         INVALID_FIELD,
         GoesOn,
     ),
-    class(
+    Class::new(
         "a logout of another connection",
         "11.15.1",
         SHORT,
@@ -331,7 +321,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Response(0x26, 1)],
         GoesOn,
     ),
-    class(
+    Class::new(
         "a logout to recover what cannot be",
         "11.15.1",
         SHORT,
@@ -342,7 +332,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Response(0x26, 2)],
         GoesOn,
     ),
-    class(
+    Class::new(
         "a command in a discovery session",
         "4.3",
         DISCOVERY,
@@ -358,7 +348,7 @@ pub(crate) const CLASSES: &[Class] = &[
         PROTOCOL,
         GoesOn,
     ),
-    class(
+    Class::new(
         "requests after the logout",
         "11.14",
         SHORT,
@@ -371,7 +361,7 @@ pub(crate) const CLASSES: &[Class] = &[
         &[Told::Response(0x26, 0)],
         Ends,
     ),
-    class(
+    Class::new(
         "half a header",
         "7.7",
         SHORT,
@@ -382,7 +372,7 @@ pub(crate) const CLASSES: &[Class] = &[
         NOTHING,
         Ends,
     ),
-    class(
+    Class::new(
         "noise in every field",
         "7.7",
         SHORT,
@@ -397,7 +387,7 @@ pub(crate) const CLASSES: &[Class] = &[
         NOTHING,
         IsAnything,
     ),
-    class(
+    Class::new(
         "noise instead of a login",
         "7.7",
         Start::Connection,

@@ -110,6 +110,70 @@ fn functions_that_wait_are_bounded() {
     assert_eq!(found.iter().filter(|answer| answer.opcode() == 0x26).count(), 1);
 }
 
+/// Hosts abort what is slow command by command, and reset the unit when that does not help.
+#[test]
+fn a_reset_gets_through_behind_very_many_aborts() {
+    const FUNCTION_RESPONSE: u8 = 0x22;
+    let mut bench = Bench::new();
+    let link = bench.session();
+    {
+        let mut volume = bench.volume.state.lock();
+        (volume.hold, volume.hold_aborts) = (true, true);
+    }
+    for itt in 0..40 {
+        assert!(bench.write(link, itt, itt as u8, &[1; 512]).is_empty());
+    }
+    let manage = |function, itt, task| Pdu::new(0x42, function, itt).word(20, task);
+    let code = |found: &[Answer]| {
+        assert_eq!((found.len(), found[0].opcode()), (1, FUNCTION_RESPONSE));
+        found[0].head[2]
+    };
+    for task in 0..40 {
+        assert!(bench.ask(link, &manage(0x81, 100 + task, task)).is_empty(), "{task} may still act");
+    }
+    assert_eq!(code(&bench.ask(link, &manage(0x81, 200, 3))), 1, "it is being aborted already");
+    for itt in 300..316 {
+        assert!(bench.ask(link, &manage(0x85, itt, 0)).is_empty(), "a reset waits for them too");
+    }
+    for (pdu, own) in [
+        (manage(0x81, 201, 77), 1),
+        (manage(0x85, 202, 0).byte(9, 44), 2),
+        (manage(0x88, 203, 0), 4),
+        (manage(0x83, 204, 0), 5),
+        (manage(0x85, 205, 0), 255),
+        (manage(0x86, 206, 0), 255),
+    ] {
+        assert_eq!(code(&bench.ask(link, &pdu)), own, "however many wait");
+    }
+    bench.volume.give_up();
+    bench.drive.deliver();
+    let found = super::super::bench::answers(&bench.drive.drain(link));
+    assert!(found.iter().all(|answer| (answer.opcode(), answer.head[2]) == (FUNCTION_RESPONSE, 0)));
+    let mut answered: Vec<u32> = found.iter().map(|answer| answer.word(16)).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, (100..140).chain(300..316).collect::<Vec<u32>>());
+}
+
+#[test]
+fn aborts_of_tasks_whose_data_is_still_to_come_wait_for_nothing() {
+    let mut bench = Bench::new();
+    let link = bench.session();
+    let cdb = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    let mut flood = Vec::new();
+    for itt in 0..500 {
+        flood.extend(bench.command(0xa0, itt, 512, &cdb).bytes());
+        flood.extend(Pdu::new(0x42, 0x81, 1000 + itt).word(20, itt).bytes());
+    }
+    bench.drive.get(link).expect("open").receive(&flood);
+    let found = super::super::bench::answers(&bench.drive.drain(link));
+    let aborted = |answer: &&Answer| (answer.opcode(), answer.head[2]) == (0x22, 0);
+    assert_eq!(found.iter().filter(aborted).count(), 500);
+    assert_eq!(found.iter().filter(|answer| answer.opcode() == 0x31).count(), 500);
+    let late = Pdu::new(0x05, 0x80, 499).word(20, 0).data(&[1; 512]);
+    assert!(bench.ask(link, &late).is_empty(), "data that was asked for before is dropped");
+    assert_eq!(bench.read(link, 2000, 0, 1)[0].data, [0; 512]);
+}
+
 #[test]
 fn after_a_logout_nothing_begins() {
     let mut bench = Bench::new();

@@ -151,6 +151,44 @@ fn commands_that_wait_for_room_are_all_served_in_the_end() {
     assert!(bench.memory(link) < 64 << 10);
 }
 
+/// In one receive come very many requests, and each answer may be a hundred times as long as its request.
+#[test]
+fn short_requests_for_long_answers_are_turned_away_while_too_much_is_unread() {
+    const LIMIT: usize = 8 << 20;
+    let mut bench = Bench::configured(|config| {
+        let portals = (0..1000u32).map(|n| ([10, 0, (n >> 8) as u8, n as u8], 3260).into());
+        config.partner_portals = portals.collect();
+    });
+    let link = bench.session();
+    let ask = |itt| Pdu::new(0x44, 0x80, itt).word(20, u32::MAX).data(b"SendTargets=\0");
+    let flood: Vec<u8> = (0..2000).flat_map(|itt| ask(itt).bytes()).collect();
+    bench.drive.feed(link, &flood);
+    let rejects = 2000 * 96;
+    assert!((LIMIT..LIMIT + (64 << 10) + rejects).contains(&bench.memory(link)), "{}", bench.memory(link));
+    // The answers of the device server are not counted in the window either.
+    let opcodes = |bench: &mut Bench, itt| {
+        let cdb = [0xa3, 0x0c, 0x80, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0];
+        bench.command(0xc0, itt, 65_535, &cdb)
+    };
+    let many: Vec<u8> = (0..100).flat_map(|itt| opcodes(&mut bench, 5000 + itt).bytes()).collect();
+    bench.drive.feed(link, &many);
+    let inquiry = bench.command(0xc0, 6000, 255, &[0x12, 0, 0, 0, 0xff, 0]);
+    let found = bench.ask(link, &inquiry);
+    let texts: Vec<_> = found.iter().filter(|answer| matches!(answer.opcode(), 0x24 | 0x3f)).collect();
+    assert_eq!(texts.len(), 2000, "each is answered");
+    let served = texts.iter().position(|answer| answer.opcode() == 0x3f).expect("too many");
+    assert!(served > 100 && texts[served..].iter().all(|answer| answer.head[..3] == [0x3f, 0x80, 0x0a]));
+    let full = found.iter().filter(|answer| (answer.opcode(), answer.head[3]) == (0x21, FULL)).count();
+    assert_eq!(full, 100, "and so are commands");
+    let last = found.last().expect("the inquiry's");
+    assert!(last.opcode() == 0x25 && last.head[1] & 1 == 1, "what is short is given");
+    // It has read all of it.
+    assert_eq!(bench.ask(link, &ask(1))[0].opcode(), 0x24);
+    let again = opcodes(&mut bench, 7000);
+    let found = bench.ask(link, &again);
+    assert!(found[0].opcode() == 0x25 && found[0].data.len() > 256);
+}
+
 #[test]
 fn a_login_holds_little_however_it_is_drawn_out() {
     let mut bench = Bench::new();
