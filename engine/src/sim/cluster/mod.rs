@@ -340,6 +340,8 @@ impl Cluster {
             Delivery::Up(node, link) => self.deliver(node, Event::LinkUp { link }),
             Delivery::Down(node, link) => {
                 self.counters.links_lost += 1;
+                // Only the source's end ends a resync: a cut shorter than the grace of a link does not.
+                self.interrupted(node);
                 self.deliver(node, Event::LinkDown { link });
             }
             Delivery::Message(node, link, message) => self.deliver(node, Event::Message { link, message }),
@@ -453,7 +455,7 @@ impl Cluster {
             Notice::ResyncBegan { source, regions } => {
                 if source == name {
                     self.counters.resyncs += 1;
-                    self.interrupted();
+                    NodeName::BOTH.into_iter().for_each(|node| self.interrupted(node));
                     self.slots[name.index()].resyncing = true;
                     // A fresh half is behind like any other from now on: what it lacks is marked.
                     self.slots.iter_mut().for_each(|slot| slot.fresh = false);
@@ -487,13 +489,10 @@ impl Cluster {
         self.watch.look_soon();
     }
 
-    /// A resync that was going on has been broken off.
-    fn interrupted(&mut self) {
-        for slot in &mut self.slots {
-            if core::mem::take(&mut slot.resyncing) {
-                self.counters.resyncs_interrupted += 1;
-            }
-        }
+    /// A resync from this node, if one was going on, has been broken off.
+    fn interrupted(&mut self, source: NodeName) {
+        let broken = core::mem::take(&mut self.slots[source.index()].resyncing);
+        self.counters.resyncs_interrupted += u64::from(broken);
     }
 
     /// Runs the node's next life.
@@ -539,7 +538,7 @@ impl Cluster {
         }
         let silently = crash == Crash::PowerCut;
         self.on_network(|network, now, dues| network.died(now, name, silently, dues));
-        self.interrupted();
+        self.interrupted(name);
         self.paths_died(name, silently);
         self.watch.life_ended(name);
         self.count_death(name, &lost);
