@@ -20,7 +20,7 @@ use super::trace::{Detail, Trace};
 use crate::arbiter::{Answer, ArbiterError, Ask};
 use crate::block::PagePool;
 use crate::ids::{DiskId, NodeName, VolumeId};
-use crate::io::IoId;
+use crate::io::{DiskError, IoId};
 use crate::mirror::message::PeerPhase;
 use crate::node::Node;
 use crate::node::event::{Action, Event, Notice};
@@ -476,11 +476,14 @@ impl Cluster {
                 let after = self.fault_rng.micros(0, 20_000);
                 self.schedule(self.now + after, Due::Exit { node: name, life });
             }
-            Notice::OpenFailed(_) if slot.disks.iter().any(|disk| disk.is_failing()) => {
+            Notice::OpenDiskFailed { disk, error: DiskError::Failed } if slot.disk(disk).is_failing() => {
                 // It died before it noticed, and finds out now.
                 self.counters.disks_failed += 1;
                 (slot.disk_failed, slot.phase) = (true, PeerPhase::Stopped);
             }
+            Notice::OpenDiskFailed { .. } => {}
+            // The disk's failure was told just before; any other reason is none.
+            Notice::OpenFailed(_) if slot.disk_failed => {}
             Notice::OpenFailed(reason) => self.fail(9, format!("node {name} cannot open its pool: {reason}")),
             Notice::NeedsDecision(what) => {
                 self.fail(15, format!("node {name} wants a person's decision: {what}"))
