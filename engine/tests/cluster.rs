@@ -157,6 +157,10 @@ fn enough_happened(counters: &Counters, seeds: u64) {
     }
     let (copied, changed) = (counters.resync_bytes_copied, counters.resync_bytes_changed);
     assert!(copied > 0 && copied * 10 <= changed * 12, "{copied} bytes copied, {changed} bytes changed");
+    // Most blocks of a marked region are zeros, or the resync is broken off: 11 % of 500 seeds when this was written.
+    if seeds >= 200 {
+        assert!(copied * 6 <= changed, "{copied} bytes copied, {changed} bytes changed");
+    }
     let checked = counters.checked;
     let all = checked.by_zones + checked.by_configurations;
     // Sectors with too many writes at once for a verdict; the aim is one in a thousand.
