@@ -95,13 +95,14 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("kills", counters.kills, seeds / 2),
         ("power cuts", counters.power_cuts, seeds / 2),
         ("power cuts that took a part", counters.power_cuts_in_part, seeds / 50),
-        ("blocks torn by power cuts", counters.blocks_torn, seeds / 40),
+        ("blocks torn by power cuts", counters.blocks_torn, seeds / 7),
         ("times no node was up", counters.both_down, seeds / 10),
         ("returns in the order of death", counters.first_dead_first_back, seeds / 20),
         ("returns in the other order", counters.last_dead_first_back, seeds / 20),
-        ("takeovers", counters.takeovers, seeds / 2),
-        ("resyncs", counters.resyncs, seeds / 2),
-        ("interrupted resyncs", counters.resyncs_interrupted, seeds / 20),
+        ("takeovers", counters.takeovers, seeds * 5 / 3),
+        ("resyncs", counters.resyncs, seeds * 5 / 2),
+        ("interrupted resyncs", counters.resyncs_interrupted, seeds),
+        ("crashes during a resync", counters.deaths_in_resync, seeds / 12),
         ("links lost", counters.links_lost, seeds),
         ("cuts one way", counters.cuts_one_way, seeds / 5),
         ("slow links", counters.delays, seeds / 20),
@@ -120,42 +121,46 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("clean stops", counters.clean_stops, seeds / 10),
         ("retries", counters.retries, seeds * 10),
         ("writes without space", counters.out_of_space, seeds),
-        ("partners dropped for lack of space", counters.partners_dropped, seeds / 500),
+        ("partners dropped for lack of space", counters.partners_dropped, seeds / 200),
         ("thresholds reached", counters.thresholds_reached, seeds / 4),
         ("thresholds left", counters.thresholds_left, seeds / 10),
         ("blocks of zeros inside extents", counters.zero_blocks_seen, seeds * 50),
         ("runs with space kept in a full pool", counters.kept_while_full, seeds / 100),
         ("disks joined", counters.disks_joined, seeds / 5),
+        ("removals cancelled", counters.removals_cancelled, seeds / 40),
+        ("blocks that could not be moved", counters.unmovable_blocks, seeds / 20),
         ("disks emptied", counters.disks_left, seeds / 10),
         ("crashes while a disk comes or goes", counters.deaths_in_disk_changes, seeds / 50),
-        ("blocks of which both told what they are", counters.states_compared, seeds * 100),
-        ("blocks compared", counters.blocks_compared, seeds * 100),
+        ("blocks of which both told what they are", counters.states_compared, seeds * 280),
+        ("blocks compared", counters.blocks_compared, seeds * 1_600),
         ("pools checked", counters.pools_checked, seeds * 4),
         ("blocks rotted", counters.blocks_rotted, seeds),
         ("writes astray", counters.writes_astray, seeds / 10),
         ("blocks put right", counters.blocks_repaired, seeds),
         ("checksums made anew", counters.sums_remade, seeds),
-        ("blocks scrubbed", counters.blocks_scrubbed, seeds * 10),
-        ("blocks put right by scrubs", counters.scrub_repairs, seeds / 10),
+        ("blocks scrubbed", counters.blocks_scrubbed, seeds * 100),
+        ("blocks put right by scrubs", counters.scrub_repairs, seeds * 2 / 3),
     ];
-    // Fewer seeds than these may lack what is rare, by chance.
-    if seeds >= 200 {
-        for (what, count, least) in enough {
-            assert!(count >= least, "only {count} {what}, expected at least {least}");
-        }
-    }
     // What excuses a run from becoming whole is rare: 6 and 0.4 % of 500 seeds when this was written.
     let excuses = [
         ("mirrors not whole for lack of space", counters.partners_full, seeds / 8),
         ("halves that only failed disks had", counters.service_lost, seeds / 50),
     ];
+    // Fewer seeds than these may lack what is rare, or have much of it, by chance.
     if seeds >= 200 {
+        for (what, count, least) in enough {
+            assert!(count >= least, "only {count} {what}, expected at least {least}");
+        }
         for (what, count, most) in excuses {
             assert!(count <= most, "{count} {what}, expected at most {most}");
         }
     }
     let (copied, changed) = (counters.resync_bytes_copied, counters.resync_bytes_changed);
     assert!(copied > 0 && copied * 10 <= changed * 12, "{copied} bytes copied, {changed} bytes changed");
+    // Most blocks of a marked region are zeros, or the resync is broken off: 11 % of 500 seeds when this was written.
+    if seeds >= 200 {
+        assert!(copied * 6 <= changed, "{copied} bytes copied, {changed} bytes changed");
+    }
     let checked = counters.checked;
     let all = checked.by_zones + checked.by_configurations;
     // Sectors with too many writes at once for a verdict; the aim is one in a thousand.

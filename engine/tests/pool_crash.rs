@@ -2,8 +2,11 @@
 //! several beginnings; the power cut at every moment, with every interesting subset of unflushed sectors; every
 //! request failing once. Invariants 2, 3, 9, 10 and 14 are checked after each.
 
+#[path = "support/bugs.rs"]
+mod bugs;
 mod pool_support;
 
+use bugs::BY_CRASH_STATES;
 use pool_support::crash::PowerCuts;
 use pool_support::formatted;
 use pool_support::session::{Op, Order, Session, Witness};
@@ -181,24 +184,7 @@ fn every_request_fails_once() {
 
 #[test]
 fn planted_bugs_are_found() {
-    let bugs = [
-        Bug::FlushSkippedBeforeSuperblock,
-        Bug::TornSuperblockPicksOlder,
-        Bug::ExtentReusedEarly,
-        Bug::MapBeforeData,
-        Bug::FailedFlushTrusted,
-        Bug::ReplayNotIdempotent,
-        Bug::LogWithoutSequence,
-        Bug::ExtentAllocatedTwice,
-        Bug::ExtentLeaked,
-        Bug::OpenedWithoutFlush,
-        Bug::ZeroBitClearedBeforeData,
-        Bug::ZerosForgottenInCheckpoint,
-        Bug::EvacuatedWithoutFlush,
-        Bug::DiskUsedBeforeItJoined,
-        Bug::DiskErasedEarly,
-    ];
-    for bug in bugs {
+    for &bug in BY_CRASH_STATES {
         let mut total = Total::default();
         let planted = Planted::only(bug);
         let mut beginnings = vec![Beginning::Fresh, Beginning::Lapped];

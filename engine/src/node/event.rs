@@ -3,7 +3,7 @@
 use crate::arbiter::{Answer, ArbiterError, Ask};
 use crate::guest::{Command, GuestResult};
 use crate::ids::{DiskId, Epoch, NodeName, RequestId, Uuid, VolumeId};
-use crate::io::{DiskRequest, DiskResult, IoId};
+use crate::io::{DiskError, DiskRequest, DiskResult, IoId};
 use crate::mirror::message::Message;
 use crate::node::config::SpaceLevel;
 use crate::pool::{DiskRefusal, NewDisk};
@@ -245,5 +245,12 @@ pub enum Notice {
         volume: VolumeId,
         /// Its 4 KiB block.
         block: u64,
+    },
+    /// A disk failed a request while the pool was being opened. [`Notice::OpenFailed`] follows.
+    OpenDiskFailed {
+        /// Its number among the disks given.
+        disk: DiskId,
+        /// How it failed.
+        error: DiskError,
     },
 }

@@ -6,7 +6,7 @@ use super::phase::{Phase, Starting};
 use super::volume::Volume;
 use crate::guest::GuestError;
 use crate::io::{DiskRequest, IoId};
-use crate::pool::{DiskRefusal, NodeRecord, Pool, Record};
+use crate::pool::{DiskRefusal, NodeRecord, OpenError, Pool, Record};
 use crate::store::Store;
 
 impl Node {
@@ -65,6 +65,9 @@ impl Node {
             Some(Err(error)) => {
                 self.opening = None;
                 self.phase = Phase::Failed;
+                if let OpenError::Io { disk, error, .. } = error {
+                    self.notice(Notice::OpenDiskFailed { disk, error });
+                }
                 self.notice(Notice::OpenFailed(error.to_string()));
             }
         }

@@ -129,7 +129,7 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
         // All that the first volume can use is kept for it, and fits into the smallest of pools.
         (volumes[0].sectors, volumes[0].reserved_bytes) = (4 << 11, 4 << 20);
     }
-    let small_node = space.chance(if keeps { 0.5 } else { 0.2 }).then(|| space.pick(&NodeName::BOTH));
+    let small_node = space.chance(if keeps { 0.5 } else { 0.25 }).then(|| space.pick(&NodeName::BOTH));
     // A total of about `ops` requests over the time that the faults take.
     let (hosts, outstanding) = (rng.between(1, 4), rng.between(1, 6));
     let think_us = (lease_ms * 1000 * 40 / scale.ops.max(1) * 6).max(200);
@@ -157,7 +157,7 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
         hot_idle_ms: rng.pick(&[20, 200, 2000]),
         resync_blocks: rng.pick(&[16, 64, 512]),
         write_blocks: rng.pick(&[64, 256, 2048]),
-        when_partner_full: if space.chance(if small_node.is_some() { 0.7 } else { 0.3 }) {
+        when_partner_full: if space.chance(if small_node.is_some() { 0.9 } else { 0.3 }) {
             WhenFull::Degrade
         } else {
             WhenFull::Refuse
@@ -283,8 +283,13 @@ fn disk_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
         let (bytes, sector_bytes) = (rng.pick(&[8u64, 16, 40]) << 20, rng.pick(&[512, 4096]));
         plan.at(at, Verb::AddDisk { who, bytes, sector_bytes });
         let removed_at = at + rng.between(unit / 10, unit * 4);
+        if rng.chance(0.3) {
+            // What leaves has places that cannot be read.
+            let count = rng.between(5, 40) as u32;
+            plan.at(removed_at, Verb::ReadErrors { who, count, once: false });
+        }
         plan.at(removed_at, Verb::RemoveDisk { who, which: rng.below(4) as u32 });
-        if rng.chance(0.2) {
+        if rng.chance(0.5) {
             plan.at(removed_at + rng.below(3_000), Verb::KeepDisk { who, which: 0 });
         }
         if rng.chance(0.5) {

@@ -3,6 +3,7 @@
 //! The hash covers every event and action with its time, so that two runs with the same hash took the same
 //! way. The timeline holds what a person needs to follow the story.
 
+use core::fmt::{self, Debug, Write};
 use std::collections::VecDeque;
 
 use super::rng::mix;
@@ -102,9 +103,15 @@ impl Trace {
                 self.number(link ^ 6 << 60);
                 self.message(message);
             }
-            Event::Arbiter { id, result } => self.number(id ^ 7 << 60 ^ u64::from(result.is_ok())),
+            Event::Arbiter { id, result } => {
+                self.number(id ^ 7 << 60);
+                self.value(result);
+            }
             Event::Stop => self.number(8 << 60),
-            Event::Pool { id, .. } => self.number(id ^ 10 << 60),
+            Event::Pool { id, ask } => {
+                self.number(id ^ 11 << 60);
+                self.value(ask);
+            }
             Event::Tick => self.number(9 << 60),
             Event::Scrub { start } => self.number(10 << 60 ^ u64::from(*start)),
         }
@@ -137,7 +144,10 @@ impl Trace {
                 self.message(message);
             }
             Action::Disconnect { link } => self.number(link ^ 1 << 60),
-            Action::Arbiter { id, .. } => self.number(id ^ 2 << 60),
+            Action::Arbiter { id, ask } => {
+                self.number(id ^ 2 << 60);
+                self.value(ask);
+            }
             Action::Complete { id, result } => {
                 self.number(id.0 ^ 3 << 60);
                 match result {
@@ -146,8 +156,14 @@ impl Trace {
                 }
             }
             Action::Aborted { id } => self.number(id.0 ^ 4 << 60),
-            Action::Notice(_) => self.number(5 << 60),
-            Action::PoolAnswer { id, result } => self.number(id ^ 6 << 60 ^ u64::from(result.is_ok())),
+            Action::Notice(notice) => {
+                self.number(5 << 60);
+                self.value(notice);
+            }
+            Action::PoolAnswer { id, result } => {
+                self.number(id ^ 6 << 60);
+                self.value(result);
+            }
             Action::Release { disk } => self.number(u64::from(disk.0) ^ 7 << 60),
         }
         let detail = match action {
@@ -157,6 +173,13 @@ impl Trace {
             _ => Detail::Story,
         };
         self.line(detail, now, &format!("{node}  >"), || describe_action(action));
+    }
+
+    /// Adds all of a value that is rare, as it is told.
+    fn value(&mut self, value: &impl Debug) {
+        let mut text = Text(self.hash);
+        write!(text, "{value:?}").expect("a hash takes all");
+        self.number(text.0);
     }
 
     fn command(&mut self, command: &Command) {
@@ -215,11 +238,23 @@ impl Trace {
         self.scratch.clear();
         let bytes = postcard::to_extend(control, core::mem::take(&mut self.scratch));
         self.scratch = bytes.expect("control messages have plain values");
-        let hash = self
-            .scratch
-            .iter()
-            .fold(self.hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        let hash = fold(self.hash, &self.scratch);
         self.number(hash);
+    }
+}
+
+/// FNV-1a, from this state on.
+fn fold(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// The hash of a text that is written piece by piece.
+struct Text(u64);
+
+impl Write for Text {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        self.0 = fold(self.0, piece.as_bytes());
+        Ok(())
     }
 }
 
@@ -316,5 +351,42 @@ fn describe_action(action: &Action) -> String {
         }
         Action::Notice(notice) => format!("*** {notice:?}"),
         other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{DiskId, Uuid};
+    use crate::node::event::{Notice, PoolAsk};
+    use crate::pool::DiskRefusal;
+
+    fn of_event(event: Event) -> u64 {
+        let mut trace = Trace::new(Detail::None);
+        trace.event(Instant::ZERO, NodeName::A, &event);
+        trace.hash()
+    }
+
+    fn of_action(action: Action) -> u64 {
+        let mut trace = Trace::new(Detail::None);
+        trace.action(Instant::ZERO, NodeName::A, &action);
+        trace.hash()
+    }
+
+    #[test]
+    fn what_differs_has_another_hash() {
+        let answer = |id, result| of_action(Action::PoolAnswer { id, result });
+        assert_ne!(answer(2, Err(DiskRefusal::Busy)), answer(3, Ok(())));
+        assert_ne!(answer(2, Err(DiskRefusal::Busy)), answer(2, Err(DiskRefusal::TooMany)));
+        let disk = Uuid(1);
+        let asked = |ask| of_event(Event::Pool { id: 1, ask });
+        assert_ne!(asked(PoolAsk::Remove { disk }), asked(PoolAsk::Keep { disk }));
+        assert_ne!(
+            of_event(Event::Pool { id: 1, ask: PoolAsk::Keep { disk } }),
+            of_event(Event::Scrub { start: true })
+        );
+        let told = |notice| of_action(Action::Notice(notice));
+        assert_ne!(told(Notice::DiskNotOurs(DiskId(1))), told(Notice::DiskNotOurs(DiskId(2))));
+        assert_ne!(told(Notice::Lost), told(Notice::Stopped));
     }
 }

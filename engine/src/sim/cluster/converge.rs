@@ -57,6 +57,10 @@ impl Cluster {
                 self.verify_alone(patience);
                 return;
             }
+            if self.violation.is_none() && self.needs_a_person() {
+                self.counters.service_lost += 1;
+                return;
+            }
             self.stuck("requests are open or the mirror is not whole");
             return;
         }
@@ -95,19 +99,19 @@ impl Cluster {
         NodeName::BOTH.into_iter().for_each(|node| self.check_pool(node));
     }
 
-    fn stuck(&mut self, what: &str) {
-        if self.violation.is_some() {
-            return;
-        }
+    /// The only current half is on failed disks, or was handed over to them.
+    fn needs_a_person(&self) -> bool {
         let last = self.arbiter.register().map(|register| register.members);
         let heir = |slot: &Slot| {
             let left = self.view(slot.name.partner()).map(|view| view.members);
             left == Some(Members::only(slot.name))
         };
         let last = |slot: &Slot| last == Some(Members::only(slot.name)) || heir(slot);
-        if self.slots.iter().any(|slot| slot.disk_failed && last(slot)) {
-            // The only current half is on the failed disks, or it was handed over to them: a person decides.
-            self.counters.service_lost += 1;
+        self.slots.iter().any(|slot| slot.disk_failed && last(slot))
+    }
+
+    fn stuck(&mut self, what: &str) {
+        if self.violation.is_some() {
             return;
         }
         let mut text = format!("after healing, {what}");

@@ -97,7 +97,7 @@ impl Cluster {
         };
         if matches!(kind, Kind::Write | Kind::Zero) {
             self.watch.touched(volume, at);
-            self.changes(at);
+            self.changes(volume, at);
         }
         self.trace.line(Detail::Guests, self.now, "host", || {
             format!("op {op} as request {attempt}: value {value}")

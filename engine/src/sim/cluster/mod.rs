@@ -20,7 +20,7 @@ use super::trace::{Detail, Trace};
 use crate::arbiter::{Answer, ArbiterError, Ask};
 use crate::block::PagePool;
 use crate::ids::{DiskId, NodeName, VolumeId};
-use crate::io::IoId;
+use crate::io::{DiskError, IoId};
 use crate::mirror::message::PeerPhase;
 use crate::node::Node;
 use crate::node::event::{Action, Event, Notice};
@@ -340,6 +340,8 @@ impl Cluster {
             Delivery::Up(node, link) => self.deliver(node, Event::LinkUp { link }),
             Delivery::Down(node, link) => {
                 self.counters.links_lost += 1;
+                // Only the source's end ends a resync: a cut shorter than the grace of a link does not.
+                self.interrupted(node);
                 self.deliver(node, Event::LinkDown { link });
             }
             Delivery::Message(node, link, message) => self.deliver(node, Event::Message { link, message }),
@@ -453,7 +455,7 @@ impl Cluster {
             Notice::ResyncBegan { source, regions } => {
                 if source == name {
                     self.counters.resyncs += 1;
-                    self.interrupted();
+                    NodeName::BOTH.into_iter().for_each(|node| self.interrupted(node));
                     self.slots[name.index()].resyncing = true;
                     // A fresh half is behind like any other from now on: what it lacks is marked.
                     self.slots.iter_mut().for_each(|slot| slot.fresh = false);
@@ -474,11 +476,14 @@ impl Cluster {
                 let after = self.fault_rng.micros(0, 20_000);
                 self.schedule(self.now + after, Due::Exit { node: name, life });
             }
-            Notice::OpenFailed(_) if slot.disks.iter().any(|disk| disk.is_failing()) => {
+            Notice::OpenDiskFailed { disk, error: DiskError::Failed } if slot.disk(disk).is_failing() => {
                 // It died before it noticed, and finds out now.
                 self.counters.disks_failed += 1;
                 (slot.disk_failed, slot.phase) = (true, PeerPhase::Stopped);
             }
+            Notice::OpenDiskFailed { .. } => {}
+            // The disk's failure was told just before; any other reason is none.
+            Notice::OpenFailed(_) if slot.disk_failed => {}
             Notice::OpenFailed(reason) => self.fail(9, format!("node {name} cannot open its pool: {reason}")),
             Notice::NeedsDecision(what) => {
                 self.fail(15, format!("node {name} wants a person's decision: {what}"))
@@ -487,13 +492,10 @@ impl Cluster {
         self.watch.look_soon();
     }
 
-    /// A resync that was going on has been broken off.
-    fn interrupted(&mut self) {
-        for slot in &mut self.slots {
-            if core::mem::take(&mut slot.resyncing) {
-                self.counters.resyncs_interrupted += 1;
-            }
-        }
+    /// A resync from this node, if one was going on, has been broken off.
+    fn interrupted(&mut self, source: NodeName) {
+        let broken = core::mem::take(&mut self.slots[source.index()].resyncing);
+        self.counters.resyncs_interrupted += u64::from(broken);
     }
 
     /// Runs the node's next life.
@@ -539,7 +541,7 @@ impl Cluster {
         }
         let silently = crash == Crash::PowerCut;
         self.on_network(|network, now, dues| network.died(now, name, silently, dues));
-        self.interrupted();
+        self.interrupted(name);
         self.paths_died(name, silently);
         self.watch.life_ended(name);
         self.count_death(name, &lost);

@@ -155,9 +155,6 @@ impl Cluster {
     fn cut(&mut self, from: &[NodeName]) {
         self.counters.cuts += 1;
         self.degraded = true;
-        if self.slots.iter().any(|slot| slot.resyncing) {
-            self.interrupted();
-        }
         self.on_network(|network, now, dues| network.cut(now, from, dues));
     }
 
