@@ -309,11 +309,18 @@ impl Both {
         let in_use = self.pool.disks()[usize::from(place.0)].state == DiskState::InUse;
         let (slots, model) = (u64::from(self.pool.disks()[usize::from(place.0)].slots), &self.model);
         let used = model.used().iter().filter(|slot| slot.disk == place).count() as u64;
-        let needed = model.reserved.len() as u64 + model.to_leave() + model.live_on(place);
+        let needed =
+            model.reserved.len() as u64 + model.to_leave() + model.live_on(place) + model.kept(u32::MAX);
         let fits = in_use && model.free_slots() - (slots - used) >= needed;
         let removed = self.pool.remove_disk(place);
-        assert_eq!(removed.is_ok(), fits && place != self.pool.home(), "{removed:?}");
+        assert_eq!(
+            removed.is_ok(),
+            fits && place != self.pool.home(),
+            "removed: {removed:?}; the others have room: {fits}"
+        );
         if removed.is_ok() {
+            let (left, kept) = (self.pool.free_extents() * (64 << 10), self.pool.bytes_kept());
+            assert!(left >= kept, "{left} bytes are left, and {kept} are kept");
             self.model.leaving.insert(place);
             self.model.slots -= slots;
         }
@@ -432,6 +439,19 @@ fn a_leaving_disk_that_takes_extents_is_found() {
         both.step(&Ask::Reserve(0, extent));
         both.step(&Ask::Allocate(0, extent));
     }
+}
+
+/// It finds a pool that lets a disk go with the space that is kept for a volume.
+#[test]
+#[should_panic(expected = "the others have room")]
+fn a_disk_that_leaves_with_kept_space_is_found() {
+    let mut both = Both::new();
+    both.pool.set_planted(Planted::only(Bug::ReservationIgnored));
+    both.step(&Ask::Create(0));
+    let all = both.pool.free_extents();
+    both.step(&Ask::Keep(0, all));
+    both.step(&Ask::RemoveDisk(1));
+    both.step(&Ask::RemoveDisk(0));
 }
 
 proptest! {

@@ -4,7 +4,8 @@
 //! Space may be kept for a volume: what it has not used of that, others cannot reserve.
 //!
 //! A disk is open or closed. Nothing is given out on a closed one: it has not joined yet, or it is leaving. For each
-//! extent that still has to leave, a free slot of an open disk is kept back.
+//! extent that still has to leave, a free slot of an open disk is kept back. A disk is closed only if the others have
+//! room for all of that and for what is kept for volumes.
 //!
 //! Invariants: the free slots and the allocated, mapped and retiring ones make up the disks; reservations without
 //! a slot and extents that have to leave are never more than the free slots of the open disks.
@@ -115,11 +116,12 @@ impl Space {
         }
     }
 
-    /// Would the reservations and the extents of this disk find room on the others?
-    pub(super) fn has_room_without(&self, disk: DiskId) -> bool {
+    /// Would the reservations, `kept` slots and the extents of this disk find room on the others?
+    pub(super) fn has_room_without(&self, disk: DiskId, kept: u64) -> bool {
         let at = usize::from(disk.0);
-        let free = self.free - if self.open[at] { u64::from(self.disks[at].len()) } else { 0 };
-        free >= self.unbacked + self.to_move() + u64::from(self.live[at])
+        // What is on a closed disk has room there already.
+        let (lost, live) = if self.open[at] { (self.disks[at].len(), self.live[at]) } else { (0, 0) };
+        self.free - u64::from(lost) >= self.unbacked + self.to_move() + u64::from(live) + kept
     }
 
     /// Is every slot of the disk free, with no I/O on any of them?

@@ -92,8 +92,10 @@ pub enum DiskRefusal {
     /// It holds the pool's metadata.
     #[error("it holds the metadata of the pool, which cannot be moved yet; remove another disk")]
     Home,
-    /// The others have no room for what is on it.
-    #[error("the other disks have no room for its {extents} extents; add a disk or free space first")]
+    /// The others have no room for what is on it, with what is kept for volumes.
+    #[error(
+        "the other disks have no room for its {extents} extents and what is kept for volumes; add a disk or free space first"
+    )]
     NoRoom {
         /// Extents in use on it.
         extents: u32,
@@ -304,7 +306,9 @@ impl Pool {
         if disk == self.layout.home {
             return Err(DiskRefusal::Home);
         }
-        if !self.space.has_room_without(disk) {
+        let ignored = self.planted.has(Bug::ReservationIgnored);
+        let kept = if ignored { 0 } else { self.space.kept(&self.metadata, None) };
+        if !self.space.has_room_without(disk, kept) {
             return Err(DiskRefusal::NoRoom { extents: self.space.live_on(disk) });
         }
         let (volumes, most) = (self.metadata.volumes().len(), self.layout.volumes_max_without(entry.bytes));
