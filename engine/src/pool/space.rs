@@ -3,7 +3,8 @@
 //!
 //! Space may be kept for a volume: what it has not used of that, others cannot reserve.
 //!
-//! A disk is open or closed. Nothing is given out on a closed one: it has not joined yet, or it is leaving. For each
+//! A disk is open or closed. Nothing is given out on a closed one: it has not joined yet, or it is leaving, or was until
+//! a moment ago. For each
 //! extent that still has to leave, a free slot of an open disk is kept back. A disk is closed only if the others have
 //! room for all of that and for what is kept for volumes.
 //!
@@ -105,6 +106,11 @@ impl Space {
         if !core::mem::replace(&mut self.open[at], true) {
             self.free += u64::from(self.disks[at].len());
         }
+    }
+
+    /// Are slots of the disk given out?
+    pub(super) fn is_open(&self, disk: DiskId) -> bool {
+        self.open[usize::from(disk.0)]
     }
 
     /// From now on no slot of the disk is given out.

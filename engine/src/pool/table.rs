@@ -3,7 +3,8 @@
 //! A disk joins: its superblock places are read and judged, then cleared; two commits write superblocks that name
 //! it, to all disks, the home disk last; then it is used. A disk leaves: from now on nothing is put on it, its
 //! extents are moved away by whoever owns the data, and when it is vacant two commits write superblocks with its
-//! place empty; then its own superblocks are cleared. Of the others nobody changes place.
+//! place empty; then its own superblocks are cleared. Of the others nobody changes place. A disk that is leaving stays
+//! after all: two commits say so, then it is used again.
 //!
 //! Invariants:
 //! - A change counts when the home disk's superblock says so. Two commits are made of each, so that both copies of
@@ -148,9 +149,19 @@ pub enum DiskNews {
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Join { disk: DiskId, device: DiskId },
-    Leave,
+    Leave(DiskId),
     Stay(DiskId),
     Drop { device: DiskId, disk: DiskId, entry: PoolDisk },
+}
+
+impl Change {
+    /// Which place it is about.
+    fn disk(&self) -> DiskId {
+        match *self {
+            Change::Leave(disk) | Change::Stay(disk) => disk,
+            Change::Join { disk, .. } | Change::Drop { disk, .. } => disk,
+        }
+    }
 }
 
 /// Requests to a disk that is not, or no longer, in the table; one after the other.
@@ -311,18 +322,20 @@ impl Pool {
         if !self.space.has_room_without(disk, kept) {
             return Err(DiskRefusal::NoRoom { extents: self.space.live_on(disk) });
         }
-        let (volumes, most) = (self.metadata.volumes().len(), self.layout.volumes_max_without(entry.bytes));
+        let counted = if self.space.is_open(disk) { entry.bytes } else { 0 };
+        let (volumes, most) = (self.metadata.volumes().len(), self.layout.volumes_max_without(counted));
         if volumes > most {
             return Err(DiskRefusal::Volumes { volumes, most });
         }
-        self.layout.counted_bytes = self.layout.counted_bytes.saturating_sub(entry.bytes);
         self.layout.disks[usize::from(disk.0)].state = DiskState::Leaving;
         self.space.close(disk);
-        self.table.change(Change::Leave);
+        self.count_bytes();
+        self.table.change(Change::Leave(disk));
         Ok(())
     }
 
-    /// A disk that is leaving stays: what is still on it remains there, and it takes new extents again.
+    /// A disk that is leaving stays: what is still on it remains there. It takes new extents again when the superblocks
+    /// say so ([`is_open`](Self::is_open)): after a crash before that it leaves, and the others must have the room.
     pub fn keep_disk(&mut self, disk: DiskId) -> Result<(), DiskRefusal> {
         if self.failed.is_some() {
             return Err(DiskRefusal::PoolFailed);
@@ -332,7 +345,9 @@ impl Pool {
             return Err(DiskRefusal::NotLeaving);
         }
         entry.state = DiskState::InUse;
-        self.space.open(disk);
+        if self.planted.has(Bug::DiskUsedBeforeItJoined) {
+            self.space.open(disk);
+        }
         self.table.change(Change::Stay(disk));
         Ok(())
     }
@@ -372,6 +387,18 @@ impl Pool {
         dropped.chain(erased).filter(|_| !self.planted.has(Bug::DepartingDiskHidden))
     }
 
+    /// Are new extents put on this disk? They are not before it has joined, and not from when it is to leave until the
+    /// superblocks say that it stays.
+    pub fn is_open(&self, disk: DiskId) -> bool {
+        self.space.is_open(disk)
+    }
+
+    /// What is put on a disk and the room for volumes that comes with it begin and end together.
+    fn count_bytes(&mut self) {
+        let open = self.layout.disks.iter().zip(0..).filter(|(_, at)| self.space.is_open(DiskId(*at)));
+        self.layout.counted_bytes = open.fold(0, |sum, (disk, _)| sum.saturating_add(disk.bytes));
+    }
+
     /// Slots of a disk that are allocated or mapped: what is left to be moved when it leaves.
     pub fn extents_on(&self, disk: DiskId) -> u32 {
         self.space.live_on(disk)
@@ -403,15 +430,18 @@ impl Pool {
             Change::Join { disk, device } => {
                 let entry = &mut self.layout.disks[usize::from(disk.0)];
                 entry.state = DiskState::InUse;
-                let PoolDisk { uuid, bytes, .. } = *entry;
-                self.layout.counted_bytes = self.layout.counted_bytes.saturating_add(bytes);
+                let uuid = entry.uuid;
                 self.space.open(disk);
+                self.count_bytes();
                 self.table.news.push_back(DiskNews::Joined { device, uuid });
             }
-            Change::Leave => {}
+            Change::Leave(_) => {}
             Change::Stay(disk) => {
-                let bytes = self.layout.disks[usize::from(disk.0)].bytes;
-                self.layout.counted_bytes = self.layout.counted_bytes.saturating_add(bytes);
+                // Unless it is to leave again: the superblocks may say that already.
+                if !self.table.changes.iter().any(|(later, _)| later.disk() == disk) {
+                    self.space.open(disk);
+                    self.count_bytes();
+                }
             }
             Change::Drop { device, disk, entry } => {
                 if !self.planted.has(Bug::DiskErasedEarly) {
