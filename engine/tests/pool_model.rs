@@ -89,8 +89,8 @@ struct Model {
     leaving: BTreeSet<DiskId>,
     /// Those that shall stay, and take nothing new before that is on disk.
     staying: BTreeSet<DiskId>,
-    /// Those of `pending` that are for extents that leave.
-    moving: BTreeSet<Slot>,
+    /// Those of `pending` that are for extents that leave, and the disk that they leave.
+    moving: BTreeMap<Slot, DiskId>,
 }
 
 impl Model {
@@ -100,7 +100,8 @@ impl Model {
             let mapped = self.volumes.get(&volume).map_or(0, |(map, _)| map.len());
             let reserved = self.reserved.iter().filter(|(of, _)| *of == volume).count();
             // An extent that moves is used once.
-            let new = |((of, _), slot): &&((u32, u32), Slot)| *of == volume && !self.moving.contains(slot);
+            let new =
+                |((of, _), slot): &&((u32, u32), Slot)| *of == volume && !self.moving.contains_key(slot);
             mapped + reserved + self.pending.iter().filter(new).count()
         };
         let others = self.kept.iter().filter(|(volume, _)| **volume != but);
@@ -142,7 +143,8 @@ impl Model {
     /// Extents that have to leave and have no new slot.
     fn to_leave(&self) -> u64 {
         let live: u64 = self.leaving.iter().chain(&self.staying).map(|disk| self.live_on(*disk)).sum();
-        live.saturating_sub(self.moving.len() as u64)
+        let on_their_way = self.moving.values().filter(|from| self.is_closed(**from)).count();
+        live.saturating_sub(on_their_way as u64)
     }
 
     /// What can still be reserved.
@@ -152,7 +154,7 @@ impl Model {
 
     fn is_moving(&self, volume: u32, extent: Option<u32>) -> bool {
         let mut owners =
-            self.pending.iter().filter(|(_, slot)| self.moving.contains(slot)).map(|(at, _)| *at);
+            self.pending.iter().filter(|(_, slot)| self.moving.contains_key(slot)).map(|(at, _)| *at);
         owners.any(|(v, e)| v == volume && extent.is_none_or(|extent| extent == e))
     }
 
@@ -231,7 +233,7 @@ impl Both {
                 let at = n % model.pending.len();
                 let slot = model.pending[at].1;
                 // A move that has its slot is not given up: the slot may be held, and lacking for the next attempt.
-                if !model.moving.contains(&slot) {
+                if !model.moving.contains_key(&slot) {
                     model.pending.remove(at);
                     pool.unallocate(slot);
                     model.unmapped(Lsn(0), Some(slot));
@@ -366,7 +368,7 @@ impl Both {
         let leaving: Vec<(u32, u32, Slot)> = mapped
             .filter(|(v, e, slot)| model.leaving.contains(&slot.disk) && !model.is_moving(*v, Some(*e)))
             .collect();
-        let Some((v, e, _)) = leaving.get(n % leaving.len().max(1)).copied() else { return };
+        let Some((v, e, from)) = leaving.get(n % leaving.len().max(1)).copied() else { return };
         let room = model.free_slots() > model.reserved.len() as u64;
         let slot = self.pool.allocate_move(VolumeId(v), e);
         assert_eq!(slot.is_some(), room);
@@ -374,7 +376,7 @@ impl Both {
         if let Some(slot) = slot {
             assert!(!model.is_closed(slot.disk) && !model.used().contains(&slot), "{slot:?}");
             model.pending.push(((v, e), slot));
-            model.moving.insert(slot);
+            model.moving.insert(slot, from.disk);
         }
     }
 

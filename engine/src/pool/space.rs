@@ -28,8 +28,8 @@ pub(super) struct Space {
     open: Vec<bool>,
     /// Slots of the disk that are allocated or mapped.
     live: Vec<u32>,
-    /// Slots allocated for extents that leave their disk.
-    moving: BTreeSet<Slot>,
+    /// Slots allocated for extents that leave their disk, and which one that is.
+    moving: BTreeMap<Slot, DiskId>,
     /// Smooth weighted round robin: each disk's turn comes as often as its share of the free space.
     credit: Vec<i64>,
     /// Free slots of the open disks.
@@ -59,7 +59,7 @@ impl Space {
         Space {
             open: vec![true; disks.len()],
             live: vec![0; disks.len()],
-            moving: BTreeSet::new(),
+            moving: BTreeMap::new(),
             credit: vec![0; disks.len()],
             free: disks.iter().map(|disk| u64::from(disk.len())).sum(),
             disks,
@@ -152,7 +152,9 @@ impl Space {
     /// Extents that have to leave their disk and have no new slot yet.
     fn to_move(&self) -> u64 {
         let live = self.live.iter().zip(&self.open).filter(|(_, open)| !**open);
-        live.map(|(live, _)| u64::from(*live)).sum::<u64>().saturating_sub(self.moving.len() as u64)
+        // An extent whose disk stays has its place there: its new slot is one more.
+        let moving = self.moving.values().filter(|from| !self.is_open(**from)).count() as u64;
+        live.map(|(live, _)| u64::from(*live)).sum::<u64>().saturating_sub(moving)
     }
 
     /// Free slots, those of closed disks too.
@@ -266,13 +268,18 @@ impl Space {
         slot
     }
 
-    /// A slot for a mapped extent that leaves its disk; `None` if there is none but for reservations.
-    pub(super) fn allocate_move(&mut self, extent: Extent, careless: bool) -> Option<Slot> {
-        if self.free <= self.unbacked {
+    /// Is a slot free for an extent that leaves its disk, beside those for reservations?
+    pub(super) fn has_room_to_move(&self) -> bool {
+        self.free > self.unbacked
+    }
+
+    /// A slot for a mapped extent that leaves this disk; `None` if there is none but for reservations.
+    pub(super) fn allocate_move(&mut self, extent: Extent, from: DiskId, careless: bool) -> Option<Slot> {
+        if !self.has_room_to_move() {
             return None;
         }
         let slot = self.take(extent, careless)?;
-        self.moving.insert(slot);
+        self.moving.insert(slot, from);
         Some(slot)
     }
 
