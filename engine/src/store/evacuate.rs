@@ -4,7 +4,8 @@
 //! → compare it with its checksums → what the cache has that is newer wins → write it to a new slot, with new
 //! checksums → flush → map it there → the map is durable → the old slot is free. A crash before that leaves the
 //! extent where it was. Blocks that read as zero by the map are neither read nor written: the map says so of the
-//! extent, wherever it lies.
+//! extent, wherever it lies. What became zero and is not written back yet is none of the move's business: it is written
+//! like data, and stays dirty.
 //!
 //! Invariants:
 //! - What is written to the new slot is what a read would have returned: a block that cannot be read, or is not what
@@ -380,7 +381,12 @@ impl Store {
         let still = self.pool.place(volume, first) == Some((disk, offset)) && self.is_leaving(disk);
         let slot = if still { self.pool.allocate_move(volume, extent) } else { None };
         let Some(slot) = slot else { return self.finish_job(now, key) };
-        let blocks = self.cache.dirty_in(volume, first..first + data.len() as u64);
+        let mut blocks = self.cache.dirty_in(volume, first..first + data.len() as u64);
+        // New zeros are written as they are and stay dirty: the next job of the extent remembers them, or unmaps it.
+        blocks.retain(|block| {
+            let is_zero = matches!(self.cache.peek(volume, *block), Some(Block::Zero));
+            !is_zero || zeros.contains((block - first) as u32)
+        });
         let mut contents: BTreeMap<u64, Block> = BTreeMap::new();
         for (at, content) in (0..).zip(data) {
             if !zeros.contains(at as u32) {
@@ -391,7 +397,6 @@ impl Store {
         for &block in &blocks {
             contents.insert(block - first, self.cache.issue(volume, block));
         }
-        // New zeros are written: so the record that maps the extent is the only one that its contents wait for.
         let used = self.pool.blocks_in(volume, extent);
         let plan = Plan::mapped_extent(used, self.pool.zeros(volume, extent), contents.into_iter(), false);
         self.write_moved(now, key, slot, blocks, plan);
