@@ -35,7 +35,7 @@ const RATE: u64 = 256 << 20;
 const RUN_BLOCKS_MAX: u64 = 256;
 /// Map entries that are looked at in one go.
 const SCAN_MAX: usize = 4096;
-/// After a round that left something behind, the next begins this much later.
+/// After a round that left something behind, or found no room, the next begins this much later.
 const ROUND_PAUSE: Duration = Duration::from_secs(10);
 /// Unreadable places that are kept for display.
 const PLACES_MAX: usize = 64;
@@ -162,6 +162,10 @@ impl Store {
         }
         while self.may_begin(now) {
             match self.find() {
+                Search::Found(_) if !self.pool.has_room_to_move() => {
+                    self.evacuation.restart();
+                    self.evacuation.next_at = Some(now + ROUND_PAUSE);
+                }
                 Search::Found(key) => {
                     let bytes = self.pool.extent_blocks() * 4096;
                     let pause = Duration::from_nanos((bytes as u128 * 1_000_000_000 / RATE as u128) as u64);
@@ -380,7 +384,10 @@ impl Store {
         }
         let still = self.pool.place(volume, first) == Some((disk, offset)) && self.is_leaving(disk);
         let slot = if still { self.pool.allocate_move(volume, extent) } else { None };
-        let Some(slot) = slot else { return self.finish_job(now, key) };
+        let Some(slot) = slot else {
+            self.evacuation.left_behind |= still;
+            return self.finish_job(now, key);
+        };
         let mut blocks = self.cache.dirty_in(volume, first..first + data.len() as u64);
         // New zeros are written as they are and stay dirty: the next job of the extent remembers them, or unmaps it.
         blocks.retain(|block| {
