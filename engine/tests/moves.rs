@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use pool_support::open_with;
 use store_support::{Bench, Op, V};
 use twinsan::ids::DiskId;
+use twinsan::io::DiskOp;
 use twinsan::planted::{Bug, Planted};
 use twinsan::pool::DiskState;
 use twinsan::store::Damage;
@@ -104,6 +105,41 @@ fn what_is_cleared_before_a_move_is_given_back_after_it() {
     assert_eq!(bench.store().cache().unstable_blocks(), 0);
     bench.disks.pop();
     bench.restart();
+    bench.read_all().unwrap();
+}
+
+/// An extent of many pieces is read and written a few at a time. Most of its requests in flight at each disk.
+#[test]
+fn a_move_has_few_requests_in_flight() {
+    let mut bench = written();
+    let extent = (0..6).find(|extent| bench.place(extent * 32 + 20).0 == LEAVES).unwrap();
+    (0..16).for_each(|n| bench.write_some(extent * 32 + n * 2));
+    go_on(&mut bench);
+    bench.restart();
+    for other in (0..6).filter(|other| *other != extent) {
+        bench.zero(other * 32, 32);
+    }
+    go_on(&mut bench);
+    assert_eq!(bench.store().pool().extents_on(LEAVES), 1);
+    bench.store_mut().remove_disk(LEAVES).unwrap();
+    let (mut reads, mut writes) = (0, 0);
+    bench.begin(Op::Idle);
+    let from = bench.place(extent * 32).1;
+    bench
+        .run(&mut |bench| {
+            let at_once = bench.in_flight();
+            let of = |disk, kind: fn(&DiskOp) -> bool| {
+                at_once.clone().filter(move |request| request.disk == disk && kind(&request.op)).count()
+            };
+            let data = |op: &DiskOp| matches!(op, DiskOp::Read { .. });
+            reads = reads.max(of(LEAVES, data));
+            writes =
+                writes.max(of(DiskId(0), |op| matches!(op, DiskOp::Write { data, .. } if data.len() == 1)));
+            Ok(())
+        })
+        .unwrap();
+    assert_ne!(bench.place(extent * 32), (LEAVES, from));
+    assert!((4..=5).contains(&reads) && (4..=6).contains(&writes), "{reads} {writes}");
     bench.read_all().unwrap();
 }
 

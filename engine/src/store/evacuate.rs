@@ -13,7 +13,8 @@
 //!   later. In a pair the node asks the partner for it meanwhile (`node::disks`). So it does with blocks in doubt.
 //! - A disk goes only when nothing is in flight to its checksums, and none of them is unsure.
 //! - The data of moves in progress take at most [`MOVING_BYTES_MAX`], or one extent; moves begin at most at
-//!   [`RATE`], so that guests keep the disks.
+//!   [`RATE`], and each has at most [`PIECES_MAX`] requests in flight, so that guests keep the disks. These do not count
+//!   as write-back: what guests wrote is not kept waiting by moves.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -33,6 +34,8 @@ const MOVING_BYTES_MAX: u64 = 16 << 20;
 const RATE: u64 = 256 << 20;
 /// Longest single read or write of a move, in blocks (1 MiB).
 const RUN_BLOCKS_MAX: u64 = 256;
+/// Most reads or writes of one move in flight.
+pub(super) const PIECES_MAX: usize = 4;
 /// Map entries that are looked at in one go.
 const SCAN_MAX: usize = 4096;
 /// After a round that left something behind, or found no room, the next begins this much later.
@@ -286,11 +289,11 @@ impl Store {
     /// Asks for what is to be read; if all has been, it is compared with its checksums.
     fn go_on_gathering(&mut self, now: Instant, key: Key) {
         let Some(gathering) = self.evacuation.gathering.get(&key) else { return };
-        if !gathering.asks.is_empty() {
-            self.ask(key);
-        } else if gathering.in_flight == 0 {
+        if gathering.asks.is_empty() && gathering.in_flight == 0 {
             self.evacuation.unverified.push(key);
             self.verify_gathered(now);
+        } else {
+            self.ask(key);
         }
     }
 
@@ -338,8 +341,9 @@ impl Store {
     fn ask(&mut self, key: Key) {
         let Some(gathering) = self.evacuation.gathering.get_mut(&key) else { return };
         let (disk, offset) = (gathering.disk, gathering.offset);
-        let asks = core::mem::take(&mut gathering.asks);
-        gathering.in_flight += asks.len();
+        let count = gathering.asks.len().min(PIECES_MAX.saturating_sub(gathering.in_flight));
+        let asks: Vec<(u64, u64)> = gathering.asks.drain(..count).collect();
+        gathering.in_flight += count;
         for (at, blocks) in asks {
             let op = DiskOp::Read { offset: offset + at * 4096, blocks: blocks as u32 };
             self.submit(disk, op, Purpose::Gather { volume: key.0, extent: key.1, at, blocks });

@@ -180,6 +180,11 @@ impl Bench {
         self.store.as_mut().unwrap()
     }
 
+    /// Requests that have not completed.
+    pub(crate) fn in_flight(&self) -> impl Iterator<Item = &DiskRequest> + Clone + '_ {
+        self.in_flight.iter().map(|(request, ..)| request)
+    }
+
     /// Lines that are unsure.
     pub(crate) fn unsure(&self) -> u64 {
         self.store().pool().metadata().unsure().map(|(_, lines)| lines.len()).sum()
