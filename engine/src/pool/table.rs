@@ -496,7 +496,8 @@ impl Pool {
         match chore.what {
             What::Judge(new, copies) => {
                 let copies: [Copy; 2] = copies.try_into().expect("both places were read");
-                match may_join(&copies, self.identity.pool, &self.layout.disks, new.replaces) {
+                let departing: Vec<_> = self.departing().map(|(.., entry)| entry.uuid).collect();
+                match may_join(&copies, self.identity.pool, &self.layout.disks, &departing, new.replaces) {
                     Ok(()) => self.table.chores.push(Chore {
                         device,
                         what: What::Prepare(new),
