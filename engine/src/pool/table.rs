@@ -11,8 +11,9 @@
 //!   every superblock say so before anything relies on it: rot of one takes nothing back.
 //! - The first of these commits has a checkpoint. So no record that is replayed speaks of a disk that is not in the
 //!   table, or of more volumes than the disks in the table leave room for.
-//! - Nothing is written to a disk before it was judged; whatever fails on one that has not joined fails nothing
-//!   else.
+//! - Nothing is written to a disk before it was judged. What fails on one while it is judged and cleared fails nothing
+//!   else. From the commits that name it on it is a disk of the pool: if it fails at one of these, the pool has failed, for
+//!   nobody knows which of the superblocks name it.
 
 use std::collections::VecDeque;
 
