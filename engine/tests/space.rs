@@ -387,7 +387,7 @@ fn kept_space_is_there_for_its_volume_alone() {
     // A pool that was in use opens, even with less than is promised.
     solo.config.volumes[0].reserved_bytes = 60 << 20;
     solo.restart();
-    assert_eq!((solo.content(V, 0, 1), solo.content(W, EXTENT, 1)), (vec![2], vec![1]));
+    assert_eq!((solo.content(V, EXTENT, 1), solo.content(W, EXTENT, 1)), (vec![2], vec![1]));
 }
 
 #[test]
