@@ -87,6 +87,30 @@ fn a_pool_opens_whenever_the_power_fails_while_a_disk_joins() {
     assert!(met > 100, "{met}");
 }
 
+/// What is kept for a volume takes more than one of the two disks: none leaves, and the volume gets all of it, after a
+/// restart too.
+#[test]
+fn a_disk_does_not_leave_with_what_is_kept_for_a_volume() {
+    let setup = Setup {
+        seed: 1,
+        volumes: vec![VolumeSetup { sectors: 20 << 11, mirrored: false, reserved_bytes: 20 << 20 }],
+        disks: 2,
+        disk_bytes: 16 << 20,
+        ..Setup::default()
+    };
+    let mut cluster = Cluster::with(Plan { setup, steps: Vec::new() }, Planted::NONE, Detail::None);
+    cluster.run(Duration::from_millis(20));
+    cluster.apply_now(REMOVE);
+    cluster.run(Duration::from_millis(20));
+    assert_eq!((cluster.counters().disk_refusals, cluster.counters().removals), (1, 0));
+    cluster.apply_now(Verb::PowerCut { who: A });
+    cluster.apply_now(Verb::Start { who: A });
+    for at in (0..20 << 11).step_by(128) {
+        cluster.write(A, VOLUME, Sectors::new(at, 8)).unwrap();
+    }
+    cluster.check().unwrap();
+}
+
 /// On both nodes of a pair a disk joins and another leaves, while hosts write; now and then the power fails.
 fn a_pair_changes_its_disks(seed: u64, planted: Planted) -> Result<Cluster, String> {
     let setup = Setup { seed, disks: 2, disk_bytes: 16 << 20, hot_blocks: 400, ..Setup::default() };

@@ -10,9 +10,11 @@ use std::collections::BTreeSet;
 use pool_support::open_with;
 use store_support::{Bench, Op, V};
 use twinsan::ids::DiskId;
+use twinsan::io::DiskOp;
 use twinsan::planted::{Bug, Planted};
 use twinsan::pool::DiskState;
 use twinsan::store::Damage;
+use twinsan::time::Duration;
 
 const LEAVES: DiskId = DiskId(1);
 
@@ -70,6 +72,75 @@ fn zeros_and_checksums_go_along() {
     bench.read_all().unwrap();
     let counters = bench.store().sum_counters();
     assert_eq!((counters.verified, counters.bad, zeros(&bench)), (18, 0, zeros_before));
+}
+
+/// What a host clears is cleared, though its extent moves before that is written back: an extent of zeros is free then,
+/// and blocks of zeros are remembered.
+#[test]
+fn what_is_cleared_before_a_move_is_given_back_after_it() {
+    let mut bench = written();
+    bench.destage_age = Duration::from_secs(20);
+    bench.restart();
+    let leaving: Vec<u64> = (0..6).filter(|extent| bench.place(extent * 32 + 20).0 == LEAVES).collect();
+    let (all, some) = (leaving[0], leaving[1]);
+    bench.zero(all * 32, 32);
+    bench.zero(some * 32 + 3, 1);
+    bench.store_mut().remove_disk(LEAVES).unwrap();
+    let mut moved = false;
+    bench.begin(Op::Idle);
+    bench
+        .run(&mut |bench| {
+            let meta = bench.store().pool().metadata().volume(V).unwrap();
+            moved |= meta.map.get(all as u32).is_some_and(|slot| slot.disk != LEAVES);
+            Ok(())
+        })
+        .unwrap();
+    assert!(moved, "it was written back before it was moved");
+    let meta = bench.store().pool().metadata().volume(V).unwrap();
+    assert_eq!(
+        (state(&bench), meta.map.contains(all as u32), meta.map.len()),
+        (DiskState::Removed, false, 5)
+    );
+    assert!(zeros(&bench).contains(&(some as u32, 3)));
+    assert_eq!(bench.store().cache().unstable_blocks(), 0);
+    bench.disks.pop();
+    bench.restart();
+    bench.read_all().unwrap();
+}
+
+/// An extent of many pieces is read and written a few at a time. Most of its requests in flight at each disk.
+#[test]
+fn a_move_has_few_requests_in_flight() {
+    let mut bench = written();
+    let extent = (0..6).find(|extent| bench.place(extent * 32 + 20).0 == LEAVES).unwrap();
+    (0..16).for_each(|n| bench.write_some(extent * 32 + n * 2));
+    go_on(&mut bench);
+    bench.restart();
+    for other in (0..6).filter(|other| *other != extent) {
+        bench.zero(other * 32, 32);
+    }
+    go_on(&mut bench);
+    assert_eq!(bench.store().pool().extents_on(LEAVES), 1);
+    bench.store_mut().remove_disk(LEAVES).unwrap();
+    let (mut reads, mut writes) = (0, 0);
+    bench.begin(Op::Idle);
+    let from = bench.place(extent * 32).1;
+    bench
+        .run(&mut |bench| {
+            let at_once = bench.in_flight();
+            let of = |disk, kind: fn(&DiskOp) -> bool| {
+                at_once.clone().filter(move |request| request.disk == disk && kind(&request.op)).count()
+            };
+            let data = |op: &DiskOp| matches!(op, DiskOp::Read { .. });
+            reads = reads.max(of(LEAVES, data));
+            writes =
+                writes.max(of(DiskId(0), |op| matches!(op, DiskOp::Write { data, .. } if data.len() == 1)));
+            Ok(())
+        })
+        .unwrap();
+    assert_ne!(bench.place(extent * 32), (LEAVES, from));
+    assert!((4..=5).contains(&reads) && (4..=6).contains(&writes), "{reads} {writes}");
+    bench.read_all().unwrap();
 }
 
 /// A byte of a block that is to leave is not what was written; which block that is.

@@ -7,7 +7,8 @@ use twinsan::ids::{DiskId, Epoch, Generation, Members, NodeName, Uuid, VolumeId}
 use twinsan::io::{DiskError, DiskOp, Geometry};
 use twinsan::planted::{Bug, Planted};
 use twinsan::pool::{
-    Identity, NodeRecord, OpenError, Opening, PoolError, PoolOptions, Record, Slot, check, format,
+    DiskNews, DiskRefusal, Identity, NewDisk, NodeRecord, OpenError, Opening, PoolError, PoolOptions, Record,
+    Slot, check, format,
 };
 
 const SMALL: PoolOptions = PoolOptions { extent_bytes: 64 << 10, log_bytes: 64 << 10 };
@@ -428,4 +429,27 @@ fn zeros_of_an_extent_that_is_not_mapped_cannot_be_recorded() {
     let mut disks = formatted(&SMALL, &[4 << 20]);
     let (mut pool, _) = open(&mut disks).unwrap();
     pool.append(&[create(V), Record::ZeroAdd { volume: V, extent: 1, first: 0, count: 1 }]);
+}
+
+/// The superblocks may still name a disk that has just been dropped: a copy of it does not join meanwhile.
+#[test]
+fn a_copy_of_a_disk_that_departs_does_not_join() {
+    let mut disks = formatted(&SMALL, &[4 << 20, 2 << 20]);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    settle(&mut pool, &mut disks);
+    disks.push(disks[1].clone());
+    pool.remove_disk(DiskId(1)).unwrap();
+    assert!(pool.drop_disk(DiskId(1)));
+    let uuid = pool.departing().next().unwrap().2.uuid;
+    let (device, geometry) = (DiskId(2), disks[2].geometry);
+    pool.add_disk(NewDisk { device, geometry, uuid: Uuid(77), replaces: None });
+    settle(&mut pool, &mut disks);
+    let news: Vec<DiskNews> = core::iter::from_fn(|| pool.poll_disk_news()).collect();
+    let refused = DiskNews::Refused { device, why: DiskRefusal::Member { disk: uuid } };
+    let left = DiskNews::Left { device: DiskId(1), uuid, erased: true };
+    assert_eq!(news, [refused, left]);
+    // Now it holds nothing that counts.
+    pool.add_disk(NewDisk { device, geometry, uuid: Uuid(77), replaces: None });
+    settle(&mut pool, &mut disks);
+    assert_eq!(pool.poll_disk_news(), Some(DiskNews::Joined { device, uuid: Uuid(77) }));
 }

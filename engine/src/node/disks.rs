@@ -12,12 +12,14 @@ use crate::store::{Read, ReadToken, Store};
 impl Node {
     /// An operator asks. Each request is answered once.
     pub(super) fn pool_asked(&mut self, id: u64, ask: PoolAsk) {
-        if let PoolAsk::Add(new) = ask {
-            if self.store().failed() {
+        if self.store().failed() {
+            if let PoolAsk::Add(new) = ask {
                 self.actions.push_back(Action::Release { disk: new.device });
-                self.actions.push_back(Action::PoolAnswer { id, result: Err(DiskRefusal::PoolFailed) });
-                return;
             }
+            self.actions.push_back(Action::PoolAnswer { id, result: Err(DiskRefusal::PoolFailed) });
+            return;
+        }
+        if let PoolAsk::Add(new) = ask {
             self.adding.insert(new.device, id);
             self.store_mut().add_disk(new);
             self.tell_disk_news();

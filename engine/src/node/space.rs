@@ -78,7 +78,9 @@ impl Node {
         }
     }
 
-    /// Keeps the space that the configuration promises to volumes. What is wrong with that, if something is.
+    /// Keeps the space that the configuration promises to volumes. What is wrong with that, if something is: a pool in
+    /// which nothing was ever recorded must have what is promised. One that has been in use is opened for its data,
+    /// however little it has by now, and what is missing is told.
     pub(super) fn keep_space(&mut self) -> Option<String> {
         let Some(store) = &mut self.store else { return None };
         let here = self.config.volumes.iter().filter(|volume| volume.reserved_bytes > 0);
@@ -88,7 +90,7 @@ impl Node {
             .iter()
             .fold(0u64, |sum, (_, bytes)| sum.saturating_add(bytes.div_ceil(extent).saturating_mul(extent)));
         let bytes = store.pool().bytes();
-        if sum > bytes {
+        if sum > bytes && store.durable() == Lsn(0) {
             return Some(format!(
                 "the volumes are promised {sum} bytes in whole extents, and the pool has {bytes}; reserve less, or add a disk"
             ));

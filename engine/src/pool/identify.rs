@@ -208,13 +208,16 @@ fn ages(
 }
 
 /// Why a disk may not join the pool, if something speaks against it. `copies` are the blocks at its two superblock
-/// offsets, `replaces` the pool whose mark it may carry.
+/// offsets, `departing` those that have left the table and are not let go yet, `replaces` the pool whose mark it may carry.
 pub(super) fn may_join(
     copies: &[Copy; 2],
     pool: Uuid,
     table: &[PoolDisk],
+    departing: &[Uuid],
     replaces: Option<Uuid>,
 ) -> Result<(), DiskRefusal> {
+    let there = table.iter().filter(|entry| entry.state != DiskState::Removed).map(|entry| entry.uuid);
+    let counts = there.chain(departing.iter().copied());
     let mut holds = Vec::new();
     for (bytes, copy) in copies.iter().zip(0u8..) {
         let bytes = bytes.as_ref().ok_or(DiskRefusal::Failed(DiskError::Unreadable))?;
@@ -232,7 +235,7 @@ pub(super) fn may_join(
     for block in holds {
         let (disk, other) = (Uuid(block.disk.get()), Uuid(block.pool.get()));
         let ours = other == pool;
-        if ours && table.iter().any(|entry| entry.uuid == disk && entry.state != DiskState::Removed) {
+        if ours && counts.clone().any(|uuid| uuid == disk) {
             return Err(DiskRefusal::Member { disk });
         }
         // What was removed, or never got in, holds nothing that counts.

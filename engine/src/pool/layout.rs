@@ -101,7 +101,7 @@ pub(super) struct Layout {
     pub(super) checkpoint_offsets: [u64; 2],
     pub(super) checkpoint_area_bytes: u64,
     pub(super) features: u32,
-    /// Bytes of the disks by which the room for volumes is measured: those in use, as the superblocks have them.
+    /// Bytes of the disks by which the room for volumes is measured: those on which extents are put.
     pub(super) counted_bytes: u64,
 }
 

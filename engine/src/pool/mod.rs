@@ -242,9 +242,15 @@ impl Pool {
     }
 
     /// A slot for a mapped extent that has to leave its disk. As after [`allocate`](Self::allocate): write all of it,
-    /// flush, then append `Map`, which frees the old one. `None` if the other disks have no room.
+    /// flush, then append `Map`, which frees the old one. `None` if the other disks have no room, or it is not mapped.
     pub fn allocate_move(&mut self, volume: VolumeId, extent: u32) -> Option<Slot> {
-        self.space.allocate_move((volume, extent), self.planted.has(Bug::LeavingDiskAllocated))
+        let from = self.metadata.volume(volume)?.map.get(extent)?.disk;
+        self.space.allocate_move((volume, extent), from, self.planted.has(Bug::LeavingDiskAllocated))
+    }
+
+    /// Would [`allocate_move`](Self::allocate_move) find room?
+    pub fn has_room_to_move(&self) -> bool {
+        self.space.has_room_to_move()
     }
 
     /// Gives back a slot that was allocated and not mapped, and its reservation. While the slot is

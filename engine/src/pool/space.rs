@@ -3,8 +3,10 @@
 //!
 //! Space may be kept for a volume: what it has not used of that, others cannot reserve.
 //!
-//! A disk is open or closed. Nothing is given out on a closed one: it has not joined yet, or it is leaving. For each
-//! extent that still has to leave, a free slot of an open disk is kept back.
+//! A disk is open or closed. Nothing is given out on a closed one: it has not joined yet, or it is leaving, or was until
+//! a moment ago. For each
+//! extent that still has to leave, a free slot of an open disk is kept back. A disk is closed only if the others have
+//! room for all of that and for what is kept for volumes.
 //!
 //! Invariants: the free slots and the allocated, mapped and retiring ones make up the disks; reservations without
 //! a slot and extents that have to leave are never more than the free slots of the open disks.
@@ -26,8 +28,8 @@ pub(super) struct Space {
     open: Vec<bool>,
     /// Slots of the disk that are allocated or mapped.
     live: Vec<u32>,
-    /// Slots allocated for extents that leave their disk.
-    moving: BTreeSet<Slot>,
+    /// Slots allocated for extents that leave their disk, and which one that is.
+    moving: BTreeMap<Slot, DiskId>,
     /// Smooth weighted round robin: each disk's turn comes as often as its share of the free space.
     credit: Vec<i64>,
     /// Free slots of the open disks.
@@ -57,7 +59,7 @@ impl Space {
         Space {
             open: vec![true; disks.len()],
             live: vec![0; disks.len()],
-            moving: BTreeSet::new(),
+            moving: BTreeMap::new(),
             credit: vec![0; disks.len()],
             free: disks.iter().map(|disk| u64::from(disk.len())).sum(),
             disks,
@@ -106,6 +108,11 @@ impl Space {
         }
     }
 
+    /// Are slots of the disk given out?
+    pub(super) fn is_open(&self, disk: DiskId) -> bool {
+        self.open[usize::from(disk.0)]
+    }
+
     /// From now on no slot of the disk is given out.
     pub(super) fn close(&mut self, disk: DiskId) {
         let at = usize::from(disk.0);
@@ -115,11 +122,12 @@ impl Space {
         }
     }
 
-    /// Would the reservations and the extents of this disk find room on the others?
-    pub(super) fn has_room_without(&self, disk: DiskId) -> bool {
+    /// Would the reservations, `kept` slots and the extents of this disk find room on the others?
+    pub(super) fn has_room_without(&self, disk: DiskId, kept: u64) -> bool {
         let at = usize::from(disk.0);
-        let free = self.free - if self.open[at] { u64::from(self.disks[at].len()) } else { 0 };
-        free >= self.unbacked + self.to_move() + u64::from(self.live[at])
+        // What is on a closed disk has room there already.
+        let (lost, live) = if self.open[at] { (self.disks[at].len(), self.live[at]) } else { (0, 0) };
+        self.free - u64::from(lost) >= self.unbacked + self.to_move() + u64::from(live) + kept
     }
 
     /// Is every slot of the disk free, with no I/O on any of them?
@@ -144,7 +152,9 @@ impl Space {
     /// Extents that have to leave their disk and have no new slot yet.
     fn to_move(&self) -> u64 {
         let live = self.live.iter().zip(&self.open).filter(|(_, open)| !**open);
-        live.map(|(live, _)| u64::from(*live)).sum::<u64>().saturating_sub(self.moving.len() as u64)
+        // An extent whose disk stays has its place there: its new slot is one more.
+        let moving = self.moving.values().filter(|from| !self.is_open(**from)).count() as u64;
+        live.map(|(live, _)| u64::from(*live)).sum::<u64>().saturating_sub(moving)
     }
 
     /// Free slots, those of closed disks too.
@@ -258,13 +268,18 @@ impl Space {
         slot
     }
 
-    /// A slot for a mapped extent that leaves its disk; `None` if there is none but for reservations.
-    pub(super) fn allocate_move(&mut self, extent: Extent, careless: bool) -> Option<Slot> {
-        if self.free <= self.unbacked {
+    /// Is a slot free for an extent that leaves its disk, beside those for reservations?
+    pub(super) fn has_room_to_move(&self) -> bool {
+        self.free > self.unbacked
+    }
+
+    /// A slot for a mapped extent that leaves this disk; `None` if there is none but for reservations.
+    pub(super) fn allocate_move(&mut self, extent: Extent, from: DiskId, careless: bool) -> Option<Slot> {
+        if !self.has_room_to_move() {
             return None;
         }
         let slot = self.take(extent, careless)?;
-        self.moving.insert(slot);
+        self.moving.insert(slot, from);
         Some(slot)
     }
 

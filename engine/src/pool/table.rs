@@ -3,15 +3,17 @@
 //! A disk joins: its superblock places are read and judged, then cleared; two commits write superblocks that name
 //! it, to all disks, the home disk last; then it is used. A disk leaves: from now on nothing is put on it, its
 //! extents are moved away by whoever owns the data, and when it is vacant two commits write superblocks with its
-//! place empty; then its own superblocks are cleared. Of the others nobody changes place.
+//! place empty; then its own superblocks are cleared. Of the others nobody changes place. A disk that is leaving stays
+//! after all: two commits say so, then it is used again.
 //!
 //! Invariants:
 //! - A change counts when the home disk's superblock says so. Two commits are made of each, so that both copies of
 //!   every superblock say so before anything relies on it: rot of one takes nothing back.
 //! - The first of these commits has a checkpoint. So no record that is replayed speaks of a disk that is not in the
 //!   table, or of more volumes than the disks in the table leave room for.
-//! - Nothing is written to a disk before it was judged; whatever fails on one that has not joined fails nothing
-//!   else.
+//! - Nothing is written to a disk before it was judged. What fails on one while it is judged and cleared fails nothing
+//!   else. From the commits that name it on it is a disk of the pool: if it fails at one of these, the pool has failed, for
+//!   nobody knows which of the superblocks name it.
 
 use std::collections::VecDeque;
 
@@ -92,8 +94,10 @@ pub enum DiskRefusal {
     /// It holds the pool's metadata.
     #[error("it holds the metadata of the pool, which cannot be moved yet; remove another disk")]
     Home,
-    /// The others have no room for what is on it.
-    #[error("the other disks have no room for its {extents} extents; add a disk or free space first")]
+    /// The others have no room for what is on it, with what is kept for volumes.
+    #[error(
+        "the other disks have no room for its {extents} extents and what is kept for volumes; add a disk or free space first"
+    )]
     NoRoom {
         /// Extents in use on it.
         extents: u32,
@@ -146,9 +150,19 @@ pub enum DiskNews {
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Join { disk: DiskId, device: DiskId },
-    Leave,
+    Leave(DiskId),
     Stay(DiskId),
     Drop { device: DiskId, disk: DiskId, entry: PoolDisk },
+}
+
+impl Change {
+    /// Which place it is about.
+    fn disk(&self) -> DiskId {
+        match *self {
+            Change::Leave(disk) | Change::Stay(disk) => disk,
+            Change::Join { disk, .. } | Change::Drop { disk, .. } => disk,
+        }
+    }
 }
 
 /// Requests to a disk that is not, or no longer, in the table; one after the other.
@@ -304,21 +318,25 @@ impl Pool {
         if disk == self.layout.home {
             return Err(DiskRefusal::Home);
         }
-        if !self.space.has_room_without(disk) {
+        let ignored = self.planted.has(Bug::ReservationIgnored);
+        let kept = if ignored { 0 } else { self.space.kept(&self.metadata, None) };
+        if !self.space.has_room_without(disk, kept) {
             return Err(DiskRefusal::NoRoom { extents: self.space.live_on(disk) });
         }
-        let (volumes, most) = (self.metadata.volumes().len(), self.layout.volumes_max_without(entry.bytes));
+        let counted = if self.space.is_open(disk) { entry.bytes } else { 0 };
+        let (volumes, most) = (self.metadata.volumes().len(), self.layout.volumes_max_without(counted));
         if volumes > most {
             return Err(DiskRefusal::Volumes { volumes, most });
         }
-        self.layout.counted_bytes = self.layout.counted_bytes.saturating_sub(entry.bytes);
         self.layout.disks[usize::from(disk.0)].state = DiskState::Leaving;
         self.space.close(disk);
-        self.table.change(Change::Leave);
+        self.count_bytes();
+        self.table.change(Change::Leave(disk));
         Ok(())
     }
 
-    /// A disk that is leaving stays: what is still on it remains there, and it takes new extents again.
+    /// A disk that is leaving stays: what is still on it remains there. It takes new extents again when the superblocks
+    /// say so ([`is_open`](Self::is_open)): after a crash before that it leaves, and the others must have the room.
     pub fn keep_disk(&mut self, disk: DiskId) -> Result<(), DiskRefusal> {
         if self.failed.is_some() {
             return Err(DiskRefusal::PoolFailed);
@@ -328,7 +346,9 @@ impl Pool {
             return Err(DiskRefusal::NotLeaving);
         }
         entry.state = DiskState::InUse;
-        self.space.open(disk);
+        if self.planted.has(Bug::DiskUsedBeforeItJoined) {
+            self.space.open(disk);
+        }
         self.table.change(Change::Stay(disk));
         Ok(())
     }
@@ -368,6 +388,18 @@ impl Pool {
         dropped.chain(erased).filter(|_| !self.planted.has(Bug::DepartingDiskHidden))
     }
 
+    /// Are new extents put on this disk? They are not before it has joined, and not from when it is to leave until the
+    /// superblocks say that it stays.
+    pub fn is_open(&self, disk: DiskId) -> bool {
+        self.space.is_open(disk)
+    }
+
+    /// What is put on a disk and the room for volumes that comes with it begin and end together.
+    fn count_bytes(&mut self) {
+        let open = self.layout.disks.iter().zip(0..).filter(|(_, at)| self.space.is_open(DiskId(*at)));
+        self.layout.counted_bytes = open.fold(0, |sum, (disk, _)| sum.saturating_add(disk.bytes));
+    }
+
     /// Slots of a disk that are allocated or mapped: what is left to be moved when it leaves.
     pub fn extents_on(&self, disk: DiskId) -> u32 {
         self.space.live_on(disk)
@@ -399,15 +431,18 @@ impl Pool {
             Change::Join { disk, device } => {
                 let entry = &mut self.layout.disks[usize::from(disk.0)];
                 entry.state = DiskState::InUse;
-                let PoolDisk { uuid, bytes, .. } = *entry;
-                self.layout.counted_bytes = self.layout.counted_bytes.saturating_add(bytes);
+                let uuid = entry.uuid;
                 self.space.open(disk);
+                self.count_bytes();
                 self.table.news.push_back(DiskNews::Joined { device, uuid });
             }
-            Change::Leave => {}
+            Change::Leave(_) => {}
             Change::Stay(disk) => {
-                let bytes = self.layout.disks[usize::from(disk.0)].bytes;
-                self.layout.counted_bytes = self.layout.counted_bytes.saturating_add(bytes);
+                // Unless it is to leave again: the superblocks may say that already.
+                if !self.table.changes.iter().any(|(later, _)| later.disk() == disk) {
+                    self.space.open(disk);
+                    self.count_bytes();
+                }
             }
             Change::Drop { device, disk, entry } => {
                 if !self.planted.has(Bug::DiskErasedEarly) {
@@ -462,7 +497,8 @@ impl Pool {
         match chore.what {
             What::Judge(new, copies) => {
                 let copies: [Copy; 2] = copies.try_into().expect("both places were read");
-                match may_join(&copies, self.identity.pool, &self.layout.disks, new.replaces) {
+                let departing: Vec<_> = self.departing().map(|(.., entry)| entry.uuid).collect();
+                match may_join(&copies, self.identity.pool, &self.layout.disks, &departing, new.replaces) {
                     Ok(()) => self.table.chores.push(Chore {
                         device,
                         what: What::Prepare(new),

@@ -26,10 +26,13 @@ pub enum PoolChangeError {
 impl Engine {
     /// Adds a disk to the pool. It may be of any size and sector size. What it held before is lost, but for the mark
     /// of a pool: that is erased only if it is the pool that `replaces` names. Returns the disk's identity when its
-    /// space counts; a crash before that leaves the pool without it, and the disk may be added again. Volumes go on.
+    /// space counts; a crash before that leaves the pool with it or without it. Volumes go on.
     ///
-    /// Give the disk to [`EngineBuilder::disk`](super::EngineBuilder::disk) too, from the next start on. Not to be
-    /// called by a [`Sink`](crate::guest::Sink).
+    /// Give the disk to [`EngineBuilder::disk`](super::EngineBuilder::disk) too, from the next start on, after such a
+    /// crash as well: a pool that has it does not open without it. If the pool does not have it,
+    /// [`Notice::DiskNotOurs`](crate::node::event::Notice::DiskNotOurs) says so; or the pool refuses to open, for the
+    /// disk carries no mark yet: then start without it. In both cases it may be added again. Not to be called by a
+    /// [`Sink`](crate::guest::Sink).
     pub fn add_disk(
         &self,
         disk: Arc<dyn BlockBackend>,

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::evacuate::PIECES_MAX;
 use super::plan::{Plan, Zeros};
 use super::sums::Claim;
 use super::{CacheConfig, Purpose, Store};
@@ -52,7 +53,8 @@ pub(super) struct Job {
     stage: Stage,
     /// The lines of checksums that it changes, if the disk has any.
     claim: Option<Claim>,
-    /// What to write, while it prepares: the first block, from the beginning of the extent, and the data.
+    /// What is still to be submitted: the first block, from the beginning of the extent, and the data. All of it while the
+    /// job prepares; of a move, the rest while it writes, the next one last.
     runs: Vec<(u64, Payload)>,
     /// Where the extent lies, in bytes from the beginning of the disk.
     offset: u64,
@@ -94,12 +96,14 @@ struct DiskState {
 pub(super) struct Destager {
     jobs: BTreeMap<Key, Job>,
     logging: BTreeSet<(Lsn, Key)>,
-    /// Jobs that prepare.
+    /// Jobs that prepare, and how many of them are moves.
     preparing: Vec<Key>,
+    moves_preparing: usize,
     /// Jobs whose data are written and whose checksums must be too, for their extent is new.
     awaiting_sums: Vec<Key>,
     disks: Vec<DiskState>,
     promises: BTreeMap<Key, u32>,
+    /// Writes in flight, but for those of moves: these have bounds of their own, and take nothing from the depth.
     writes: usize,
     depth: usize,
     age: Duration,
@@ -117,6 +121,7 @@ impl Destager {
             jobs: BTreeMap::new(),
             logging: BTreeSet::new(),
             preparing: Vec::new(),
+            moves_preparing: 0,
             awaiting_sums: Vec::new(),
             disks: (0..disks).map(|_| DiskState::default()).collect(),
             promises: BTreeMap::new(),
@@ -134,7 +139,7 @@ impl Destager {
     }
 
     fn has_room(&self) -> bool {
-        self.writes + self.preparing.len() < self.depth
+        self.writes + self.preparing.len() - self.moves_preparing < self.depth
     }
 
     pub(super) fn is_busy(&self, volume: VolumeId, extent: u32) -> bool {
@@ -317,9 +322,11 @@ impl Store {
         let lsn = job.claim.as_ref().map_or(Lsn(0), |claim| self.guard(claim, job.slot.is_some()));
         job.stage = Stage::Preparing(lsn);
         job.offset = offset;
+        let moves = usize::from(job.moves);
         self.add_job(key.0, key.1, job);
         if !self.start_writing(now, key) {
             self.destager.preparing.push(key);
+            self.destager.moves_preparing += moves;
         }
     }
 
@@ -340,6 +347,8 @@ impl Store {
         let mut preparing = core::mem::take(&mut self.destager.preparing);
         preparing.retain(|key| !self.start_writing(now, *key));
         self.destager.preparing.append(&mut preparing);
+        let Destager { preparing, jobs, .. } = &self.destager;
+        self.destager.moves_preparing = preparing.iter().filter(|key| jobs[*key].moves).count();
     }
 
     /// Submits the writes of a job if it is ready, with its checksums set.
@@ -351,9 +360,12 @@ impl Store {
         if lsn > durable || job.claim.as_ref().is_some_and(|claim| !self.sums.is_ready(claim)) {
             return false;
         }
-        let (disk, offset, runs) = (job.disk, job.offset, core::mem::take(&mut job.runs));
+        let (disk, offset, moves) = (job.disk, job.offset, job.moves);
+        let mut runs = core::mem::take(&mut job.runs);
         job.stage = Stage::Writing(runs.len());
-        self.destager.writes += runs.len();
+        if !moves {
+            self.destager.writes += runs.len();
+        }
         if let Some(claim) = &job.claim {
             let start = u64::from(extent) * self.pool.extent_blocks();
             for (first, data) in &runs {
@@ -368,15 +380,23 @@ impl Store {
                 self.settle_zeros((volume, extent), *first..first + data.len() as u64);
             }
         }
-        for (first, data) in runs {
-            let offset = offset + first * BLOCK;
-            self.submit(disk, DiskOp::Write { offset, data }, Purpose::Destage { volume, extent });
+        if moves {
+            let mut later = runs.split_off(runs.len().min(PIECES_MAX));
+            later.reverse();
+            self.destager.jobs.get_mut(&key).expect("just looked at").runs = later;
         }
+        runs.into_iter().for_each(|run| self.write_run(key, (disk, offset), run));
         let early = [Bug::MapBeforeData, Bug::ZeroBitClearedBeforeData, Bug::EvacuatedWithoutFlush];
         if early.into_iter().any(|bug| self.planted.has(bug)) {
             self.map_early(volume, extent);
         }
         true
+    }
+
+    /// Submits a run of an extent that lies there.
+    fn write_run(&mut self, key: Key, (disk, offset): (DiskId, u64), (first, data): (u64, Payload)) {
+        let op = DiskOp::Write { offset: offset + first * BLOCK, data };
+        self.submit(disk, op, Purpose::Destage { volume: key.0, extent: key.1 });
     }
 
     pub(super) fn add_job(&mut self, volume: VolumeId, extent: u32, job: Job) {
@@ -410,17 +430,20 @@ impl Store {
         extent: u32,
         result: DiskResult,
     ) {
-        self.destager.writes -= 1;
+        let key = (volume, extent);
+        let job = self.destager.jobs.get_mut(&key).expect("a job lives until its writes have ended");
+        self.destager.writes -= usize::from(!job.moves);
         if result.is_err() {
             self.failed = true;
             return;
         }
-        let key = (volume, extent);
-        let Some(job) = self.destager.jobs.get_mut(&key) else { return };
         let Stage::Writing(left) = &mut job.stage else { return };
         *left -= 1;
         if *left == 0 {
             self.written(now, key);
+        } else if let Some(run) = job.runs.pop() {
+            let place = (job.disk, job.offset);
+            self.write_run(key, place, run);
         }
     }
 

@@ -4,7 +4,8 @@
 //! → compare it with its checksums → what the cache has that is newer wins → write it to a new slot, with new
 //! checksums → flush → map it there → the map is durable → the old slot is free. A crash before that leaves the
 //! extent where it was. Blocks that read as zero by the map are neither read nor written: the map says so of the
-//! extent, wherever it lies.
+//! extent, wherever it lies. What became zero and is not written back yet is none of the move's business: it is written
+//! like data, and stays dirty.
 //!
 //! Invariants:
 //! - What is written to the new slot is what a read would have returned: a block that cannot be read, or is not what
@@ -12,7 +13,8 @@
 //!   later. In a pair the node asks the partner for it meanwhile (`node::disks`). So it does with blocks in doubt.
 //! - A disk goes only when nothing is in flight to its checksums, and none of them is unsure.
 //! - The data of moves in progress take at most [`MOVING_BYTES_MAX`], or one extent; moves begin at most at
-//!   [`RATE`], so that guests keep the disks.
+//!   [`RATE`], and each has at most [`PIECES_MAX`] requests in flight, so that guests keep the disks. These do not count
+//!   as write-back: what guests wrote is not kept waiting by moves.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -32,9 +34,11 @@ const MOVING_BYTES_MAX: u64 = 16 << 20;
 const RATE: u64 = 256 << 20;
 /// Longest single read or write of a move, in blocks (1 MiB).
 const RUN_BLOCKS_MAX: u64 = 256;
+/// Most reads or writes of one move in flight.
+pub(super) const PIECES_MAX: usize = 4;
 /// Map entries that are looked at in one go.
 const SCAN_MAX: usize = 4096;
-/// After a round that left something behind, the next begins this much later.
+/// After a round that left something behind, or found no room, the next begins this much later.
 const ROUND_PAUSE: Duration = Duration::from_secs(10);
 /// Unreadable places that are kept for display.
 const PLACES_MAX: usize = 64;
@@ -161,6 +165,10 @@ impl Store {
         }
         while self.may_begin(now) {
             match self.find() {
+                Search::Found(_) if !self.pool.has_room_to_move() => {
+                    self.evacuation.restart();
+                    self.evacuation.next_at = Some(now + ROUND_PAUSE);
+                }
                 Search::Found(key) => {
                     let bytes = self.pool.extent_blocks() * 4096;
                     let pause = Duration::from_nanos((bytes as u128 * 1_000_000_000 / RATE as u128) as u64);
@@ -281,11 +289,11 @@ impl Store {
     /// Asks for what is to be read; if all has been, it is compared with its checksums.
     fn go_on_gathering(&mut self, now: Instant, key: Key) {
         let Some(gathering) = self.evacuation.gathering.get(&key) else { return };
-        if !gathering.asks.is_empty() {
-            self.ask(key);
-        } else if gathering.in_flight == 0 {
+        if gathering.asks.is_empty() && gathering.in_flight == 0 {
             self.evacuation.unverified.push(key);
             self.verify_gathered(now);
+        } else {
+            self.ask(key);
         }
     }
 
@@ -333,8 +341,9 @@ impl Store {
     fn ask(&mut self, key: Key) {
         let Some(gathering) = self.evacuation.gathering.get_mut(&key) else { return };
         let (disk, offset) = (gathering.disk, gathering.offset);
-        let asks = core::mem::take(&mut gathering.asks);
-        gathering.in_flight += asks.len();
+        let count = gathering.asks.len().min(PIECES_MAX.saturating_sub(gathering.in_flight));
+        let asks: Vec<(u64, u64)> = gathering.asks.drain(..count).collect();
+        gathering.in_flight += count;
         for (at, blocks) in asks {
             let op = DiskOp::Read { offset: offset + at * 4096, blocks: blocks as u32 };
             self.submit(disk, op, Purpose::Gather { volume: key.0, extent: key.1, at, blocks });
@@ -379,8 +388,16 @@ impl Store {
         }
         let still = self.pool.place(volume, first) == Some((disk, offset)) && self.is_leaving(disk);
         let slot = if still { self.pool.allocate_move(volume, extent) } else { None };
-        let Some(slot) = slot else { return self.finish_job(now, key) };
-        let blocks = self.cache.dirty_in(volume, first..first + data.len() as u64);
+        let Some(slot) = slot else {
+            self.evacuation.left_behind |= still;
+            return self.finish_job(now, key);
+        };
+        let mut blocks = self.cache.dirty_in(volume, first..first + data.len() as u64);
+        // New zeros are written as they are and stay dirty: the next job of the extent remembers them, or unmaps it.
+        blocks.retain(|block| {
+            let is_zero = matches!(self.cache.peek(volume, *block), Some(Block::Zero));
+            !is_zero || zeros.contains((block - first) as u32)
+        });
         let mut contents: BTreeMap<u64, Block> = BTreeMap::new();
         for (at, content) in (0..).zip(data) {
             if !zeros.contains(at as u32) {
@@ -391,7 +408,6 @@ impl Store {
         for &block in &blocks {
             contents.insert(block - first, self.cache.issue(volume, block));
         }
-        // New zeros are written: so the record that maps the extent is the only one that its contents wait for.
         let used = self.pool.blocks_in(volume, extent);
         let plan = Plan::mapped_extent(used, self.pool.zeros(volume, extent), contents.into_iter(), false);
         self.write_moved(now, key, slot, blocks, plan);

@@ -9,7 +9,9 @@
 //! - An extent is unmapped only when every block of it is zero, and given out again only when that is durable.
 //! - At most one destage job works on an extent, so that writes to one place of a disk never race.
 //! - What is read from disk is compared with its checksum before anyone sees it (`sums`).
-//! - Neither a read nor a move of an extent sees what a later owner of its slot wrote: reads hold their slots.
+//! - Neither a read nor a move of an extent sees what a later owner of its slot wrote: reads hold their slots. A move reads
+//!   without holding: it is the job of its extent, so nothing else unmaps that meanwhile, and nothing is put on a disk
+//!   that is leaving.
 //! - A flush covers just the writes that had completed when it was submitted. A failed write or flush fails
 //!   the store for good: nothing becomes stable any more.
 

@@ -83,6 +83,8 @@ pub(crate) struct Bench {
     planted: Planted,
     pages: PagePool,
     extents: u64,
+    /// How old blocks become before they are written back, from the next opening on.
+    pub(crate) destage_age: Duration,
 }
 
 type Witness<'a> = &'a mut dyn FnMut(&Bench) -> Result<(), String>;
@@ -160,6 +162,7 @@ impl Bench {
             idle: false,
             planted,
             pages: PagePool::new(),
+            destage_age: Duration::ZERO,
         }
     }
 
@@ -175,6 +178,11 @@ impl Bench {
 
     pub(crate) fn store_mut(&mut self) -> &mut Store {
         self.store.as_mut().unwrap()
+    }
+
+    /// Requests that have not completed.
+    pub(crate) fn in_flight(&self) -> impl Iterator<Item = &DiskRequest> + Clone + '_ {
+        self.in_flight.iter().map(|(request, ..)| request)
     }
 
     /// Lines that are unsure.
@@ -208,7 +216,7 @@ impl Bench {
         let config = CacheConfig {
             blocks_max: 512,
             dirty_blocks_max: 256,
-            destage_age: Duration::ZERO,
+            destage_age: self.destage_age,
             destage_depth: 8,
             sum_pages_max: 64,
             sum_idle: IDLE,
@@ -271,7 +279,8 @@ impl Bench {
         self.expect(first, count, version, value);
     }
 
-    fn zero(&mut self, first: u64, count: u64) {
+    /// Makes blocks zero.
+    pub(crate) fn zero(&mut self, first: u64, count: u64) {
         let now = self.now;
         let version = self.store_mut().zero(now, V, first..first + count);
         self.expect(first, count, version, 0);
