@@ -332,6 +332,7 @@ fn forward_notices(engine: &Engine, to: Sender<Event>) -> Result<(), Failure> {
 fn describe(notice: &Notice) -> String {
     match notice {
         Notice::Opened => "pool is open".into(),
+        Notice::OpenDiskFailed { disk, error } => format!("disk {} of the pool fails: {error}", disk.0),
         Notice::OpenFailed(reason) => format!("pool cannot be opened: {reason}"),
         Notice::Paired(epoch) => format!("serves in a pair, epoch {epoch}"),
         Notice::Alone(epoch) => format!("serves alone, epoch {epoch}"),
