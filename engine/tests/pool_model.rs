@@ -97,7 +97,9 @@ impl Model {
         let used = |volume: u32| {
             let mapped = self.volumes.get(&volume).map_or(0, |(map, _)| map.len());
             let reserved = self.reserved.iter().filter(|(of, _)| *of == volume).count();
-            mapped + reserved + self.pending.iter().filter(|((of, _), _)| *of == volume).count()
+            // An extent that moves is used once.
+            let new = |((of, _), slot): &&((u32, u32), Slot)| *of == volume && !self.moving.contains(slot);
+            mapped + reserved + self.pending.iter().filter(new).count()
         };
         let others = self.kept.iter().filter(|(volume, _)| **volume != but);
         others.map(|(volume, kept)| kept.saturating_sub(used(*volume) as u64)).sum()
