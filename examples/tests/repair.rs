@@ -19,8 +19,8 @@ impl Place {
         let path = std::env::temp_dir().join(format!("twinsan-repair-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).expect("a temporary directory");
         let place = Place(path);
-        create_sparse(&place.disk(), BYTES).expect("a file");
-        let disk = FileBackend::open(&place.disk(), &FileOptions::default()).expect("it opens");
+        create_sparse(place.disk(), BYTES).expect("a file");
+        let disk = FileBackend::open(place.disk(), &FileOptions::default()).expect("it opens");
         let (pool, partnership, node) = (Uuid(0x51), Uuid(0x52), NodeName::A);
         let ids = FormatIds { pool, disks: vec![Uuid(0x53)], partnership, node };
         let geometry = Geometry { bytes: BYTES, sector_bytes: 512 };
