@@ -2,6 +2,7 @@
 //! whose bytes are anything at all.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![allow(clippy::disallowed_methods, reason = "a golden image is printed on demand")]
 
 mod pool_support;
 
