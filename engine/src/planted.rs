@@ -148,6 +148,16 @@ bugs! {
     NewHalfGetsAll,
     /// A node of a pair serves until it hears that the pair is over: no lease ends.
     LeaseNeverEnds,
+    /// A log entry counts before its second copy is flushed.
+    SecondCopyNotAwaited,
+    /// A copy of a log entry whose head is whole is preferred, whatever the rest of it.
+    DamagedCopyPreferred,
+    /// A damaged copy of the metadata is not written anew.
+    DamagedCopyKept,
+    /// Only one superblock copy names the checkpoint in force when the log before it is given up.
+    SuperblockWrittenOnce,
+    /// The log goes on while its second copy moves.
+    AppendedWhileCopyMoves,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -2,6 +2,7 @@
 //! whose bytes are anything at all.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![allow(clippy::disallowed_methods, reason = "a golden image is printed on demand")]
 
 mod pool_support;
 
@@ -9,6 +10,7 @@ use core::mem::{align_of, offset_of, size_of};
 use std::sync::Arc;
 
 use bytemuck::Zeroable;
+use pool_support::rot::{copies, wipe_copy};
 use pool_support::{Disk, disk, formatted, open, settle};
 use proptest::prelude::*;
 use twinsan::arbiter::{Register, image};
@@ -18,7 +20,7 @@ use twinsan::format::record::{
     ZeroMapBody, kind,
 };
 use twinsan::format::sums::{SumLine, SumPage};
-use twinsan::format::superblock::{DiskEntry, FEATURE_ZEROS, FEATURES_KNOWN, Superblock};
+use twinsan::format::superblock::{DiskEntry, FEATURE_COPIES, FEATURE_ZEROS, FEATURES_KNOWN, Superblock};
 use twinsan::ids::{DiskId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
 use twinsan::io::Geometry;
 use twinsan::pool::{
@@ -40,7 +42,7 @@ fn every_offset_is_as_documented() {
         disk: 48, generation: 64, disk_index: 72, disk_count: 74, home: 76, home_second: 78, extent_bytes: 80,
         sector_bytes: 84, data_offset: 88, log_offset: 96, log_bytes: 104, checkpoint_offsets: 112,
         checkpoint_area_bytes: 128, checkpoint_number: 136, checkpoint_bytes: 144, checkpoint_lsn: 152,
-        log_start: 160, log_sequence: 168, integrity: 176, reserved: 192, disks: 512, reserved_tail: 2560,
+        log_start: 160, log_sequence: 168, integrity: 176, spare: 192, reserved: 208, disks: 512, reserved_tail: 2560,
         crc: 4092);
     layout!(DiskEntry, 32, uuid: 0, bytes: 16, slots: 24, state: 28, reserved: 29);
     layout!(FrameHeader, 64, magic: 0, version: 4, kind: 6, pool: 8, sequence: 24, place: 32, flushed: 40,
@@ -56,6 +58,7 @@ fn every_offset_is_as_documented() {
     layout!(ZeroBody, 16, extent: 0, first: 4, count: 8, reserved: 12);
     layout!(ZeroMapBody, 8, extent: 0, words: 4);
     assert_eq!((FEATURE_ZEROS, FEATURES_KNOWN & FEATURE_ZEROS), (2, 2));
+    assert_eq!((FEATURE_COPIES, FEATURES_KNOWN & FEATURE_COPIES), (16, 16));
     layout!(UnsureBody, 16, first: 0, count: 8, disk: 12, reserved: 14);
     layout!(SumLine, 68, sums: 0, crc: 64);
     layout!(SumPage, 4096, lines: 0, reserved: 4080);
@@ -227,9 +230,10 @@ fn from_text(text: &str) -> Vec<Disk> {
 }
 
 /// As pools are written today.
-const GOLDEN: [(&str, &[u64]); 2] = [
+const GOLDEN: [(&str, &[u64]); 3] = [
     (include_str!("golden/pool-v1-full-one-disk.txt"), &[2 << 20]),
     (include_str!("golden/pool-v1-full-three-disks.txt"), &[2 << 20, 1 << 20, 1 << 20]),
+    (include_str!("golden/pool-v1-copies-three-disks.txt"), &[9 << 20, 8 << 20, 8 << 20]),
 ];
 
 /// As one was written before pools could grow: its checkpoint areas are smaller.
@@ -258,9 +262,28 @@ fn golden_images_open() {
     }
 }
 
+/// Each copy of the metadata alone is enough.
+#[test]
+fn a_golden_image_with_two_copies_opens_without_either() {
+    let disks = from_text(GOLDEN[2].0);
+    let (expected, report) = open(&mut disks.clone()).unwrap();
+    assert_eq!((report.copies.len(), report.completed), (0, None));
+    let copies = copies(&disks);
+    assert_eq!(copies.iter().map(|copy| copy.disk).collect::<Vec<_>>(), [0, 1]);
+    for copy in &copies {
+        let mut disks = disks.clone();
+        wipe_copy(&mut disks, copy);
+        assert_eq!(open(&mut disks).unwrap().0.metadata(), expected.metadata());
+    }
+}
+
 /// What is written today is what was written when the images were made; if it must change, the version must.
+/// `TWINSAN_PRINT_GOLDEN=copies` has the image with two copies printed instead, for tests/golden.
 #[test]
 fn golden_images_are_still_written_so() {
+    if std::env::var_os("TWINSAN_PRINT_GOLDEN").is_some_and(|which| which == "copies") {
+        return print!("{}", to_text(&golden_disks(GOLDEN[2].1)));
+    }
     for (text, bytes) in GOLDEN {
         assert!(to_text(&golden_disks(bytes)) == text, "the format has changed: see tests/golden/README.md");
     }
@@ -361,6 +384,7 @@ proptest! {
     #[test]
     fn arbitrary_records_open_or_are_refused(
         mode in 2u8..4,
+        copies in any::<bool>(),
         records in proptest::collection::vec((1u8..17, 1u8..5, 0u32..3, proptest::collection::vec(any::<u64>(), 5)), 1..30),
         small in any::<bool>(),
     ) {
@@ -381,7 +405,7 @@ proptest! {
             }
             bytes.extend_from_slice(&record);
         }
-        bytes.insert(0, mode);
+        bytes.insert(0, mode | if copies { 0x80 } else { 0 });
         let _ = open_arbitrary(&bytes);
     }
 }

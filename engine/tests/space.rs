@@ -36,7 +36,8 @@ struct Solo {
     config: NodeConfig,
     geometry: Geometry,
     blocks: BTreeMap<u64, Block>,
-    data_from: u64,
+    /// Blocks of the data area.
+    data: core::ops::Range<u64>,
     /// Blocks of the data area that were written and read.
     written: u64,
     read: u64,
@@ -80,7 +81,7 @@ impl Solo {
             config,
             geometry: geometry(bytes),
             blocks: BTreeMap::new(),
-            data_from: data_from(bytes).0,
+            data: data_from(bytes).0..data_from(bytes).0 + extents * EXTENT,
             written: 0,
             read: 0,
             now: Instant::from_nanos(1),
@@ -113,13 +114,13 @@ impl Solo {
         Ok(match op {
             DiskOp::Read { offset, blocks } => {
                 let first = offset / 4096;
-                self.read += if first >= self.data_from { u64::from(blocks) } else { 0 };
+                self.read += if self.data.contains(&first) { u64::from(blocks) } else { 0 };
                 let block = |n: u64| self.blocks.get(&(first + n)).cloned().unwrap_or_else(junk);
                 (0..u64::from(blocks)).map(block).collect()
             }
             DiskOp::Write { offset, data } => {
                 let first = offset / 4096;
-                self.written += if first >= self.data_from { data.len() as u64 } else { 0 };
+                self.written += if self.data.contains(&first) { data.len() as u64 } else { 0 };
                 self.blocks.extend((first..).zip(data));
                 Payload::new()
             }
