@@ -17,6 +17,7 @@ mod destage;
 mod evacuate;
 mod guard;
 mod plan;
+mod purge;
 mod read;
 mod sums;
 
@@ -35,6 +36,7 @@ use destage::Destager;
 use evacuate::Evacuation;
 pub use evacuate::Unmovable;
 pub use guard::Damaged;
+use purge::Purges;
 use read::Reads;
 pub use read::{Read, ReadToken};
 pub use sums::{Damage, SumCounters};
@@ -68,6 +70,7 @@ pub struct Store {
     cache: Cache,
     destager: Destager,
     evacuation: Evacuation,
+    purges: Purges,
     reads: Reads,
     sums: SumTable,
     purposes: BTreeMap<IoId, Purpose>,
@@ -95,6 +98,7 @@ impl Store {
             cache: Cache::new(config.blocks_max, config.dirty_blocks_max),
             destager: Destager::new(config, pool.disks().len()),
             evacuation: Evacuation::default(),
+            purges: Purges::of(&pool),
             reads: Reads::default(),
             sums,
             purposes: BTreeMap::new(),
@@ -265,6 +269,7 @@ impl Store {
         }
         self.disks_grow();
         self.finish_mapped(now);
+        self.purge_step();
         self.start_destage(now);
         self.evacuate(now);
         self.start_prepared(now);

@@ -17,6 +17,7 @@ mod restart;
 mod resync;
 mod room;
 mod stop;
+mod volumes;
 mod writes;
 
 use pair_support::Pair;

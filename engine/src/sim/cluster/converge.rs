@@ -73,7 +73,12 @@ impl Cluster {
             self.stuck("a disk does not join or leave");
             return;
         }
+        if !self.run_while(patience, |cluster| cluster.is_deleting()) {
+            self.stuck("the space of a deleted volume does not come back");
+            return;
+        }
         self.inspect();
+        self.compare_volumes();
         self.compare_halves();
     }
 
@@ -169,7 +174,8 @@ impl Cluster {
 
     /// Reads every block that was ever written, on each path.
     fn verify_everything(&mut self) {
-        for volume in (1..=self.setup.volumes.len() as u32).map(VolumeId) {
+        let there = self.view(NodeName::A).map_or_else(Vec::new, |view| view.volumes);
+        for volume in there.iter().map(|volume| volume.id) {
             let blocks: Vec<u64> = self.watch.blocks(volume).collect();
             let paths =
                 if self.hosts.is_mirrored(volume) { &NodeName::BOTH[..] } else { &NodeName::BOTH[..1] };

@@ -37,6 +37,7 @@ mod losses;
 mod report;
 mod slot;
 mod verbs;
+mod volumes;
 
 pub use api::{ApiError, State};
 pub use report::{Counters, Failure, Report, run, run_plan};
@@ -129,6 +130,7 @@ pub struct Cluster {
     /// A resync found no space at its target: the mirror may stay degraded, guests may not.
     partner_full: bool,
     violation: Option<Violation>,
+    knowledge: volumes::Knowledge,
     link_dues: Vec<LinkDue>,
 }
 
@@ -184,6 +186,7 @@ impl Cluster {
             healing: false,
             partner_full: false,
             violation: None,
+            knowledge: volumes::Knowledge::default(),
             link_dues: Vec::new(),
             setup,
         }
@@ -395,7 +398,8 @@ impl Cluster {
             Action::Aborted { id } => self.aborted(id),
             Action::Notice(notice) => self.noticed(name, life, notice),
             Action::PoolAnswer { id, result } => self.pool_answered(name, id, result),
-            Action::Release { .. } => {}
+            Action::VolumeAnswer { id, result } => self.volume_answered(name, id, result),
+            Action::Release { .. } | Action::VolumeSize { .. } => {}
         }
     }
 
@@ -433,6 +437,8 @@ impl Cluster {
             Notice::Unreadable { .. }
             | Notice::ReservationShort { .. }
             | Notice::DiskJoined(_)
+            | Notice::VolumeGrown { .. }
+            | Notice::VolumeDeleted(_)
             | Notice::DiskNotOurs(_) => {}
             Notice::DiskLeft { .. } => self.counters.disks_left += 1,
             Notice::Unmovable { .. } => self.counters.unmovable_blocks += 1,
@@ -495,6 +501,7 @@ impl Cluster {
         let config = slot.config(&self.setup, self.planted, &mut self.boot_rng);
         let geometries = slot.connect(&mut self.fault_rng);
         slot.asked.clear();
+        slot.changes.clear();
         slot.node = Some(Node::new(config, &geometries));
         let life = slot.life;
         self.on_network(|network, now, dues| network.started(now, name, life, dues));
