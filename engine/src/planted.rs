@@ -158,6 +158,14 @@ bugs! {
     SuperblockWrittenOnce,
     /// The log goes on while its second copy moves.
     AppendedWhileCopyMoves,
+    /// The space of a deleted volume is given out again before its delete is durable.
+    DeletedSpaceReusedEarly,
+    /// A volume grows for hosts before the partner has it in writing.
+    GrownBeforePartner,
+    /// A volume is deleted before the partner has it in writing.
+    DeletedBeforePartner,
+    /// A partner that comes back is not told what became of the volumes.
+    AbsentPartnerNotTold,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

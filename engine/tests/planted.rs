@@ -44,6 +44,16 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
             Bug::DiskUsedBeforeItJoined,
         ],
     ),
+    (
+        "pool_copies.rs",
+        &[
+            Bug::SecondCopyNotAwaited,
+            Bug::DamagedCopyPreferred,
+            Bug::DamagedCopyKept,
+            Bug::SuperblockWrittenOnce,
+            Bug::AppendedWhileCopyMoves,
+        ],
+    ),
     ("stories/copies.rs", &[Bug::ResyncOverwritesNewer, Bug::NewHalfGetsAll]),
     ("stories/flush.rs", &[Bug::FlushMissesUnconfirmed]),
     (
@@ -75,6 +85,15 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
     ("stories/room.rs", &[Bug::SmallWritesPassLarge, Bug::SentWithoutRoom, Bug::ManyMoveToRoom]),
     ("stories/space.rs", &[Bug::WriteWithoutSpace, Bug::UnwrittenBlocksForgotten]),
     ("stories/stop.rs", &[Bug::HandedOverDirty, Bug::StoppedUndecidedDirty]),
+    (
+        "stories/volumes.rs",
+        &[
+            Bug::GrownBeforePartner,
+            Bug::DeletedBeforePartner,
+            Bug::AbsentPartnerNotTold,
+            Bug::DeletedSpaceReusedEarly,
+        ],
+    ),
     (
         "stories/writes.rs",
         &[

@@ -16,8 +16,8 @@ use proptest::prelude::*;
 use twinsan::arbiter::{Register, image};
 use twinsan::format::frame::FrameHeader;
 use twinsan::format::record::{
-    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, UnsureBody, ZeroBody,
-    ZeroMapBody, kind,
+    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, StateBody, TableBody,
+    UnsureBody, ZeroBody, ZeroMapBody, kind,
 };
 use twinsan::format::sums::{SumLine, SumPage};
 use twinsan::format::superblock::{DiskEntry, FEATURE_COPIES, FEATURE_ZEROS, FEATURES_KNOWN, Superblock};
@@ -50,6 +50,7 @@ fn every_offset_is_as_documented() {
     layout!(RecordHead, 8, kind: 0, reserved: 1, units: 2, volume: 4);
     layout!(NodeBody, 24, epoch: 0, proposed: 8, members: 16, up_to_date: 17, complete: 18, reserved: 19);
     layout!(CreateBody, 32, uuid: 0, sectors: 16, mirrored: 24, reserved: 25);
+    layout!(StateBody, 32, sectors: 0, change: 8, epoch: 16, deleted: 24, reserved: 25);
     layout!(HalfBody, 24, generation: 0, ancestors: 16, reserved: 17);
     layout!(MapBody, 12, extent: 0, index: 4, disk: 8, flags: 10);
     layout!(IndexBody, 8, index: 0, reserved: 4);
@@ -355,6 +356,52 @@ fn a_golden_image_of_disks_that_come_and_go_opens_and_is_still_written_so() {
     assert_eq!(pool.metadata().mapped(), 7);
     assert!(report.strays.is_empty() && check(&pool).is_clean());
     assert_eq!(pool.disks()[3].sector_bytes, 4096);
+}
+
+const GOLDEN_VOLUMES: &str = include_str!("golden/pool-v1-volume-changes.txt");
+
+/// A pool with a volume that has grown, one that is deleted and not gone yet, and one of which nothing but that is left;
+/// in a checkpoint, and changed once more in the log after it.
+fn golden_volume_changes() -> Vec<Disk> {
+    let options = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
+    let mut disks = formatted(&options, &[2 << 20]);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    let state = |volume, sectors, change, epoch, deleted| {
+        let (volume, epoch) = (VolumeId(volume), Epoch(epoch));
+        Record::VolumeState { volume, sectors, change, epoch, deleted }
+    };
+    for id in 1..=3 {
+        let (volume, uuid) = (VolumeId(id), Uuid(u128::from(id)));
+        pool.append(&[Record::VolumeCreate { volume, uuid, sectors: 1000, mirrored: id != 2 }]);
+    }
+    pool.append(&[state(1, 5000, 1, 7, false), state(3, 1000, 1, 8, true)]);
+    (0..4).for_each(|extent| map_somewhere(&mut pool, extent));
+    pool.checkpoint();
+    settle(&mut pool, &mut disks);
+    pool.append(&[state(1, 6000, 2, 9, false)]);
+    map_somewhere(&mut pool, 40);
+    pool.append(&[state(2, 2000, 1, 9, false), Record::LogAdd { volume: VolumeId(1), first: 46, count: 1 }]);
+    pool.append(&[state(1, 6000, 3, 10, true), Record::Unmap { volume: VolumeId(1), extent: 0 }]);
+    settle(&mut pool, &mut disks);
+    disks
+}
+
+/// `TWINSAN_PRINT_GOLDEN` has the image printed instead, for tests/golden.
+#[test]
+fn a_golden_image_of_volumes_that_change_opens_and_is_still_written_so() {
+    let text = to_text(&golden_volume_changes());
+    if std::env::var_os("TWINSAN_PRINT_GOLDEN").is_some() {
+        return print!("{text}");
+    }
+    assert!(text == GOLDEN_VOLUMES, "the format has changed: see tests/golden/README.md");
+    let (pool, _) = open(&mut from_text(GOLDEN_VOLUMES)).unwrap();
+    let states: Vec<_> = pool
+        .metadata()
+        .volumes()
+        .map(|(id, meta)| (id.0, meta.sectors, meta.change, meta.changed_in.0, meta.deleted, meta.map.len()))
+        .collect();
+    assert_eq!(states, [(1, 6000, 3, 10, true, 4), (2, 2000, 1, 9, false, 0), (3, 1000, 1, 8, true, 0)]);
+    assert!(check(&pool).is_clean());
 }
 
 /// Prints a golden image, for tests/golden.

@@ -205,7 +205,10 @@ impl Pool {
             _ => {}
         }
         let freed = self.metadata.apply(record);
-        let early = self.planted.has(Bug::ExtentReusedEarly);
+        let deleted = |volume: &VolumeId| self.metadata.volume(*volume).is_some_and(|meta| meta.deleted);
+        let early = self.planted.has(Bug::ExtentReusedEarly)
+            || (self.planted.has(Bug::DeletedSpaceReusedEarly)
+                && matches!(record, Record::Unmap { volume, .. } if deleted(volume)));
         self.space.unmapped(if early { Lsn(0) } else { lsn }, freed);
         if early {
             self.space.durable(Lsn(0));

@@ -105,6 +105,7 @@ impl Trace {
             Event::Arbiter { id, result } => self.number(id ^ 7 << 60 ^ u64::from(result.is_ok())),
             Event::Stop => self.number(8 << 60),
             Event::Pool { id, .. } => self.number(id ^ 10 << 60),
+            Event::Volume { id, volume, .. } => self.number(id ^ 11 << 60 ^ u64::from(volume.0) << 32),
             Event::Tick => self.number(9 << 60),
             Event::Scrub { start } => self.number(10 << 60 ^ u64::from(*start)),
         }
@@ -149,6 +150,10 @@ impl Trace {
             Action::Notice(_) => self.number(5 << 60),
             Action::PoolAnswer { id, result } => self.number(id ^ 6 << 60 ^ u64::from(result.is_ok())),
             Action::Release { disk } => self.number(u64::from(disk.0) ^ 7 << 60),
+            Action::VolumeAnswer { id, result } => self.number(id ^ 8 << 60 ^ u64::from(result.is_ok())),
+            Action::VolumeSize { volume, sectors } => {
+                self.number(u64::from(volume.0) << 48 ^ sectors.unwrap_or(0));
+            }
         }
         let detail = match action {
             Action::Disk(_) => Detail::All,

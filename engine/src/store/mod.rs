@@ -18,6 +18,7 @@ mod destage;
 mod evacuate;
 mod guard;
 mod plan;
+mod purge;
 mod read;
 mod sums;
 
@@ -36,6 +37,7 @@ use destage::Destager;
 use evacuate::Evacuation;
 pub use evacuate::Unmovable;
 pub use guard::Damaged;
+use purge::Purges;
 use read::Reads;
 pub use read::{Read, ReadToken};
 pub use sums::{Damage, SumCounters};
@@ -69,6 +71,7 @@ pub struct Store {
     cache: Cache,
     destager: Destager,
     evacuation: Evacuation,
+    purges: Purges,
     reads: Reads,
     sums: SumTable,
     purposes: BTreeMap<IoId, Purpose>,
@@ -96,6 +99,7 @@ impl Store {
             cache: Cache::new(config.blocks_max, config.dirty_blocks_max),
             destager: Destager::new(config, pool.disks().len()),
             evacuation: Evacuation::default(),
+            purges: Purges::of(&pool),
             reads: Reads::default(),
             sums,
             purposes: BTreeMap::new(),
@@ -266,6 +270,7 @@ impl Store {
         }
         self.disks_grow();
         self.finish_mapped(now);
+        self.purge_step();
         self.start_destage(now);
         self.evacuate(now);
         self.start_prepared(now);

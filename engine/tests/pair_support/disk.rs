@@ -110,6 +110,14 @@ impl Disk {
         self.unflushed.clear();
     }
 
+    /// What was written to the data area and not flushed happens to be there; of the metadata nothing is.
+    pub(super) fn power_cut_keeping_data(&mut self) {
+        let from = self.data_offset / BLOCK_BYTES as u64;
+        let data = self.unflushed.iter().filter(|(at, _)| *at >= from).cloned();
+        self.durable.extend(data.collect::<Vec<_>>());
+        self.power_cut(false);
+    }
+
     fn flush(&mut self, covers: u64) {
         while self.flushed < covers
             && let Some((at, block)) = self.unflushed.pop_front()

@@ -40,6 +40,7 @@ mod origin;
 mod report;
 mod slot;
 mod verbs;
+mod volumes;
 
 pub use api::{ApiError, State};
 pub use origin::Origin;
@@ -135,6 +136,7 @@ pub struct Cluster {
     /// Both nodes are down, and this one died first.
     died_first: Option<NodeName>,
     violation: Option<Violation>,
+    knowledge: volumes::Knowledge,
     link_dues: Vec<LinkDue>,
 }
 
@@ -191,6 +193,7 @@ impl Cluster {
             partner_full: false,
             died_first: None,
             violation: None,
+            knowledge: volumes::Knowledge::default(),
             link_dues: Vec::new(),
             setup,
         }
@@ -402,7 +405,8 @@ impl Cluster {
             Action::Aborted { id } => self.aborted(id),
             Action::Notice(notice) => self.noticed(name, life, notice),
             Action::PoolAnswer { id, result } => self.pool_answered(name, id, result),
-            Action::Release { .. } => {}
+            Action::VolumeAnswer { id, result } => self.volume_answered(name, id, result),
+            Action::Release { .. } | Action::VolumeSize { .. } => {}
         }
     }
 
@@ -441,6 +445,8 @@ impl Cluster {
             Notice::Unreadable { .. }
             | Notice::ReservationShort { .. }
             | Notice::DiskJoined(_)
+            | Notice::VolumeGrown { .. }
+            | Notice::VolumeDeleted(_)
             | Notice::DiskNotOurs(_) => {}
             Notice::DiskLeft { .. } => self.counters.disks_left += 1,
             Notice::Unmovable { .. } => self.counters.unmovable_blocks += 1,
@@ -511,6 +517,7 @@ impl Cluster {
         let config = slot.config(&self.setup, self.planted, &mut self.boot_rng);
         let geometries = slot.connect(&mut self.fault_rng);
         slot.asked.clear();
+        slot.changes.clear();
         slot.node = Some(Node::new(config, &geometries));
         let life = slot.life;
         self.on_network(|network, now, dues| network.started(now, name, life, dues));
