@@ -273,7 +273,8 @@ fn disks_are_added_and_removed_while_the_node_runs() {
 
 /// The configurations of a pair on this machine.
 fn pair(place: &Place) -> [PathBuf; 2] {
-    let link = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let link =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
     ["a", "b"].map(|name| {
         let text = EXAMPLE
             .replace("name = \"a\"", &format!("name = \"{name}\""))
@@ -282,20 +283,20 @@ fn pair(place: &Place) -> [PathBuf; 2] {
             .replace("127.0.0.1:7260", &link.to_string())
             .replace("size = \"64GiB\" },", "size = \"1GiB\" },");
         let path = place.0.join(format!("{name}.toml"));
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).expect("written");
         path
     })
 }
 
 fn start_logged(config: &Path) -> Running {
-    let log = std::fs::File::create(config.with_extension("log")).unwrap();
+    let log = std::fs::File::create(config.with_extension("log")).expect("a file of the test");
     let child = Command::new(DAEMON).args(["run", "--config"]).arg(config).stderr(log).spawn();
     Running(child.expect("the daemon runs"))
 }
 
 fn status_of(config: &Path) -> Option<serde_json::Value> {
     let said = daemon(&["status", "--json"], config);
-    said.status.success().then(|| serde_json::from_slice(&said.stdout).unwrap())
+    said.status.success().then(|| serde_json::from_slice(&said.stdout).expect("JSON"))
 }
 
 /// The size in bytes that a node tells for a volume.
@@ -307,7 +308,7 @@ fn told_size(config: &Path, name: &str) -> Option<u64> {
 
 /// What a real initiator is told of a volume's last block.
 fn last_block(config: &Path) -> Option<String> {
-    let log = std::fs::read_to_string(config.with_extension("log")).unwrap();
+    let log = std::fs::read_to_string(config.with_extension("log")).expect("a file of the test");
     let url = log
         .lines()
         .rev()

@@ -112,9 +112,9 @@ impl Disk {
 
     /// What was written to the data area and not flushed happens to be there; of the metadata nothing is.
     pub(super) fn power_cut_keeping_data(&mut self) {
-        let from = self.data_offset / BLOCK_BYTES as u64;
-        let data = self.unflushed.iter().filter(|(at, _)| *at >= from).cloned();
-        self.durable.extend(data.collect::<Vec<_>>());
+        let kept = |(at, _): &&(u64, Block)| self.data.contains(&(at * BLOCK_BYTES as u64));
+        let data: Vec<_> = self.unflushed.iter().filter(kept).cloned().collect();
+        self.durable.extend(data);
         self.power_cut(false);
     }
 

@@ -192,7 +192,8 @@ impl Cluster {
 
     /// Reads every block that was ever written, on these paths; what is not mirrored, where it is.
     fn verify_everything(&mut self, paths: &[NodeName]) {
-        let there = paths.first().and_then(|path| self.view(*path)).map_or_else(Vec::new, |view| view.volumes);
+        let there =
+            paths.first().and_then(|path| self.view(*path)).map_or_else(Vec::new, |view| view.volumes);
         for volume in there.iter().map(|volume| volume.id) {
             let blocks: Vec<u64> = self.watch.blocks(volume).collect();
             let paths = if self.hosts.is_mirrored(volume) { paths } else { &NodeName::BOTH[..1] };
