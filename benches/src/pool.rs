@@ -1,5 +1,7 @@
 //! A big pool on a disk in memory, to be opened again and again.
 
+use std::collections::BTreeMap;
+
 use twinsan::block::{BLOCK_BYTES, Block, Payload};
 use twinsan::ids::{DiskId, NodeName, Uuid, VolumeId};
 use twinsan::io::{DiskOp, Geometry};
@@ -11,7 +13,7 @@ const EXTENT_BYTES: u64 = 1 << 20;
 
 /// The disk: only its metadata are kept, for nothing else is read.
 pub struct BigPool {
-    blocks: Vec<Block>,
+    blocks: BTreeMap<u64, Block>,
     geometry: Geometry,
 }
 
@@ -24,7 +26,7 @@ impl BigPool {
     pub fn new(extents: u32, in_log: u32) -> BigPool {
         let geometry =
             Geometry { bytes: u64::from(extents) * EXTENT_BYTES * 5 / 4 + (1 << 30), sector_bytes: 512 };
-        let mut big = BigPool { blocks: Vec::new(), geometry };
+        let mut big = BigPool { blocks: BTreeMap::new(), geometry };
         let ids = FormatIds { pool: Uuid(1), disks: vec![Uuid(2)], node: NodeName::A, partnership: Uuid(7) };
         let options = PoolOptions { extent_bytes: EXTENT_BYTES, log_bytes: 64 << 20 };
         for write in format(&ids, &options, &[geometry]).expect("the disk is large enough") {
@@ -75,19 +77,13 @@ impl BigPool {
     fn carry_out(&mut self, op: DiskOp) -> Payload {
         match op {
             DiskOp::Read { offset, blocks } => {
-                let first = (offset / BLOCK_BYTES as u64) as usize;
-                (first..first + blocks as usize)
-                    .map(|block| self.blocks.get(block).cloned().unwrap_or_default())
+                let first = offset / BLOCK_BYTES as u64;
+                (first..first + u64::from(blocks))
+                    .map(|block| self.blocks.get(&block).cloned().unwrap_or_default())
                     .collect()
             }
             DiskOp::Write { offset, data } => {
-                let first = (offset / BLOCK_BYTES as u64) as usize;
-                if self.blocks.len() < first + data.len() {
-                    self.blocks.resize(first + data.len(), Block::Zero);
-                }
-                for (place, block) in self.blocks[first..].iter_mut().zip(data) {
-                    *place = block;
-                }
+                self.blocks.extend((offset / BLOCK_BYTES as u64..).zip(data));
                 Payload::new()
             }
             DiskOp::Flush => Payload::new(),

@@ -120,6 +120,9 @@ pub enum GuestError {
     /// Aborted on request.
     #[error("the request was aborted")]
     Aborted,
+    /// The volume is deleted, or there is none such (05/25/00).
+    #[error("there is no such volume any more")]
+    Gone,
 }
 
 /// Blocks for a read, an empty payload for the others.
@@ -181,6 +184,14 @@ pub trait VirtualVolume: Send + Sync {
     fn block_status(&self, at: Sectors) -> Option<Result<Vec<StatusRun>, GuestError>> {
         let _ = at;
         None
+    }
+    /// Its size in 512-byte sectors now, cheaply: asked with every command.
+    fn sectors(&self) -> u64 {
+        self.info().sectors
+    }
+    /// Has it been deleted?
+    fn is_gone(&self) -> bool {
+        false
     }
     /// Asks for a request to be given up. `sink.aborted(token)` is called when it can no longer act; the
     /// request's own completion has been called by then.

@@ -152,6 +152,24 @@ bugs! {
     StableNotRepeated,
     /// A node that has joined does not look whether the source is still at it.
     JoinedUnlooked,
+    /// A log entry counts before its second copy is flushed.
+    SecondCopyNotAwaited,
+    /// A copy of a log entry whose head is whole is preferred, whatever the rest of it.
+    DamagedCopyPreferred,
+    /// A damaged copy of the metadata is not written anew.
+    DamagedCopyKept,
+    /// Only one superblock copy names the checkpoint in force when the log before it is given up.
+    SuperblockWrittenOnce,
+    /// The log goes on while its second copy moves.
+    AppendedWhileCopyMoves,
+    /// The space of a deleted volume is given out again before its delete is durable.
+    DeletedSpaceReusedEarly,
+    /// A volume grows for hosts before the partner has it in writing.
+    GrownBeforePartner,
+    /// A volume is deleted before the partner has it in writing.
+    DeletedBeforePartner,
+    /// A partner that comes back is not told what became of the volumes.
+    AbsentPartnerNotTold,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

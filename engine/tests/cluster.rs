@@ -124,6 +124,8 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("partners dropped for lack of space", counters.partners_dropped, seeds / 200),
         ("thresholds reached", counters.thresholds_reached, seeds / 4),
         ("thresholds left", counters.thresholds_left, seeds / 10),
+        ("volumes grown", counters.volumes_grown, seeds / 10),
+        ("volumes deleted", counters.volumes_deleted, seeds / 20),
         ("blocks of zeros inside extents", counters.zero_blocks_seen, seeds * 50),
         ("runs with space kept in a full pool", counters.kept_while_full, seeds / 100),
         ("disks joined", counters.disks_joined, seeds / 5),

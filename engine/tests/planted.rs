@@ -30,6 +30,16 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
     ("moves.rs", &[Bug::DepartingDiskHidden, Bug::MovedUncompared]),
     ("pair.rs", &[Bug::StoppedUnmarked]),
     ("pool_basic.rs", &[Bug::ReservationIgnored]),
+    (
+        "pool_copies.rs",
+        &[
+            Bug::SecondCopyNotAwaited,
+            Bug::DamagedCopyPreferred,
+            Bug::DamagedCopyKept,
+            Bug::SuperblockWrittenOnce,
+            Bug::AppendedWhileCopyMoves,
+        ],
+    ),
     ("stories/copies.rs", &[Bug::ResyncOverwritesNewer, Bug::NewHalfGetsAll]),
     ("stories/flush.rs", &[Bug::FlushMissesUnconfirmed]),
     (
@@ -69,6 +79,15 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
     ("stories/room.rs", &[Bug::SmallWritesPassLarge, Bug::SentWithoutRoom, Bug::ManyMoveToRoom]),
     ("stories/space.rs", &[Bug::WriteWithoutSpace, Bug::UnwrittenBlocksForgotten]),
     ("stories/stop.rs", &[Bug::HandedOverDirty, Bug::StoppedUndecidedDirty]),
+    (
+        "stories/volumes.rs",
+        &[
+            Bug::GrownBeforePartner,
+            Bug::DeletedBeforePartner,
+            Bug::AbsentPartnerNotTold,
+            Bug::DeletedSpaceReusedEarly,
+        ],
+    ),
     (
         "stories/writes.rs",
         &[

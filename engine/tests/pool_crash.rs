@@ -26,11 +26,20 @@ enum Beginning {
     Spread,
     /// One disk, after a crash that left a torn entry.
     Torn,
+    /// One disk with two copies of the metadata.
+    Copied,
+    /// Three disks, the copies on two of them.
+    Apart,
 }
 
 fn beginning(which: Beginning, planted: Planted) -> Session<'static> {
     let spread: &[u64] = &[1 << 20, 2 << 20, 1 << 20];
-    let bytes = if which == Beginning::Spread { spread } else { &[2 << 20] };
+    let bytes = match which {
+        Beginning::Spread => spread,
+        Beginning::Copied => &[8 << 20],
+        Beginning::Apart => &[1 << 20, 9 << 20, 8 << 20],
+        Beginning::Fresh | Beginning::Lapped | Beginning::Torn => &[2 << 20],
+    };
     let mut session = Session::new(formatted(&OPTIONS, bytes), planted);
     session.restart().expect("a fresh pool opens");
     let run = |session: &mut Session<'_>, ops: &[Op]| {
@@ -42,8 +51,8 @@ fn beginning(which: Beginning, planted: Planted) -> Session<'static> {
     run(&mut session, &[Op::VolumeCreate, Op::WriteNew, Op::VolumeCreate, Op::WriteNew, Op::Hot, Op::Log]);
     match which {
         Beginning::Fresh => run(&mut session, &[Op::Checkpoint]),
-        Beginning::Spread => run(&mut session, &[Op::WriteNew]),
-        Beginning::Lapped => run(&mut session, &[Op::Node; 10]),
+        Beginning::Spread | Beginning::Apart => run(&mut session, &[Op::WriteNew]),
+        Beginning::Lapped | Beginning::Copied => run(&mut session, &[Op::Node; 10]),
         Beginning::Torn => {
             session.begin(Op::Burst).expect("the beginning is sound");
             for _ in 0..1 {
@@ -174,9 +183,19 @@ fn power_cuts_after_a_torn_entry() {
 }
 
 #[test]
+fn power_cuts_with_two_copies_of_the_metadata() {
+    exhaust(Beginning::Copied);
+}
+
+#[test]
+fn power_cuts_with_the_copies_on_two_disks() {
+    exhaust(Beginning::Apart);
+}
+
+#[test]
 fn every_request_fails_once() {
     let mut total = Total::default();
-    for which in [Beginning::Fresh, Beginning::Lapped, Beginning::Spread] {
+    for which in [Beginning::Fresh, Beginning::Lapped, Beginning::Spread, Beginning::Apart] {
         fail_everywhere(which, Planted::NONE, &mut total).unwrap_or_else(|what| panic!("{what}"));
     }
     println!("{} failed requests: nothing lost", total.failures);

@@ -2,6 +2,7 @@
 //! whose bytes are anything at all.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![allow(clippy::disallowed_methods, reason = "a golden image is printed on demand")]
 
 mod pool_support;
 
@@ -9,16 +10,17 @@ use core::mem::{align_of, offset_of, size_of};
 use std::sync::Arc;
 
 use bytemuck::Zeroable;
+use pool_support::rot::{copies, wipe_copy};
 use pool_support::{Disk, disk, formatted, open, settle};
 use proptest::prelude::*;
 use twinsan::arbiter::{Register, image};
 use twinsan::format::frame::FrameHeader;
 use twinsan::format::record::{
-    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, UnsureBody, ZeroBody,
-    ZeroMapBody, kind,
+    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, StateBody, TableBody,
+    UnsureBody, ZeroBody, ZeroMapBody, kind,
 };
 use twinsan::format::sums::{SumLine, SumPage};
-use twinsan::format::superblock::{DiskEntry, FEATURE_ZEROS, FEATURES_KNOWN, Superblock};
+use twinsan::format::superblock::{DiskEntry, FEATURE_COPIES, FEATURE_ZEROS, FEATURES_KNOWN, Superblock};
 use twinsan::ids::{DiskId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
 use twinsan::io::Geometry;
 use twinsan::pool::{
@@ -40,7 +42,7 @@ fn every_offset_is_as_documented() {
         disk: 48, generation: 64, disk_index: 72, disk_count: 74, home: 76, home_second: 78, extent_bytes: 80,
         sector_bytes: 84, data_offset: 88, log_offset: 96, log_bytes: 104, checkpoint_offsets: 112,
         checkpoint_area_bytes: 128, checkpoint_number: 136, checkpoint_bytes: 144, checkpoint_lsn: 152,
-        log_start: 160, log_sequence: 168, integrity: 176, reserved: 192, disks: 512, reserved_tail: 2560,
+        log_start: 160, log_sequence: 168, integrity: 176, spare: 192, reserved: 208, disks: 512, reserved_tail: 2560,
         crc: 4092);
     layout!(DiskEntry, 32, uuid: 0, bytes: 16, slots: 24, state: 28, reserved: 29);
     layout!(FrameHeader, 64, magic: 0, version: 4, kind: 6, pool: 8, sequence: 24, place: 32, flushed: 40,
@@ -48,6 +50,7 @@ fn every_offset_is_as_documented() {
     layout!(RecordHead, 8, kind: 0, reserved: 1, units: 2, volume: 4);
     layout!(NodeBody, 24, epoch: 0, proposed: 8, members: 16, up_to_date: 17, complete: 18, reserved: 19);
     layout!(CreateBody, 32, uuid: 0, sectors: 16, mirrored: 24, reserved: 25);
+    layout!(StateBody, 32, sectors: 0, change: 8, epoch: 16, deleted: 24, reserved: 25);
     layout!(HalfBody, 24, generation: 0, ancestors: 16, reserved: 17);
     layout!(MapBody, 12, extent: 0, index: 4, disk: 8, flags: 10);
     layout!(IndexBody, 8, index: 0, reserved: 4);
@@ -56,6 +59,7 @@ fn every_offset_is_as_documented() {
     layout!(ZeroBody, 16, extent: 0, first: 4, count: 8, reserved: 12);
     layout!(ZeroMapBody, 8, extent: 0, words: 4);
     assert_eq!((FEATURE_ZEROS, FEATURES_KNOWN & FEATURE_ZEROS), (2, 2));
+    assert_eq!((FEATURE_COPIES, FEATURES_KNOWN & FEATURE_COPIES), (16, 16));
     layout!(UnsureBody, 16, first: 0, count: 8, disk: 12, reserved: 14);
     layout!(SumLine, 68, sums: 0, crc: 64);
     layout!(SumPage, 4096, lines: 0, reserved: 4080);
@@ -227,9 +231,10 @@ fn from_text(text: &str) -> Vec<Disk> {
 }
 
 /// As pools are written today.
-const GOLDEN: [(&str, &[u64]); 2] = [
+const GOLDEN: [(&str, &[u64]); 3] = [
     (include_str!("golden/pool-v1-full-one-disk.txt"), &[2 << 20]),
     (include_str!("golden/pool-v1-full-three-disks.txt"), &[2 << 20, 1 << 20, 1 << 20]),
+    (include_str!("golden/pool-v1-copies-three-disks.txt"), &[9 << 20, 8 << 20, 8 << 20]),
 ];
 
 /// As one was written before pools could grow: its checkpoint areas are smaller.
@@ -255,6 +260,21 @@ fn golden_images_open() {
         // A pool from before has no room to remember zeros: they are written.
         assert_eq!((pool.zero_extents_max() > 0, pool.metadata().zero_extents() > 0), (today, today));
         assert!(check(&pool).is_clean());
+    }
+}
+
+/// Each copy of the metadata alone is enough.
+#[test]
+fn a_golden_image_with_two_copies_opens_without_either() {
+    let disks = from_text(GOLDEN[2].0);
+    let (expected, report) = open(&mut disks.clone()).unwrap();
+    assert_eq!((report.copies.len(), report.completed), (0, None));
+    let copies = copies(&disks);
+    assert_eq!(copies.iter().map(|copy| copy.disk).collect::<Vec<_>>(), [0, 1]);
+    for copy in &copies {
+        let mut disks = disks.clone();
+        wipe_copy(&mut disks, copy);
+        assert_eq!(open(&mut disks).unwrap().0.metadata(), expected.metadata());
     }
 }
 
@@ -338,6 +358,47 @@ fn a_golden_image_of_disks_that_come_and_go_opens_and_is_still_written_so() {
     assert_eq!(pool.disks()[3].sector_bytes, 4096);
 }
 
+const GOLDEN_VOLUMES: &str = include_str!("golden/pool-v1-volume-changes.txt");
+
+/// A pool with a volume that has grown, one that is deleted and not gone yet, and one of which nothing but that is left;
+/// in a checkpoint, and changed once more in the log after it.
+fn golden_volume_changes() -> Vec<Disk> {
+    let options = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
+    let mut disks = formatted(&options, &[2 << 20]);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    let state = |volume, sectors, change, epoch, deleted| {
+        let (volume, epoch) = (VolumeId(volume), Epoch(epoch));
+        Record::VolumeState { volume, sectors, change, epoch, deleted }
+    };
+    for id in 1..=3 {
+        let (volume, uuid) = (VolumeId(id), Uuid(u128::from(id)));
+        pool.append(&[Record::VolumeCreate { volume, uuid, sectors: 1000, mirrored: id != 2 }]);
+    }
+    pool.append(&[state(1, 5000, 1, 7, false), state(3, 1000, 1, 8, true)]);
+    (0..4).for_each(|extent| map_somewhere(&mut pool, extent));
+    pool.checkpoint();
+    settle(&mut pool, &mut disks);
+    pool.append(&[state(1, 6000, 2, 9, false)]);
+    map_somewhere(&mut pool, 40);
+    pool.append(&[state(2, 2000, 1, 9, false), Record::LogAdd { volume: VolumeId(1), first: 46, count: 1 }]);
+    pool.append(&[state(1, 6000, 3, 10, true), Record::Unmap { volume: VolumeId(1), extent: 0 }]);
+    settle(&mut pool, &mut disks);
+    disks
+}
+
+#[test]
+fn a_golden_image_of_volumes_that_change_opens_and_is_still_written_so() {
+    assert_written_as(&golden_volume_changes(), GOLDEN_VOLUMES);
+    let (pool, _) = open(&mut from_text(GOLDEN_VOLUMES)).unwrap();
+    let states: Vec<_> = pool
+        .metadata()
+        .volumes()
+        .map(|(id, meta)| (id.0, meta.sectors, meta.change, meta.changed_in.0, meta.deleted, meta.map.len()))
+        .collect();
+    assert_eq!(states, [(1, 6000, 3, 10, true, 4), (2, 2000, 1, 9, false, 0), (3, 1000, 1, 8, true, 0)]);
+    assert!(check(&pool).is_clean());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -351,6 +412,7 @@ proptest! {
     #[test]
     fn arbitrary_records_open_or_are_refused(
         mode in 2u8..4,
+        copies in any::<bool>(),
         records in proptest::collection::vec((1u8..17, 1u8..5, 0u32..3, proptest::collection::vec(any::<u64>(), 5)), 1..30),
         small in any::<bool>(),
     ) {
@@ -371,7 +433,7 @@ proptest! {
             }
             bytes.extend_from_slice(&record);
         }
-        bytes.insert(0, mode);
+        bytes.insert(0, mode | if copies { 0x80 } else { 0 });
         let _ = open_arbitrary(&bytes);
     }
 }

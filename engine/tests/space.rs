@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+use core::ops::Range;
 use std::collections::{BTreeMap, VecDeque};
 
 use twinsan::arbiter::Arbitration;
@@ -36,8 +37,8 @@ struct Solo {
     config: NodeConfig,
     geometry: Geometry,
     blocks: BTreeMap<u64, Block>,
-    data_from: u64,
-    /// Blocks of the data area that were written and read.
+    /// Blocks of the data area; how many of them were written and read.
+    data: Range<u64>,
     written: u64,
     read: u64,
     now: Instant,
@@ -80,7 +81,7 @@ impl Solo {
             config,
             geometry: geometry(bytes),
             blocks: BTreeMap::new(),
-            data_from: data_from(bytes).0,
+            data: data_from(bytes).0..data_from(bytes).0 + extents * EXTENT,
             written: 0,
             read: 0,
             now: Instant::from_nanos(1),
@@ -113,13 +114,13 @@ impl Solo {
         Ok(match op {
             DiskOp::Read { offset, blocks } => {
                 let first = offset / 4096;
-                self.read += if first >= self.data_from { u64::from(blocks) } else { 0 };
+                self.read += if self.data.contains(&first) { u64::from(blocks) } else { 0 };
                 let block = |n: u64| self.blocks.get(&(first + n)).cloned().unwrap_or_else(junk);
                 (0..u64::from(blocks)).map(block).collect()
             }
             DiskOp::Write { offset, data } => {
                 let first = offset / 4096;
-                self.written += if first >= self.data_from { data.len() as u64 } else { 0 };
+                self.written += if self.data.contains(&first) { data.len() as u64 } else { 0 };
                 self.blocks.extend((first..).zip(data));
                 Payload::new()
             }
@@ -572,17 +573,16 @@ fn a_full_partner_is_dropped_if_that_is_wanted_and_comes_back_when_it_has_space(
         });
         let full = cluster.view(small).unwrap().pool_bytes / (64 << 10);
         // From the end to the beginning: what is given back lies behind what does not fit.
-        let end = 255;
         for extent in 0..full + 20 {
             let via = if extent < full { small } else { small.partner() };
-            cluster.write(via, V, at((end - extent) * 16, 1)).unwrap();
+            cluster.write(via, V, at((255 - extent) * 16, 1)).unwrap();
         }
         assert_eq!(cluster.counters().partners_dropped, 1);
         assert_eq!(cluster.state(small.partner()).phase, PeerPhase::Alone);
         cluster.run(Duration::from_secs(10));
         assert_eq!(cluster.state(small.partner()).phase, PeerPhase::Alone, "it still does not fit");
         // What is cleared is copied first, so that there is space for the rest.
-        cluster.zero(small.partner(), V, at((end - 30) * 16, 29 * 16)).unwrap();
+        cluster.zero(small.partner(), V, at((255 - 30) * 16, 29 * 16)).unwrap();
         cluster.until_paired().unwrap();
         cluster.check().unwrap();
     }

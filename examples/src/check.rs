@@ -1,6 +1,7 @@
 //! `twinsand check`: a pool offline. Its structure, and whether both halves of its mirrored volumes read the same.
 //!
-//! Nothing is written. The node must not be running: its disks are locked.
+//! Nothing is written, except with `--repair`, and then only what the same command without it has listed: damaged copies
+//! of metadata whose other copy is whole. The node must not be running: its disks are locked.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use twinsan::backend;
 use twinsan::block::{Block, PagePool, Payload, zeros};
 use twinsan::ids::VolumeId;
 use twinsan::io::DiskOp;
-use twinsan::pool::{self, Pool};
+use twinsan::pool::{self, OpenReport, Pool};
 
 use crate::Failure;
 use crate::config::Config;
@@ -31,19 +32,23 @@ pub(crate) struct Options {
     /// The partner's configuration: compares every block that is mapped in either half of every mirrored volume.
     #[arg(long, value_name = "OTHER.toml", requires = "config")]
     compare: Option<PathBuf>,
+    /// Puts right what a check without this lists as damaged.
+    #[arg(long, conflicts_with = "compare")]
+    repair: bool,
 }
 
 /// Is all well?
 pub(crate) fn check(options: &Options) -> Result<bool, Failure> {
-    let mine = match (&options.config, &options.directory) {
+    let mut mine = match (&options.config, &options.directory) {
         (Some(config), _) => Half::of_config(config)?,
         (None, Some(directory)) => Half::of_directory(directory)?,
         (None, None) => return Err("name the pool: a directory, or --config node.toml".into()),
     };
-    let mut clean = mine.check();
+    let mut clean = mine.repairs(options.repair)?;
+    clean &= mine.check();
     if let Some(other) = &options.compare {
         let other = Half::of_config(other)?;
-        clean &= other.check();
+        clean &= other.tell_repairs() & other.check();
         clean &= compare(&mine, &other)?;
     }
     Ok(clean)
@@ -52,32 +57,34 @@ pub(crate) fn check(options: &Options) -> Result<bool, Failure> {
 /// Checks and compares the two nodes of a pair.
 pub(crate) fn compare_configs(config: &Path, other: &Path) -> Result<bool, Failure> {
     let compare = Some(other.to_path_buf());
-    check(&Options { directory: None, config: Some(config.to_path_buf()), compare })
+    check(&Options { directory: None, config: Some(config.to_path_buf()), compare, repair: false })
 }
 
 /// One node's pool.
 struct Half {
     disks: Disks,
+    paths: Vec<PathBuf>,
     pool: Pool,
+    report: OpenReport,
 }
 
 impl Half {
     fn of_config(path: &Path) -> Result<Half, Failure> {
         let config = Config::load(path)?;
         let paths = config.pool().disks.iter().map(|disk| disk.path.as_path()).filter(|path| path.exists());
-        let (disks, _, blank) = disks::marked(disks::open(paths, &PagePool::new())?)?;
+        let (disks, members, blank) = disks::marked(disks::open(paths, &PagePool::new())?)?;
         for path in blank {
             println!("{} is not part of a pool", path.display());
         }
         if disks.is_empty() {
             return Err("none of the disks in the configuration is part of a pool".into());
         }
-        Half::open(disks)
+        Half::open(disks, members)
     }
 
     /// The disks in a directory, in whatever order their superblocks say.
     fn of_directory(directory: &Path) -> Result<Half, Failure> {
-        let mut found = Vec::new();
+        let (mut found, mut members) = (Vec::new(), Vec::new());
         let mut names = BTreeSet::new();
         for entry in
             std::fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?
@@ -91,25 +98,55 @@ impl Half {
             let (_, disk) = disks::open(std::iter::once(path.as_path()), &PagePool::new())?.remove(0);
             if disks::probe(&*disk)?.is_some() {
                 found.push(disk);
+                members.push(path.clone());
             }
         }
         if found.is_empty() {
             return Err(format!("{} has no disk of a pool", directory.display()).into());
         }
-        Half::open(found)
+        Half::open(found, members)
     }
 
-    fn open(disks: Disks) -> Result<Half, Failure> {
+    fn open(disks: Disks, paths: Vec<PathBuf>) -> Result<Half, Failure> {
         let (pool, report) = disks::open_pool(&disks)?;
         println!(
-            "pool {:032x} of node {}: {} log entries replayed, {} damaged superblock copies{}",
+            "pool {:032x} of node {}: {} log entries replayed{}; metadata kept {}",
             pool.identity().pool.0,
             pool.identity().node,
             report.entries,
-            report.damaged.len(),
             if report.torn.is_some() { ", a torn last entry cut" } else { "" },
+            if pool.second_copy().is_some() { "twice" } else { "once" },
         );
-        Ok(Half { disks, pool })
+        Ok(Half { disks, paths, pool, report })
+    }
+
+    /// Lists what is damaged and can be put right; true if there is nothing.
+    fn tell_repairs(&self) -> bool {
+        let repairs = self.report.repairs();
+        for repair in &repairs {
+            println!("  damaged: {}: {repair}", self.paths[usize::from(repair.disk().0)].display());
+        }
+        repairs.is_empty()
+    }
+
+    /// Lists what is damaged and can be put right, and with `now` does it. True if nothing is left to be done.
+    fn repairs(&mut self, now: bool) -> Result<bool, Failure> {
+        if self.tell_repairs() {
+            return Ok(true);
+        }
+        if !now {
+            println!(
+                "  nothing was changed; `twinsand check --repair` does what is listed, as the node itself would"
+            );
+            return Ok(false);
+        }
+        self.pool.repair();
+        disks::settle(&self.disks, &mut self.pool)?;
+        let (pool, report) = disks::open_pool(&self.disks)?;
+        let left = report.repairs().len();
+        println!("  {} repaired, {left} left", self.report.repairs().len() - left);
+        (self.pool, self.report) = (pool, report);
+        Ok(left == 0)
     }
 
     fn check(&self) -> bool {

@@ -102,6 +102,8 @@ pub(crate) struct Pool {
     pub(crate) name: String,
     #[serde(default = "one_mebibyte")]
     pub(crate) extent: String,
+    /// Size of the metadata log of a pool that is made.
+    pub(crate) log: Option<String>,
     pub(crate) disks: Vec<Disk>,
     #[serde(default)]
     pub(crate) thresholds: Thresholds,
@@ -347,6 +349,11 @@ impl Config {
     /// Extent size in bytes.
     pub(crate) fn extent_bytes(&self) -> u64 {
         sizes::parse(&self.pool().extent).unwrap_or_default()
+    }
+
+    /// Size of the metadata log in bytes; 0: by the size of the disks.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.pool().log.as_deref().and_then(sizes::parse).unwrap_or_default()
     }
 
     /// Bounds of the cache.

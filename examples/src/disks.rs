@@ -124,7 +124,7 @@ fn format(config: &Config, disks: &Disks) -> Result<(), DiskProblem> {
         partnership: config.partnership(),
         node: config.name(),
     };
-    let options = PoolOptions { extent_bytes: config.extent_bytes(), ..PoolOptions::default() };
+    let options = PoolOptions { extent_bytes: config.extent_bytes(), log_bytes: config.log_bytes() };
     let geometries: Vec<_> = disks.iter().map(|disk| disk.geometry()).collect();
     for write in pool::format(&ids, &options, &geometries)? {
         let op = DiskOp::Write { offset: write.offset, data: write.data };
@@ -149,4 +149,17 @@ pub(crate) fn open_pool(disks: &Disks) -> Result<(Pool, OpenReport), DiskProblem
             return Ok(outcome?);
         }
     }
+}
+
+/// Carries out what a pool that is opened without a node asks for.
+pub(crate) fn settle(disks: &Disks, pool: &mut Pool) -> Result<(), DiskProblem> {
+    while let Some(io) = pool.poll_io() {
+        let result = backend::perform(&*disks[usize::from(io.disk.0)], io.op);
+        let failed = result.as_ref().err().cloned();
+        pool.io_done(io.token, result);
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+    }
+    Ok(())
 }

@@ -1,5 +1,5 @@
 //! `twinsand`: the reference daemon. One node of a pair (`run`), a pair to try out (`demo`), what a node does
-//! (`status`), the disks of its pool (`pool`), and the offline check of a pool (`check`).
+//! (`status`), the disks of its pool (`pool`), its volumes (`volume`), and the offline check of a pool (`check`).
 
 mod check;
 mod config;
@@ -11,6 +11,7 @@ mod run;
 mod signals;
 mod sizes;
 mod status;
+mod volumes;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +46,8 @@ enum Command {
     Status(StatusOptions),
     /// The disks of a running node's pool: list, add and remove them while volumes are in use.
     Pool(pool::Options),
+    /// The volumes of a running node: grow or delete them while they are in use, on both nodes.
+    Volume(volumes::Options),
     /// Check a pool offline: its structure, and with --compare whether both halves of its mirrors read the same.
     Check(check::Options),
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::demo(&options),
         Command::Status(options) => show_status(&options).map(|()| true),
         Command::Pool(options) => pool::pool(&options).map(|()| true),
+        Command::Volume(options) => volumes::volume(&options).map(|()| true),
         Command::Check(options) => check::check(&options),
     };
     match outcome {

@@ -1,4 +1,5 @@
-//! `twinsand pool`: the disks of a running node's pool, listed, added and removed while volumes are in use.
+//! `twinsand pool`: the disks of a running node's pool, listed, added and removed while volumes are in use; and the
+//! socket on which a node is asked for changes.
 //!
 //! The node listens on a unix socket in its directory, for its own user only: a line of JSON asks, a line answers. The
 //! configuration stays the one place that says where disks are: a disk is added only if it is listed there, so that the
@@ -23,6 +24,7 @@ use crate::Failure;
 use crate::config::Config;
 use crate::disks;
 use crate::status::{Status, disk_table};
+use crate::volumes;
 
 /// How long a client may take to ask, and a node to take note.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -85,7 +87,7 @@ struct Named {
 /// What is asked on the socket.
 #[derive(Serialize, Deserialize, Debug)]
 #[serde(tag = "command")]
-enum Request {
+pub(crate) enum Request {
     #[serde(rename = "add-disk")]
     Add { path: PathBuf, erase: Option<String> },
     #[serde(rename = "remove-disk")]
@@ -96,6 +98,10 @@ enum Request {
     Pause { disk: String },
     #[serde(rename = "resume-disk")]
     Resume { disk: String },
+    #[serde(rename = "grow-volume")]
+    Grow { volume: String, bytes: u64 },
+    #[serde(rename = "delete-volume")]
+    Delete { volume: String },
 }
 
 /// What is answered.
@@ -120,8 +126,13 @@ pub(crate) fn pool(options: &Options) -> Result<(), Failure> {
         Command::PauseDisk(Named { node, disk }) => (node, Request::Pause { disk: disk.clone() }),
         Command::ResumeDisk(Named { node, disk }) => (node, Request::Resume { disk: disk.clone() }),
     };
-    let socket = Config::load(&node.config)?.control_socket();
-    let answer = ask(&socket, &request)
+    tell(&node.config, &request)
+}
+
+/// Has the node of this configuration carry a request out, and prints what it says.
+pub(crate) fn tell(config: &Path, request: &Request) -> Result<(), Failure> {
+    let socket = Config::load(config)?.control_socket();
+    let answer = ask(&socket, request)
         .map_err(|error| format!("no node answers at {}: {error}; is it running?", socket.display()))?;
     if !answer.done {
         return Err(answer.text.into());
@@ -232,6 +243,8 @@ impl Operator {
                 self.engine.pause_removal(named(&disk)?, false).map_err(|why| format!("{disk}: {why}"))?;
                 format!("the removal of {disk} goes on")
             }
+            Request::Grow { volume, bytes } => volumes::grow(&self.engine, &volume, bytes)?,
+            Request::Delete { volume } => volumes::delete(&self.engine, &volume)?,
         })
     }
 

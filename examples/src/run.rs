@@ -144,6 +144,7 @@ impl Running {
             notice => log(self.config.name(), &describe(notice)),
         }
         match notice {
+            Notice::VolumeDeleted(_) => self.grant_again(),
             Notice::Paired(_) | Notice::Alone(_) => self.open_portals(),
             Notice::Lost if self.server.is_some() && !self.portals.closed => {
                 self.portals.close_at = Some(Instant::now() + LOST_BOUND);
@@ -156,6 +157,14 @@ impl Running {
             self.server = Some(server);
         }
         Ok(())
+    }
+
+    /// Hosts are told that a volume is no longer there.
+    fn grant_again(&self) {
+        let Some(server) = &self.server else { return };
+        if let Err(error) = server.set_access(self.config.access(|id| self.engine.volume(id))) {
+            log(self.config.name(), &format!("mappings stay as they were: {error}"));
+        }
     }
 
     /// The node has not been allowed to serve for a while.
@@ -370,6 +379,10 @@ fn describe(notice: &Notice) -> String {
             format!(
                 "block {block} of volume {volume} is damaged and no good copy is left: overwrite it from a backup"
             )
+        }
+        Notice::VolumeGrown { volume, sectors } => format!("volume {volume} has {} now", show(sectors * 512)),
+        Notice::VolumeDeleted(volume) => {
+            format!("volume {volume} is deleted; take it out of the configuration of both nodes")
         }
         Notice::DiskJoined(disk) => format!("disk {:032x} is in use", disk.0),
         Notice::DiskLeft { disk, erased: true } => {

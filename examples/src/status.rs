@@ -56,6 +56,18 @@ pub(crate) struct Status {
     /// The disks of its pool.
     #[serde(default)]
     pub(crate) disks: Vec<DiskStatus>,
+    /// Volumes that are deleted, and whose space is on its way back.
+    #[serde(default)]
+    pub(crate) deleting: Vec<Deleting>,
+}
+
+/// A volume that is deleted and not gone yet.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub(crate) struct Deleting {
+    /// Its id.
+    pub(crate) id: u32,
+    /// Bytes that are still allocated to it.
+    pub(crate) bytes_left: u64,
 }
 
 /// A disk of the pool.
@@ -159,6 +171,11 @@ impl Status {
             checksums: checksums(&view),
             volumes: Vec::new(),
             disks: view.disks.iter().map(|disk| disk_status(disk, paths, extent_bytes)).collect(),
+            deleting: view
+                .deleting
+                .iter()
+                .map(|(id, extents)| Deleting { id: id.0, bytes_left: extents * extent_bytes })
+                .collect(),
         };
         for half in &view.volumes {
             let Some(volume) = engine.volume(half.id) else { continue };
@@ -348,6 +365,9 @@ pub(crate) fn table(status: &Status) -> String {
             owner,
             show(volume.regions_logged * 65536),
         );
+    }
+    for Deleting { id, bytes_left } in &status.deleting {
+        text += &format!("volume {id} is deleted: {} still to be freed\n", show(*bytes_left));
     }
     text
 }

@@ -264,3 +264,105 @@ fn disks_are_added_and_removed_while_the_node_runs() {
     assert!(said.contains("0 problems") && said.contains("disk1.img is not part of a pool"), "{checked:?}");
     assert!(checked.status.success(), "{checked:?}");
 }
+
+/// The configurations of a pair on this machine.
+fn pair(place: &Place) -> [PathBuf; 2] {
+    let link =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
+    ["a", "b"].map(|name| {
+        let text = EXAMPLE
+            .replace("name = \"a\"", &format!("name = \"{name}\""))
+            .replace("\"san1\"", &format!("\"san-{name}\""))
+            .replace("\"127.0.0.1:3260\", \"[::1]:3260\"", "\"127.0.0.1:0\"")
+            .replace("127.0.0.1:7260", &link.to_string())
+            .replace("size = \"64GiB\" },", "size = \"1GiB\" },");
+        let path = place.0.join(format!("{name}.toml"));
+        std::fs::write(&path, text).expect("written");
+        path
+    })
+}
+
+fn start_logged(config: &Path) -> Running {
+    let log = std::fs::File::create(config.with_extension("log")).expect("a file of the test");
+    let child = Command::new(DAEMON).args(["run", "--config"]).arg(config).stderr(log).spawn();
+    Running(child.expect("the daemon runs"))
+}
+
+fn status_of(config: &Path) -> Option<serde_json::Value> {
+    let said = daemon(&["status", "--json"], config);
+    said.status.success().then(|| serde_json::from_slice(&said.stdout).expect("JSON"))
+}
+
+/// The size in bytes that a node tells for a volume.
+fn told_size(config: &Path, name: &str) -> Option<u64> {
+    let status = status_of(config)?;
+    let volume = status["volumes"].as_array()?.iter().find(|volume| volume["name"] == name)?;
+    volume["bytes"].as_u64()
+}
+
+/// What a real initiator is told of a volume's last block.
+fn last_block(config: &Path) -> Option<String> {
+    let log = std::fs::read_to_string(config.with_extension("log")).expect("a file of the test");
+    let url = log
+        .lines()
+        .rev()
+        .find_map(|line| line.split_once("serves vmfs-v2: ").filter(|(_, url)| url.ends_with("/1")));
+    let asked = Command::new("iscsi-readcapacity16").arg(url?.1).output().ok()?;
+    asked.status.success().then(|| String::from_utf8_lossy(&asked.stdout).into_owned())
+}
+
+#[test]
+fn volumes_grow_and_are_deleted_on_both_nodes_of_a_pair() {
+    let place = Place::new("volumes");
+    let configs = pair(&place);
+    let mut nodes = configs.each_ref().map(|config| Some(start_logged(config)));
+    let paired = |config: &Path| {
+        wait_until("a pair that serves", || {
+            status_of(config).filter(|status| status["state"] == "paired" && status["serving"] == true)
+        });
+    };
+    configs.iter().for_each(|config| paired(config));
+    let volume = |node: usize, arguments: &[&str]| {
+        let mut command = Command::new(DAEMON);
+        command.args(["volume", arguments[0], "--config"]).arg(&configs[node]).args(&arguments[1..]);
+        command.output().expect("the daemon runs")
+    };
+    assert!(error(&volume(0, &["grow", "vmfs-v3", "1TB"])).contains("there is no volume vmfs-v3"));
+    assert!(error(&volume(0, &["grow", "vmfs-v2", "1GB"])).contains("do not shrink"));
+    // One node of the two does not order the changes: both can be asked.
+    for (node, size, bytes) in [(0, "600GB", 600_000_000_000), (1, "700GB", 700_000_000_000)] {
+        let grown = volume(node, &["grow", "vmfs-v2", size]);
+        assert!(grown.status.success(), "{grown:?}");
+        for config in &configs {
+            wait_until("the new size", || (told_size(config, "vmfs-v2") == Some(bytes)).then_some(()));
+        }
+    }
+    let initiators = Command::new("iscsi-readcapacity16").arg("--help").output().is_ok();
+    if initiators {
+        for config in &configs {
+            let told = wait_until("the last block", || last_block(config));
+            assert!(told.contains("1367187499"), "{told}");
+        }
+    } else {
+        let what = "iscsi-readcapacity16 is not installed: REAL CLIENTS ARE NOT TESTED";
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{what}");
+    }
+
+    assert!(error(&volume(1, &["delete", "vmfs-v2", "--yes-delete", "v2"])).contains("nothing is deleted"));
+    let deleted = volume(1, &["delete", "vmfs-v2", "--yes-delete", "vmfs-v2"]);
+    assert!(deleted.status.success(), "{deleted:?}");
+    for config in &configs {
+        wait_until("the end of the volume", || told_size(config, "vmfs-v2").is_none().then_some(()));
+        assert!(told_size(config, "vmfs-v1").is_some());
+        if initiators {
+            wait_until("the end of its LUN", || last_block(config).is_none().then_some(()));
+        }
+    }
+    // The configuration still names it, and it stays deleted.
+    for (node, config) in nodes.iter_mut().zip(&configs) {
+        drop(node.take());
+        *node = Some(start_logged(config));
+        paired(config);
+        assert!(told_size(config, "vmfs-v2").is_none() && told_size(config, "vmfs-v1").is_some());
+    }
+}

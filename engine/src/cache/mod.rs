@@ -343,6 +343,35 @@ impl Cache {
             .unwrap_or(0)
     }
 
+    /// Drops what is here of a volume that is deleted, dirty blocks too, but for blocks that are pinned or on their way
+    /// to disk: ask again when they are not. True if nothing is left.
+    pub fn forget(&mut self, volume: VolumeId) -> bool {
+        let Some(table) = self.tables.get(&volume) else { return true };
+        let all: Vec<(u64, Place)> = table.range(0..u64::MAX).collect();
+        let mut left = false;
+        for (block, place) in all {
+            let entry = &mut self.entries[place as usize];
+            if entry.issued != 0 || self.pins.contains_key(&(volume, block)) {
+                left = true;
+                continue;
+            }
+            let since = core::mem::take(&mut entry.since);
+            if since != 0 {
+                (self.unstable, self.settled) = (self.unstable - 1, self.settled + 1);
+                if let Some(order) = self.orders.get_mut(&volume) {
+                    order.again.remove(&(since, block));
+                }
+            }
+            self.remove(place);
+        }
+        if !left {
+            self.tables.remove(&volume);
+            self.orders.remove(&volume);
+        }
+        self.drop_void(volume);
+        !left
+    }
+
     fn place(&self, volume: VolumeId, block: u64) -> Option<Place> {
         self.tables.get(&volume)?.get(block)
     }

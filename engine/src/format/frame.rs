@@ -116,6 +116,13 @@ impl FrameHeader {
         (crc32c::crc32c_append(self.header_crc.get(), payload) == self.payload_crc.get()).then_some(payload)
     }
 
+    /// Header and records of a frame that has been found whole.
+    pub fn split(frame: &[u8]) -> (FrameHeader, &[u8]) {
+        let header: FrameHeader = bytemuck::pod_read_unaligned(&frame[..HEADER_BYTES]);
+        let payload = &frame[HEADER_BYTES..HEADER_BYTES + header.payload_bytes.get() as usize];
+        (header, payload)
+    }
+
     fn checksum(&self) -> u32 {
         crc32c::crc32c(&bytemuck::bytes_of(self)[..HEADER_BYTES - 8])
     }

@@ -38,6 +38,8 @@ pub mod kind {
     pub const ZERO_ADD: u8 = 18;
     /// [`ZeroBody`](super::ZeroBody).
     pub const ZERO_REMOVE: u8 = 19;
+    /// [`StateBody`](super::StateBody).
+    pub const VOLUME_STATE: u8 = 24;
     /// Checkpoints only: [`TableBody`](super::TableBody), then as many [`MapBody`](super::MapBody).
     pub const MAP_TABLE: u8 = 32;
     /// Checkpoints only: [`TableBody`](super::TableBody), then as many areas, 4 bytes each, padded to 8.
@@ -186,4 +188,20 @@ pub struct ZeroMapBody {
     pub extent: U32Le,
     /// Words that follow.
     pub words: U32Le,
+}
+
+/// What has become of a volume since it was made.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct StateBody {
+    /// Size in 512-byte sectors.
+    pub sectors: U64Le,
+    /// Number of the volume's last change, from 1.
+    pub change: U64Le,
+    /// The epoch in which it was made.
+    pub epoch: U64Le,
+    /// 1: it is deleted; what is mapped of it is on its way back.
+    pub deleted: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
 }

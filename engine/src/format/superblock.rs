@@ -24,8 +24,12 @@ pub const FEATURE_SUMS: u32 = 1;
 /// Feature: blocks inside mapped extents may read as zero whatever their place holds; the checkpoint areas have room
 /// for the maps of them.
 pub const FEATURE_ZEROS: u32 = 1 << 1;
+/// Feature: log and checkpoints are written twice.
+pub const FEATURE_COPIES: u32 = 1 << 4;
 /// Features that this code knows.
-pub const FEATURES_KNOWN: u32 = FEATURE_SUMS | FEATURE_ZEROS;
+pub const FEATURES_KNOWN: u32 = FEATURE_SUMS | FEATURE_ZEROS | FEATURE_COPIES;
+/// `Superblock::home_second` of a pool whose metadata are written once.
+pub const NO_SECOND: u16 = 0xFFFF;
 /// `DiskEntry::state` of a disk in use.
 pub const DISK_IN_USE: u8 = 1;
 /// `DiskEntry::state` of a disk that is being emptied: nothing new is put on it.
@@ -77,7 +81,7 @@ pub struct Superblock {
     pub disk_count: U16Le,
     /// Place of the disk with the metadata.
     pub home: U16Le,
-    /// Room for a second home; 0xFFFF: none.
+    /// Place of the disk in whose spare area the second copy of the metadata lies; [`NO_SECOND`]: there is none.
     pub home_second: U16Le,
     /// Bytes per extent, a power of two.
     pub extent_bytes: U32Le,
@@ -105,8 +109,10 @@ pub struct Superblock {
     pub log_sequence: U64Le,
     /// The block checksum area of this disk: offset and bytes. Zero: none.
     pub integrity: [U64Le; 2],
+    /// Room for a copy of the metadata on this disk: offset and bytes. Zero: none.
+    pub spare: [U64Le; 2],
     /// Zero.
-    pub reserved: [u8; 320],
+    pub reserved: [u8; 304],
     /// The disks of the pool, by place.
     pub disks: [DiskEntry; DISKS_MAX],
     /// Zero.

@@ -12,7 +12,7 @@ use crate::ids::{BootId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
 use crate::time::Instant;
 
 /// Version of the protocol. A partner with another one is refused.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// One message.
 #[derive(Clone, Debug)]
@@ -146,6 +146,67 @@ pub struct HalfSummary {
     pub ancestors: Vec<Generation>,
     /// Hot set and change log can be trusted. Both nodes must know it: they take the same decision.
     pub log_intact: bool,
+    /// Number of the volume's last change; zero if it is as it was made.
+    pub change: u64,
+}
+
+/// A change of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum VolumeChange {
+    /// It gets this size. What it has more reads as zero.
+    Grow {
+        /// The new size in 512-byte sectors.
+        sectors: u64,
+    },
+    /// It is no more, on either node; its space goes back to the pools.
+    Delete,
+}
+
+/// Why a volume is not changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum VolumeRefusal {
+    /// There is no such volume, or it is deleted.
+    #[error("there is no volume {0}; `status` lists the volumes")]
+    Unknown(VolumeId),
+    /// Another change of it is on its way.
+    #[error("another change of this volume is on its way; try again when that is done")]
+    Busy,
+    /// It has that size already, or a larger one.
+    #[error("it has {sectors} sectors already, and volumes do not shrink; name a larger size")]
+    NotLarger {
+        /// Its size.
+        sectors: u64,
+    },
+    /// Larger than volumes can be.
+    #[error("a volume has at most {most} sectors; name a smaller size")]
+    TooLarge {
+        /// The most.
+        most: u64,
+    },
+    /// The node may not serve the volume now.
+    #[error("this node may not change the volume now; ask again when it serves, or ask its partner")]
+    NotNow,
+    /// The node lost its partner, or its right to serve, before it heard that it was done.
+    #[error("the nodes lost each other before it was done; see whether it is with `status`, or ask again")]
+    Interrupted,
+}
+
+/// A mirrored volume in the table of the node whose data stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VolumeEntry {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Identity shown to hosts.
+    pub uuid: Uuid,
+    /// Size in 512-byte sectors.
+    pub sectors: u64,
+    /// Number of its last change.
+    pub change: u64,
+    /// The epoch in which that was made.
+    pub epoch: Epoch,
+    /// Is it deleted?
+    pub deleted: bool,
 }
 
 /// What a node is doing, as it tells its partner.
@@ -197,6 +258,8 @@ pub struct Hello {
     pub pair_epoch: Epoch,
     /// The mirrored volumes.
     pub halves: Vec<HalfSummary>,
+    /// Mirrored volumes that it knows to be deleted.
+    pub deleted: Vec<VolumeId>,
 }
 
 /// Everything that is not on the data path.
@@ -331,6 +394,8 @@ pub enum Control {
         /// New halves: the generation from which they are a delta, now that the source has logged all that
         /// they lack.
         bases: Vec<(VolumeId, Generation)>,
+        /// All mirrored volumes as the source has them, deleted ones too: so it shall be at the target.
+        table: Vec<VolumeEntry>,
     },
     /// Target to source: written; send.
     TargetReady {
@@ -390,5 +455,54 @@ pub enum Control {
     NoSpace {
         /// Epoch of the source.
         epoch: Epoch,
+    },
+    /// Owner to partner: write this change of the volume down.
+    VolumeChange {
+        /// Epoch of the pair.
+        epoch: Epoch,
+        /// The volume.
+        volume: VolumeId,
+        /// Number of the change: one more than that of the last.
+        change: u64,
+        /// What is to become of it.
+        what: VolumeChange,
+    },
+    /// Partner to owner: it is in writing here.
+    VolumeChanged {
+        /// Epoch of the pair.
+        epoch: Epoch,
+        /// The volume.
+        volume: VolumeId,
+        /// Number of the change.
+        change: u64,
+    },
+    /// Owner to partner: it is in writing on both; hosts may see it.
+    VolumeShown {
+        /// Epoch of the pair.
+        epoch: Epoch,
+        /// The volume.
+        volume: VolumeId,
+        /// Number of the change.
+        change: u64,
+    },
+    /// Partner to owner: an operator asks here for this change.
+    VolumeAsk {
+        /// Epoch of the pair.
+        epoch: Epoch,
+        /// Asker's number.
+        id: u64,
+        /// The volume.
+        volume: VolumeId,
+        /// What is to become of it.
+        what: VolumeChange,
+    },
+    /// Owner to partner: what came of it.
+    VolumeAnswer {
+        /// Epoch of the pair.
+        epoch: Epoch,
+        /// Asker's number.
+        id: u64,
+        /// Done, or why not.
+        result: Result<(), VolumeRefusal>,
     },
 }

@@ -4,7 +4,7 @@ use crate::arbiter::{Answer, ArbiterError, Ask};
 use crate::guest::{Command, GuestResult};
 use crate::ids::{DiskId, Epoch, NodeName, RequestId, Uuid, VolumeId};
 use crate::io::{DiskError, DiskRequest, DiskResult, IoId};
-use crate::mirror::message::Message;
+use crate::mirror::message::{Message, VolumeChange, VolumeRefusal};
 use crate::node::config::SpaceLevel;
 use crate::pool::{DiskRefusal, NewDisk};
 
@@ -71,6 +71,16 @@ pub enum Event {
         id: u64,
         /// What is asked.
         ask: PoolAsk,
+    },
+    /// An operator wants a volume changed. Answered with [`Action::VolumeAnswer`], a mirrored one's change when both
+    /// halves have it in writing, or the survivor has.
+    Volume {
+        /// Echoed in the answer.
+        id: u64,
+        /// The volume.
+        volume: VolumeId,
+        /// What is to become of it.
+        what: VolumeChange,
     },
 }
 
@@ -148,6 +158,20 @@ pub enum Action {
     Release {
         /// Its number among the disks given.
         disk: DiskId,
+    },
+    /// Answer an operator who wanted a volume changed.
+    VolumeAnswer {
+        /// As in the request.
+        id: u64,
+        /// Done, or why not.
+        result: Result<(), VolumeRefusal>,
+    },
+    /// From now on hosts see the volume with this size; or not at all, for it is deleted.
+    VolumeSize {
+        /// The volume.
+        volume: VolumeId,
+        /// Its size in 512-byte sectors; `None`: it is deleted.
+        sectors: Option<u64>,
     },
 }
 
@@ -234,6 +258,15 @@ pub enum Notice {
     /// A disk that was given, by its number, carries the pool's mark and is no part of it: it was removed, or its
     /// joining was cut short. It can be added.
     DiskNotOurs(DiskId),
+    /// A volume has grown, and hosts may see it.
+    VolumeGrown {
+        /// The volume.
+        volume: VolumeId,
+        /// Its size in 512-byte sectors.
+        sectors: u64,
+    },
+    /// A volume is deleted; its space is on its way back.
+    VolumeDeleted(VolumeId),
     /// A block on a disk that is being emptied cannot be read, or is not what was written; its extent stays. It is tried
     /// again.
     Unmovable {

@@ -124,6 +124,10 @@ impl Node {
         if known && !self.has(Bug::ForwardAppliedTwice) {
             return; // a resend of what is being done
         }
+        if self.volumes.get(&volume).is_none_or(|state| state.leaving) {
+            self.say(Control::ForwardRefused { epoch, id, error: GuestError::Gone });
+            return;
+        }
         let state =
             self.volumes.get(&volume).filter(|state| state.mirrored && state.owner == self.config.name);
         let fits = |sectors: u64| {

@@ -32,12 +32,18 @@ fn validate(command: &Command, sectors: u64) -> Result<(), GuestError> {
 impl Node {
     /// A guest asks, or a held request gets another chance.
     pub(super) fn guest(&mut self, id: RequestId, volume: VolumeId, command: Command) {
-        let Some(state) = self.volumes.get(&volume) else {
-            self.refuse(id, GuestError::OutOfRange);
+        let Some(state) = self.volumes.get(&volume).filter(|state| !state.leaving) else {
+            self.refuse(id, self.why_gone(volume));
             return;
         };
-        let mirrored = state.mirrored;
-        if let Err(error) = validate(&command, state.sectors) {
+        let (mirrored, sectors) = (state.mirrored, state.sectors);
+        // Only a node that may serve knows how large the volume is.
+        let service = self.service_of(mirrored);
+        if service == Service::Refuse {
+            self.refuse(id, GuestError::Unavailable);
+            return;
+        }
+        if let Err(error) = validate(&command, sectors) {
             self.refuse(id, error);
             return;
         }
@@ -46,12 +52,22 @@ impl Node {
             self.complete(id, Ok(Payload::new()));
             return;
         }
-        match (self.service_of(mirrored), &command) {
-            (Service::Refuse, _) => self.refuse(id, GuestError::Unavailable),
+        match (service, &command) {
             (Service::Hold, _) | (Service::AloneReads, Command::Write { .. } | Command::Zero { .. }) => {
                 self.parked.push_back((id, volume, command));
             }
             _ => self.serve(id, volume, command),
+        }
+    }
+
+    /// There is no such volume here, or not much longer. Of a mirrored one only a node that may serve can tell.
+    fn why_gone(&self, volume: VolumeId) -> GuestError {
+        let known = self.store().pool().metadata().volume(volume);
+        let mirrored = known.is_some_and(|meta| meta.mirrored);
+        match self.service() {
+            Service::Pair | Service::Alone | Service::AloneReads => GuestError::Gone,
+            _ if mirrored => GuestError::Unavailable,
+            _ => GuestError::Gone,
         }
     }
 

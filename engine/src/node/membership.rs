@@ -210,6 +210,7 @@ impl Node {
         for volume in self.volumes.values_mut().filter(|volume| volume.mirrored) {
             volume.begin_pair(owner);
         }
+        self.show_mirrored();
         self.store_mut().set_eager(false);
         self.owner_clock = None;
         self.pair_epoch = epoch;
@@ -399,6 +400,7 @@ impl Node {
             volume.hot.clear();
             volume.owner = self.config.name;
         }
+        self.show_mirrored();
         self.keep_sent_writes();
         for held in core::mem::take(&mut self.held) {
             let (request, volume, blocks, version) = (held.request, held.volume, held.blocks, held.version);

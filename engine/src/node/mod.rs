@@ -14,6 +14,7 @@
 //! | `read`, `flush`, `paths` | what they say |
 //! | `mend`, `scrub` | what becomes of damaged blocks, and how they are looked for |
 //! | `disks` | disks that are added and removed |
+//! | `volumes` | volumes that grow and are deleted |
 //! | `hot` | which areas may differ right now |
 //! | `space` | a write that finds no space; thresholds of the pool's use |
 //! | `status` | which blocks hold data |
@@ -59,6 +60,7 @@ mod status;
 mod stop;
 mod target;
 mod volume;
+mod volumes;
 mod waiting;
 mod write;
 
@@ -68,6 +70,7 @@ use event::{Action, Event, Notice};
 use op::{Flush, Forwarded, Held, Incoming, Reading, Settling, Write};
 use phase::Phase;
 use volume::Volume;
+use volumes::Asker;
 use waiting::Waiting;
 
 /// One of the two storage controllers. Give it every [`Event`] with the time it is handled, then take all
@@ -132,6 +135,8 @@ pub struct Node {
     target_was_full: bool,
     /// Disks that shall join, and who asked.
     adding: BTreeMap<DiskId, u64>,
+    /// Changes of volumes on their way.
+    changes: volumes::Changes,
 }
 
 impl Node {
@@ -182,6 +187,7 @@ impl Node {
             space_level: SpaceLevel::Normal,
             target_was_full: false,
             adding: BTreeMap::new(),
+            changes: volumes::Changes::default(),
             config,
         }
     }
@@ -218,6 +224,7 @@ impl Node {
             Event::Scrub { start } => self.scrub(start),
             Event::Stop => self.stop(),
             Event::Pool { id, ask } => self.pool_asked(id, ask),
+            Event::Volume { id, volume, what } => self.volume_asked(Asker::Here(id), volume, what),
             Event::Tick => {}
         }
         true
@@ -279,6 +286,7 @@ impl Node {
         moved |= self.wake_settled();
         moved |= self.wake_flushes();
         moved |= self.resync_step();
+        moved |= self.volumes_step();
         self.scrub_step();
         self.report_stable();
         self.cool();

@@ -6,6 +6,7 @@ use super::phase::{Phase, Starting};
 use super::volume::Volume;
 use crate::guest::GuestError;
 use crate::io::{DiskRequest, IoId};
+use crate::mirror::message::VolumeRefusal;
 use crate::pool::{DiskRefusal, NodeRecord, OpenError, Pool, Record};
 use crate::store::Store;
 
@@ -25,6 +26,9 @@ impl Node {
                     self.actions.push_back(Action::Release { disk: new.device });
                 }
                 self.actions.push_back(Action::PoolAnswer { id, result: Err(DiskRefusal::NotOpen) });
+            }
+            Event::Volume { id, .. } => {
+                self.actions.push_back(Action::VolumeAnswer { id, result: Err(VolumeRefusal::NotNow) });
             }
             Event::LinkUp { link } => self.link = Some(link),
             Event::LinkDown { link } if self.link == Some(link) => self.link = None,
@@ -85,7 +89,7 @@ impl Node {
                 }]);
             }
         }
-        for (id, meta) in store.pool().metadata().volumes() {
+        for (id, meta) in store.pool().metadata().volumes().filter(|(_, meta)| !meta.deleted) {
             let mut volume = Volume::new(meta.sectors, meta.mirrored, self.config.preferred);
             let config = self.config.volumes.iter().find(|config| config.id == id);
             volume.detect_zeros = config.is_some_and(|config| config.detect_zeros);
@@ -98,6 +102,7 @@ impl Node {
             return;
         }
         self.opened_at = self.now;
+        self.show_linear();
         self.set_phase(Phase::Starting(Starting { register: None, ask_at: self.now, yielding: None }));
         self.notice(Notice::Opened);
         if let Some(link) = self.link {

@@ -45,11 +45,16 @@ impl Node {
             sums: store.map_or(SumCounters::default(), Store::sum_counters),
             sum_lines_in_doubt: store.map_or(0, Store::sum_lines_in_doubt),
             volumes: self.volume_views(),
+            deleting: store.map_or_else(Vec::new, |store| store.purging().collect()),
+            deleted: store.map_or_else(Vec::new, |store| {
+                let all = store.pool().metadata().volumes().filter(|(_, meta)| meta.deleted);
+                all.map(|(id, _)| id).collect()
+            }),
             disks: self.disk_views(),
         }
     }
 
-    fn acting_epoch(&self) -> Epoch {
+    pub(super) fn acting_epoch(&self) -> Epoch {
         match &self.phase {
             Phase::Paired(pair) => pair.epoch,
             Phase::Alone(alone) => alone.epoch,
@@ -83,6 +88,8 @@ impl Node {
                     hot: meta.hot.iter().copied().collect(),
                     log: meta.log.clone(),
                     extents: meta.map.len(),
+                    sectors: volume.sectors,
+                    sectors_shown: volume.shown,
                 })
             })
             .collect()

@@ -52,7 +52,8 @@ impl Node {
             .map(|volume| {
                 let meta = metadata.volume(volume).expect("a running volume has metadata");
                 let (generation, ancestors) = (meta.generation, meta.ancestors.clone());
-                HalfSummary { volume, sectors: meta.sectors, generation, ancestors, log_intact: true }
+                let (sectors, change) = (meta.sectors, meta.change);
+                HalfSummary { volume, sectors, generation, ancestors, log_intact: true, change }
             })
             .collect()
     }
@@ -237,7 +238,8 @@ impl Node {
         match &alone.rejoin {
             Rejoin::Merging { lsn, bases } if self.is_durable(*lsn) => {
                 let bases = bases.clone();
-                self.say(Control::BeTarget { epoch, bases });
+                let table = self.volume_table();
+                self.say(Control::BeTarget { epoch, bases, table });
                 self.set_rejoin(Rejoin::Telling);
             }
             Rejoin::Copying(resync) if resync.is_copied() && self.now >= resync.drain_at => self.drain(),
@@ -315,7 +317,7 @@ impl Node {
     }
 
     /// What the partner still says on this link may belong to an attempt that was given up: a new link drops it.
-    fn start_link_over(&mut self) {
+    pub(super) fn start_link_over(&mut self) {
         let now = self.now;
         if let Some(alone) = self.alone() {
             alone.rejoin_since = now;

@@ -14,7 +14,7 @@ use super::waiting::Waiter;
 use crate::block::{Payload, SECTORS_PER_BLOCK};
 use crate::guest::ZERO_SECTORS_MAX;
 use crate::ids::{Epoch, Generation, Members, VolumeId};
-use crate::mirror::message::{Body, Control, HalfSummary, Hello, Message, PROTOCOL_VERSION};
+use crate::mirror::message::{Body, Control, HalfSummary, Hello, Message, PROTOCOL_VERSION, VolumeEntry};
 use crate::pool::{NodeRecord, Record};
 
 /// A received copy.
@@ -76,6 +76,7 @@ impl Node {
             ready,
             pair_epoch: self.pair_epoch,
             halves: self.halves(),
+            deleted: self.deleted_volumes(),
         }
     }
 
@@ -142,7 +143,9 @@ impl Node {
             }
             Body::Copy { volume, first, blocks, .. } => fits(volume, *first, *blocks),
             Body::Forward { volume, at, .. } => {
-                self.volumes.contains_key(volume) && at.count > 0 && at.count <= ZERO_SECTORS_MAX
+                // One that was deleted meanwhile is refused to the guest.
+                let mirrored = self.volumes.get(volume).is_none_or(|state| state.mirrored);
+                mirrored && at.count > 0 && at.count <= ZERO_SECTORS_MAX
             }
             _ => true,
         }
@@ -169,7 +172,7 @@ impl Node {
                 self.sets_received(epoch, volume, hot, regions, mapped);
             }
             Control::SetsEnd { epoch } => self.sets_complete(epoch),
-            Control::BeTarget { epoch, bases } => self.become_target(epoch, &bases),
+            Control::BeTarget { epoch, bases, table } => self.become_target(epoch, &bases, &table),
             Control::TargetReady { epoch } => self.target_ready(epoch),
             Control::Join { epoch, proposed, halves } => self.join_asked(epoch, proposed, halves),
             Control::Joined { proposed } => self.partner_joined(proposed),
@@ -180,6 +183,13 @@ impl Node {
             Control::Yield { epoch } => self.yielded(epoch),
             Control::Hot { epoch, volume, areas } => self.only_hot(epoch, volume, &areas),
             Control::NoSpace { epoch } => self.partner_full(epoch),
+            Control::VolumeChange { epoch, volume, change, what } => {
+                self.change_told(epoch, volume, change, what);
+            }
+            Control::VolumeChanged { epoch, volume, change } => self.change_written(epoch, volume, change),
+            Control::VolumeShown { epoch, volume, change } => self.change_shown(epoch, volume, change),
+            Control::VolumeAsk { epoch, id, volume, what } => self.change_asked(epoch, id, volume, what),
+            Control::VolumeAnswer { epoch, id, result } => self.change_answered(epoch, id, result),
         }
     }
 
@@ -203,8 +213,8 @@ impl Node {
     }
 
     /// The source has all marks: write down that this half is behind, and who has the data.
-    fn become_target(&mut self, epoch: Epoch, bases: &[(VolumeId, Generation)]) {
-        if !self.ready_to_rejoin() {
+    fn become_target(&mut self, epoch: Epoch, bases: &[(VolumeId, Generation)], table: &[VolumeEntry]) {
+        if !self.ready_to_rejoin() || !self.may_take_over(table) {
             return;
         }
         if !matches!(self.phase, Phase::Target(_)) {
@@ -212,12 +222,15 @@ impl Node {
         }
         let record = self.record();
         let members = Members::only(self.me().partner());
-        let mut records: Vec<Record> = bases
-            .iter()
-            .map(|&(volume, generation)| Record::Half { volume, generation, ancestors: Vec::new() })
-            .collect();
+        let mut records = self.take_over_table(table);
+        records.extend(bases.iter().map(|&(volume, generation)| Record::Half {
+            volume,
+            generation,
+            ancestors: Vec::new(),
+        }));
         records.push(Record::Node(NodeRecord { members, up_to_date: false, complete: false, ..record }));
         let lsn = self.append(&records);
+        self.purge_deleted(table, lsn);
         self.set_phase(Phase::Target(Target {
             epoch,
             lsn,

@@ -54,6 +54,10 @@ pub struct View {
     pub sum_lines_in_doubt: u64,
     /// The volumes.
     pub volumes: Vec<VolumeView>,
+    /// Volumes that are deleted and not gone yet, with the extents that are left of them.
+    pub deleting: Vec<(VolumeId, u64)>,
+    /// Volumes that are deleted.
+    pub deleted: Vec<VolumeId>,
     /// The disks of the pool, by place.
     pub disks: Vec<DiskView>,
 }
@@ -116,6 +120,10 @@ pub struct VolumeView {
     pub log: BitSet,
     /// Mapped extents.
     pub extents: u64,
+    /// Size in 512-byte sectors that requests may reach to.
+    pub sectors: u64,
+    /// Size in 512-byte sectors that hosts see.
+    pub sectors_shown: u64,
 }
 
 /// Where a node would read a block from.

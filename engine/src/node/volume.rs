@@ -13,7 +13,12 @@ pub(super) const REGION_BLOCKS: u64 = 16;
 /// One volume.
 #[derive(Debug)]
 pub(super) struct Volume {
+    /// How far requests may reach.
     pub(super) sectors: u64,
+    /// The size that hosts have been told.
+    pub(super) shown: u64,
+    /// It is being deleted: nothing new is begun.
+    pub(super) leaving: bool,
     pub(super) mirrored: bool,
     /// Blocks of zeros in writes are not stored.
     pub(super) detect_zeros: bool,
@@ -46,6 +51,8 @@ impl Volume {
     pub(super) fn new(sectors: u64, mirrored: bool, owner: NodeName) -> Volume {
         Volume {
             sectors,
+            shown: 0,
+            leaving: false,
             mirrored,
             detect_zeros: false,
             owner,

@@ -251,6 +251,7 @@ impl Node {
         }
         self.tell_hot(epoch);
         self.tell_stable_again();
+        self.resend_changes();
         self.resend_forwarded();
         self.resend_flushes();
         if self.lease_runs() {
@@ -460,6 +461,15 @@ impl Node {
                     self.say(Control::ForwardRefused { epoch, id: number, error });
                 }
             }
+        }
+    }
+
+    /// The volume is deleted: what has not been sent or logged is not done any more.
+    pub(super) fn give_up_writes(&mut self, volume: VolumeId) {
+        let idle = |write: &Write| write.sent.is_none() && !write.marked && !write.merging;
+        let its = self.writes.iter().filter(|(_, write)| write.volume == volume && idle(write));
+        for id in its.map(|(&id, _)| id).collect::<Vec<_>>().into_iter().rev() {
+            self.fail_write(id, GuestError::Gone);
         }
     }
 

@@ -2,7 +2,8 @@
 //! error, never a panic, and never more memory than the image is worth.
 //!
 //! Random bytes rarely have a right checksum. So the first byte chooses where the others go, and whether they are
-//! sealed with the checksums that they would need.
+//! sealed with the checksums that they would need. Its highest bit makes the disk large enough for two copies of the
+//! metadata, of which the second stays as it was.
 
 use super::check::{CheckReport, check};
 use super::create::{FormatIds, format};
@@ -17,7 +18,8 @@ use crate::format::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_OFFSETS, Superblock
 use crate::ids::{NodeName, Uuid};
 use crate::io::{DiskError, DiskOp, DiskResult, Geometry};
 
-const IMAGE_BYTES: usize = 1 << 20;
+/// Of the disk, without and with a second copy of the metadata.
+const IMAGE_BYTES: [usize; 2] = [1 << 20, 8 << 20];
 const POOL: Uuid = Uuid(0x7001);
 
 /// Opens a small pool with `data` in it, and if it opens, checks it, uses it, and opens it again.
@@ -25,7 +27,8 @@ const POOL: Uuid = Uuid(0x7001);
 /// # Panics
 /// If the pool breaks a promise: that is what is looked for.
 pub fn open_arbitrary(data: &[u8]) -> Result<CheckReport, OpenError> {
-    let mut image = image();
+    let copies = data.first().is_some_and(|mode| mode & 0x80 != 0);
+    let mut image = image(IMAGE_BYTES[usize::from(copies)]);
     if let Some((mode, rest)) = data.split_first() {
         match mode % 4 {
             0 => scatter(&mut image, rest),
@@ -51,12 +54,12 @@ pub fn open_arbitrary(data: &[u8]) -> Result<CheckReport, OpenError> {
 }
 
 /// A formatted disk.
-fn image() -> Vec<u8> {
+fn image(bytes: usize) -> Vec<u8> {
     let (uuids, node) = (vec![Uuid(0x7002)], NodeName::A);
     let ids = FormatIds { pool: POOL, disks: uuids, partnership: Uuid(0x7003), node };
     let options = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
-    let geometry = Geometry { bytes: IMAGE_BYTES as u64, sector_bytes: 512 };
-    let mut image = vec![0; IMAGE_BYTES];
+    let geometry = Geometry { bytes: bytes as u64, sector_bytes: 512 };
+    let mut image = vec![0; bytes];
     for write in format(&ids, &options, &[geometry]).expect("the options are sound") {
         let op = DiskOp::Write { offset: write.offset, data: write.data };
         submit(&mut image, &op).expect("it lies inside the image");

@@ -164,6 +164,10 @@ fn side_records(metadata: &Metadata, coarseness: u32) -> Vec<u8> {
     for (id, volume) in metadata.volumes() {
         let (uuid, sectors, mirrored) = (volume.uuid, volume.sectors, volume.mirrored);
         codec::encode(&Record::VolumeCreate { volume: id, uuid, sectors, mirrored }, &mut out);
+        if volume.change > 0 {
+            let (change, epoch, deleted) = (volume.change, volume.changed_in, volume.deleted);
+            codec::encode(&Record::VolumeState { volume: id, sectors, change, epoch, deleted }, &mut out);
+        }
         let (generation, ancestors) = (volume.generation, volume.ancestors.clone());
         codec::encode(&Record::Half { volume: id, generation, ancestors }, &mut out);
         let areas: Vec<u8> = volume.hot.iter().flat_map(|area| area.to_le_bytes()).collect();

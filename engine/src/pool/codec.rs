@@ -9,8 +9,8 @@ use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
 use super::zero_bits::{BLOCKS_MAX, ZeroBits};
 use crate::bits::PageWords;
 use crate::format::record::{
-    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, TableBody, UnsureBody, ZeroBody,
-    ZeroMapBody, kind,
+    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, StateBody, TableBody,
+    UnsureBody, ZeroBody, ZeroMapBody, kind,
 };
 use crate::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
 
@@ -106,6 +106,11 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
             let (uuid, sectors) = (uuid.0.into(), (*sectors).into());
             let body = CreateBody { uuid, sectors, mirrored: u8::from(*mirrored), reserved: [0; 7] };
             put(out, kind::VOLUME_CREATE, *volume, bytes_of(&body));
+        }
+        Record::VolumeState { volume, sectors, change, epoch, deleted } => {
+            let (sectors, change, epoch) = ((*sectors).into(), (*change).into(), epoch.0.into());
+            let body = StateBody { sectors, change, epoch, deleted: u8::from(*deleted), reserved: [0; 7] };
+            put(out, kind::VOLUME_STATE, *volume, bytes_of(&body));
         }
         Record::VolumeDelete { volume } => put(out, kind::VOLUME_DELETE, *volume, &[]),
         Record::Half { volume, generation, ancestors } => {
@@ -211,6 +216,16 @@ fn record(kind: u8, volume: VolumeId, rest: &[u8]) -> Result<Record, Malformed> 
             Record::VolumeCreate { volume, uuid, sectors, mirrored: create.mirrored != 0 }
         }
         kind::VOLUME_DELETE => Record::VolumeDelete { volume },
+        kind::VOLUME_STATE => {
+            let state: StateBody = body(rest)?;
+            Record::VolumeState {
+                volume,
+                sectors: state.sectors.get(),
+                change: state.change.get(),
+                epoch: Epoch(state.epoch.get()),
+                deleted: state.deleted != 0,
+            }
+        }
         kind::HALF => half(volume, rest)?,
         kind::MAP => {
             let (extent, slot) = map_entry(rest)?;

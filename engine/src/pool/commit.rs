@@ -1,6 +1,10 @@
 //! The way to the next superblock: frames of a checkpoint, flush, superblocks of the other disks, each flushed,
 //! then that of the home disk, flushed. Only then does the old checkpoint count for nothing and is the log before it free.
 //!
+//! Where the metadata are kept twice, each frame is written to both copies, and the superblocks are written twice, to
+//! their other place with the next generation: so both places name the new checkpoint before what the old one needs is
+//! given up. A second copy that moves has its log cleared first: entries of an earlier stay there are not to be found.
+//!
 //! The other disks go first, so that none of them ever shows an earlier generation than the home disk: one
 //! that does is an old copy.
 
@@ -13,11 +17,14 @@ use crate::ids::DiskId;
 
 /// Frames in flight at once.
 const FRAMES_IN_FLIGHT: usize = 4;
+/// Most bytes cleared at once.
+const CLEAR_BYTES: u64 = 1 << 20;
 
 /// One step after the frames; each waits for the one before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
-    Superblock(DiskId),
+    /// The superblock of this disk; the second time round 1, not 0.
+    Superblock(DiskId, u8),
     Flush(DiskId),
 }
 
@@ -26,6 +33,8 @@ pub(super) enum Step {
 pub(super) enum CommitIo {
     /// Write a frame at this place of the checkpoint area.
     Frame(u64, Vec<u8>),
+    /// Clear so many bytes of the new second copy of the log from this place on.
+    Clear(u64, u64),
     /// Take a step.
     Step(Step),
 }
@@ -35,6 +44,8 @@ pub(super) enum CommitIo {
 pub(super) struct CommitWriter {
     /// The checkpoint, unless only the generation rises.
     writer: Option<CheckpointWriter>,
+    /// What is left to be cleared: from, to.
+    clear: (u64, u64),
     frames_in_flight: usize,
     steps: VecDeque<Step>,
     step_in_flight: bool,
@@ -44,28 +55,59 @@ pub(super) struct CommitWriter {
     pub(super) table: Vec<PoolDisk>,
     /// Where the log will begin, not wrapped.
     pub(super) log_start: u64,
+    rounds: u8,
+}
+
+/// How a commit goes about it.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) home: DiskId,
+    /// Disks flushed before the first superblock.
+    pub(super) flush_first: Vec<DiskId>,
+    /// How often the superblocks are written.
+    pub(super) rounds: u8,
+    /// Bytes of a new second copy of the log.
+    pub(super) clear: u64,
 }
 
 impl CommitWriter {
-    /// A commit to the disks of this table. `flush_first` is false for a planted bug only.
+    /// A commit to the disks of this table.
     pub(super) fn new(
         writer: Option<CheckpointWriter>,
         next: Commit,
         log_start: u64,
         table: Vec<PoolDisk>,
-        home: DiskId,
-        flush_first: bool,
+        way: &Way,
     ) -> CommitWriter {
-        let mut steps = VecDeque::new();
-        if writer.is_some() && flush_first {
-            steps.push_back(Step::Flush(home));
-        }
+        let mut steps: VecDeque<Step> = way.flush_first.iter().copied().map(Step::Flush).collect();
         let there = table.iter().zip(0..).filter(|(disk, _)| disk.state != DiskState::Removed);
-        let others = there.map(|(_, at)| DiskId(at)).filter(|disk| *disk != home);
-        for disk in others.chain([home]) {
-            steps.extend([Step::Superblock(disk), Step::Flush(disk)]);
+        let others: Vec<DiskId> = there.map(|(_, at)| DiskId(at)).filter(|disk| *disk != way.home).collect();
+        for round in 0..way.rounds {
+            for disk in others.iter().copied().chain([way.home]) {
+                steps.extend([Step::Superblock(disk, round), Step::Flush(disk)]);
+            }
         }
-        CommitWriter { writer, frames_in_flight: 0, steps, step_in_flight: false, next, table, log_start }
+        CommitWriter {
+            writer,
+            clear: (0, way.clear),
+            frames_in_flight: 0,
+            steps,
+            step_in_flight: false,
+            next,
+            table,
+            log_start,
+            rounds: way.rounds,
+        }
+    }
+
+    /// What the superblocks say when the commit is done.
+    pub(super) fn outcome(&self) -> Commit {
+        Commit { generation: self.next.generation + u64::from(self.rounds) - 1, ..self.next }
+    }
+
+    /// The frame just polled takes a write more, to the second copy.
+    pub(super) fn frame_again(&mut self) {
+        self.frames_in_flight += 1;
     }
 
     /// The last record that the new checkpoint contains, if there is one.
@@ -75,6 +117,13 @@ impl CommitWriter {
 
     /// The next thing to do, if any. `area_bytes`: room for the checkpoint; `Err` if it does not fit.
     pub(super) fn poll(&mut self, area_bytes: u64) -> Result<Option<CommitIo>, ()> {
+        let (from, to) = self.clear;
+        if from < to && self.frames_in_flight < FRAMES_IN_FLIGHT {
+            let bytes = (to - from).min(CLEAR_BYTES);
+            self.clear.0 += bytes;
+            self.frames_in_flight += 1;
+            return Ok(Some(CommitIo::Clear(from, bytes)));
+        }
         if let Some(writer) = &mut self.writer {
             if self.frames_in_flight >= FRAMES_IN_FLIGHT {
                 return Ok(None);

@@ -48,9 +48,12 @@ pub fn format(
     let number = 1;
     let mut checkpoint = CheckpointWriter::new(ids.pool.0, number, &Metadata::new(), layout.side_bytes())
         .expect("a fresh pool has next to nothing to write down");
+    let second = layout.choose_second(None);
     while let Some((at, bytes)) = checkpoint.next_frame() {
-        let offset = layout.checkpoint_offset(number) + at;
-        writes.push(FormatWrite { disk: layout.home, offset, data: payload_from(&pages, &bytes) });
+        for site in layout.sites(second) {
+            let (disk, offset) = (site.disk, site.checkpoint(number) + at);
+            writes.push(FormatWrite { disk, offset, data: payload_from(&pages, &bytes) });
+        }
     }
     let commit = Commit {
         generation: 0,
@@ -59,6 +62,7 @@ pub fn format(
         checkpoint_lsn: 0,
         log_start: 0,
         log_sequence: 1,
+        second,
     };
     // Both copies, so that nothing of an earlier pool is left.
     for generation in [1, 2] {

@@ -154,4 +154,20 @@ pub enum OpenError {
         /// What is wrong.
         what: &'static str,
     },
+    /// Both copies of the metadata are damaged at the same place of their contents.
+    #[error(
+        "both copies of the metadata are damaged ({what}): on disk {disk} at byte {offset} and on disk {other} at byte {other_offset}; bring the pool back from the partner"
+    )]
+    BothCopies {
+        /// The disk of the first copy.
+        disk: DiskId,
+        /// Where on it.
+        offset: u64,
+        /// That of the second copy.
+        other: DiskId,
+        /// Where on it.
+        other_offset: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
 }

@@ -1,7 +1,8 @@
 //! Where everything lies on the disks of a pool, planned when it is made and read back from its superblocks.
 //!
 //! On the home disk (the largest): superblocks, log, two checkpoint areas, checksums, data. On the others: superblocks,
-//! checksums, data. The checkpoint areas hold the map of a full pool, so unmapping never lacks metadata space.
+//! checksums, data. The checkpoint areas hold the map of a full pool, so unmapping never lacks metadata space. At the end
+//! of each disk that is large enough, room is spared for a copy of log and checkpoint areas: see `copies`.
 
 use super::error::PoolError;
 use super::record::Slot;
@@ -9,8 +10,8 @@ use crate::block::BLOCK_BYTES;
 use crate::format::frame::CHECKPOINT_FRAME_BYTES_MAX;
 use crate::format::sums::{LINE_DATA_BYTES, area_bytes};
 use crate::format::superblock::{
-    DISK_IN_USE, DISK_LEAVING, DISK_REMOVED, DISKS_MAX, DiskEntry, FEATURE_SUMS, FEATURE_ZEROS,
-    SUPERBLOCK_AREA_BYTES, Superblock,
+    DISK_IN_USE, DISK_LEAVING, DISK_REMOVED, DISKS_MAX, DiskEntry, FEATURE_COPIES, FEATURE_SUMS,
+    FEATURE_ZEROS, NO_SECOND, SUPERBLOCK_AREA_BYTES, Superblock,
 };
 use crate::ids::{DiskId, NodeName, Uuid};
 use crate::io::Geometry;
@@ -28,6 +29,8 @@ const SIDE_BYTES: (u64, u64) = (128 << 10, 64 << 20);
 const VOLUME_BYTES: u64 = 4096;
 /// Most room in a checkpoint for the blocks that read as zero inside mapped extents.
 const ZERO_BYTES_MAX: u64 = 32 << 20;
+/// A copy of the metadata takes at most this part of a disk: on smaller disks none is made.
+const SPARE_SHARE: u64 = 8;
 /// A pool can grow to this many times the extents it begins with before its checkpoint areas are full.
 const GROWTH: u64 = 4;
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -88,6 +91,8 @@ pub struct PoolDisk {
     pub slots: u32,
     /// Where its checksum area lies, in bytes from the beginning: offset and bytes. Zero: it has none.
     pub sums: [u64; 2],
+    /// Room on it for a copy of the metadata: offset and bytes. Zero: none.
+    pub spare: [u64; 2],
 }
 
 /// Where everything lies.
@@ -114,6 +119,8 @@ pub(super) struct Commit {
     pub(super) checkpoint_lsn: u64,
     pub(super) log_start: u64,
     pub(super) log_sequence: u64,
+    /// The disk in whose spare area the second copy of log and checkpoints lies.
+    pub(super) second: Option<DiskId>,
 }
 
 impl Layout {
@@ -155,7 +162,8 @@ impl Layout {
         };
         for (at, (disk, uuid)) in disks.iter().zip(uuids).enumerate() {
             let meta = if at == home { checkpoints + 2 * area } else { SUPERBLOCK_AREA_BYTES };
-            layout.disks.push(plan_disk(DiskId(at as u16), *uuid, disk, meta, extent)?);
+            let planned = plan_disk(DiskId(at as u16), *uuid, disk, (meta, layout.copy_bytes()), extent)?;
+            layout.disks.push(planned);
         }
         Ok(layout)
     }
@@ -171,8 +179,8 @@ impl Layout {
         (volumes, zero_extents): (usize, u64),
     ) -> Result<Option<PoolDisk>, PoolError> {
         let state = DiskState::Joining;
-        let disk =
-            PoolDisk { state, ..plan_disk(place, uuid, disk, SUPERBLOCK_AREA_BYTES, self.extent_bytes)? };
+        let taken = (SUPERBLOCK_AREA_BYTES, self.copy_bytes());
+        let disk = PoolDisk { state, ..plan_disk(place, uuid, disk, taken, self.extent_bytes)? };
         let counted = self.counted_bytes.saturating_add(disk.bytes);
         let left = self.side_bytes_with(counted, Some(&disk));
         let zeros = self.zeros_room(Some(&disk)) / zero_map_room(self.extent_blocks());
@@ -202,13 +210,15 @@ impl Layout {
         block.disk_index = disk.0.into();
         block.disk_count = (table.len() as u16).into();
         block.home = self.home.0.into();
-        block.home_second = u16::MAX.into();
+        block.home_second = commit.second.map_or(NO_SECOND, |second| second.0).into();
         block.extent_bytes = (self.extent_bytes as u32).into();
         block.sector_bytes = own.sector_bytes.into();
         block.data_offset = own.data_offset.into();
         block.integrity = own.sums.map(Into::into);
+        block.spare = own.spare.map(Into::into);
         let sums = if own.sums[1] == 0 { 0 } else { FEATURE_SUMS };
-        block.features = (self.features | sums).into();
+        let copies = if commit.second.is_none() { 0 } else { FEATURE_COPIES };
+        block.features = (self.features | sums | copies).into();
         block.log_offset = self.log_offset.into();
         block.log_bytes = self.log_bytes.into();
         block.checkpoint_offsets = self.checkpoint_offsets.map(Into::into);
@@ -254,7 +264,7 @@ impl Layout {
             log_bytes: main.log_bytes.get(),
             checkpoint_offsets: main.checkpoint_offsets.map(|offset| offset.get()),
             checkpoint_area_bytes: main.checkpoint_area_bytes.get(),
-            features: main.features.get() & !FEATURE_SUMS,
+            features: main.features.get() & !(FEATURE_SUMS | FEATURE_COPIES),
             counted_bytes: 0,
         };
         for (at, (entry, block)) in main.disks.iter().zip(blocks).enumerate() {
@@ -271,7 +281,13 @@ impl Layout {
             checkpoint_lsn: main.checkpoint_lsn.get(),
             log_start: main.log_start.get(),
             log_sequence: main.log_sequence.get(),
+            second: Some(main.home_second.get()).filter(|second| *second != NO_SECOND).map(DiskId),
         };
+        let copies = main.features.get() & FEATURE_COPIES != 0;
+        if copies != commit.second.is_some() || commit.second.is_some_and(|disk| !layout.may_be_second(disk))
+        {
+            return Err((home, "the place of the second copy of its metadata"));
+        }
         layout.check(&commit).map_err(|what| (home, what))?;
         Ok((layout, commit))
     }
@@ -287,6 +303,7 @@ impl Layout {
             data_offset: block.data_offset.get(),
             slots: entry.slots.get(),
             sums: block.integrity.map(|number| number.get()),
+            spare: block.spare.map(|number| number.get()),
         };
         let has_sums = block.features.get() & FEATURE_SUMS != 0;
         let [_, sums] = if has_sums { disk.sums } else { [0, u64::MAX] };
@@ -302,6 +319,7 @@ impl Layout {
             (0, SUPERBLOCK_AREA_BYTES),
             (disk.data_offset, u64::from(disk.slots).saturating_mul(self.extent_bytes)),
             (disk.sums[0], disk.sums[1]),
+            (disk.spare[0], disk.spare[1]),
         ];
         areas.retain(|(_, bytes)| *bytes != 0);
         if id == self.home {
@@ -353,11 +371,6 @@ impl Layout {
     pub(super) fn lines(&self, disk: DiskId) -> u64 {
         let disk = self.disks.get(usize::from(disk.0)).filter(|disk| disk.sums[1] != 0);
         disk.map_or(0, |disk| u64::from(disk.slots) * self.extent_bytes / LINE_DATA_BYTES)
-    }
-
-    /// Where a checkpoint of this number begins.
-    pub(super) fn checkpoint_offset(&self, number: u64) -> u64 {
-        self.checkpoint_offsets[(number % 2) as usize]
     }
 
     /// Room in a checkpoint for what is not map.
@@ -412,29 +425,33 @@ impl Layout {
 impl PoolDisk {
     /// An empty place.
     pub(super) fn removed(uuid: Uuid) -> PoolDisk {
-        let (bytes, sector_bytes, data_offset, slots, sums) = (0, 0, 0, 0, [0; 2]);
-        PoolDisk { state: DiskState::Removed, uuid, bytes, sector_bytes, data_offset, slots, sums }
+        let (bytes, sector_bytes, data_offset, slots, sums, spare) = (0, 0, 0, 0, [0; 2], [0; 2]);
+        PoolDisk { state: DiskState::Removed, uuid, bytes, sector_bytes, data_offset, slots, sums, spare }
     }
 }
 
-/// A disk whose checksums, and then its data, begin behind `meta` bytes.
+/// A disk whose checksums, and then its data, begin behind `meta` bytes. At its end there is room for a copy of the
+/// metadata, if it is large enough.
 fn plan_disk(
     place: DiskId,
     uuid: Uuid,
     disk: &Geometry,
-    meta: u64,
+    (meta, copy): (u64, u64),
     extent: u64,
 ) -> Result<PoolDisk, PoolError> {
-    let sums = area_bytes(disk.bytes.saturating_sub(meta));
+    let spare = if copy > disk.bytes / SPARE_SHARE { 0 } else { copy };
+    let end = if spare == 0 { disk.bytes } else { (disk.bytes - spare) / BLOCK * BLOCK };
+    let sums = area_bytes(end.saturating_sub(meta));
     let data_offset = (meta + sums).next_multiple_of(extent.min(1 << 20));
-    let slots = disk.bytes.saturating_sub(data_offset) / extent;
+    let slots = end.saturating_sub(data_offset) / extent;
     let bytes = disk.bytes;
     if slots == 0 {
         return Err(PoolError::TooSmall { disk: place, bytes, needed: data_offset + extent });
     }
     let slots = u32::try_from(slots).map_err(|_| PoolError::TooLarge { disk: place })?;
     let (state, sector_bytes) = (DiskState::InUse, disk.sector_bytes);
-    Ok(PoolDisk { state, uuid, bytes, sector_bytes, data_offset, slots, sums: [meta, sums] })
+    let (sums, spare) = ([meta, sums], if spare == 0 { [0; 2] } else { [end, spare] });
+    Ok(PoolDisk { state, uuid, bytes, sector_bytes, data_offset, slots, sums, spare })
 }
 
 fn side_bytes(pool_bytes: u64) -> u64 {

@@ -119,13 +119,14 @@ impl Log {
         self.pending.clear();
     }
 
-    /// The next thing to do, if any.
-    pub(super) fn poll(&mut self) -> Option<LogIo> {
+    /// The next thing to do, if any. No entry begins while they are held.
+    pub(super) fn poll(&mut self, hold: bool) -> Option<LogIo> {
         match self.state {
             State::Written(lsn) => {
                 self.state = State::Flushing(lsn);
                 Some(LogIo::Flush)
             }
+            State::Idle if hold => None,
             State::Idle => {
                 let place = self.place(frame_bytes(self.pending.front()?.bytes.len() - HEADER_BYTES))?;
                 let mut group = self.pending.pop_front().expect("just looked at");

@@ -9,9 +9,10 @@ use smallvec::SmallVec;
 
 use super::extent_map::ExtentMap;
 use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
+use super::validate::REGION_SECTORS;
 use super::zero_bits::ZeroBits;
 use crate::bits::BitSet;
-use crate::ids::{DiskId, Generation, Uuid, VolumeId};
+use crate::ids::{DiskId, Epoch, Generation, Uuid, VolumeId};
 
 /// Slots that a record has freed.
 pub type Freed = SmallVec<[Slot; 1]>;
@@ -25,6 +26,12 @@ pub struct VolumeMeta {
     pub sectors: u64,
     /// Has it a half on each node?
     pub mirrored: bool,
+    /// Number of its last change; zero if it is as it was made.
+    pub change: u64,
+    /// The epoch in which it was changed last.
+    pub changed_in: Epoch,
+    /// It is deleted. What is still mapped of it is on its way back.
+    pub deleted: bool,
     /// Identity of the data; zero if it never held any.
     pub generation: Generation,
     /// Earlier generations, newest first, at most [`ANCESTORS_MAX`].
@@ -35,6 +42,18 @@ pub struct VolumeMeta {
     pub log: BitSet,
     /// Where the extents lie, and which blocks of them read as zero.
     pub map: ExtentMap,
+}
+
+impl VolumeMeta {
+    /// No mark names what lies beyond this end any more.
+    fn forget_beyond(&mut self, sectors: u64) {
+        self.hot.retain(|area| u64::from(*area) * 8 < sectors);
+        let regions = sectors.div_ceil(REGION_SECTORS);
+        let last = self.log.runs().last().map_or(0, |(first, count)| first + count);
+        if last > regions {
+            self.log.remove_run(regions, last - regions);
+        }
+    }
 }
 
 /// All of a pool's metadata.
@@ -101,6 +120,18 @@ impl Metadata {
                 let gone = self.volumes.remove(volume);
                 return gone.iter().flat_map(|volume| volume.map.iter()).map(|(_, slot)| slot).collect();
             }
+            Record::VolumeState { volume, sectors, change, epoch, deleted } => self.with(*volume, |volume| {
+                if *deleted {
+                    (volume.generation, volume.ancestors) = (Generation(0), Vec::new());
+                    volume.hot.clear();
+                    volume.log.clear();
+                }
+                if *sectors < volume.sectors {
+                    volume.forget_beyond(*sectors);
+                }
+                (volume.sectors, volume.deleted) = (*sectors, *deleted);
+                (volume.change, volume.changed_in) = (*change, *epoch);
+            }),
             Record::Half { volume, generation, ancestors } => self.with(*volume, |volume| {
                 volume.generation = *generation;
                 volume.ancestors = ancestors.iter().copied().take(ANCESTORS_MAX).collect();

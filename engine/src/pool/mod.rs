@@ -13,9 +13,9 @@
 //!
 //! A metadata write or a flush that fails is final: nothing becomes durable any more, see [`Pool::failed`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use crate::block::{PagePool, payload_from};
+use crate::block::{BLOCK_BYTES, PagePool, payload_from, zeros as zero_blocks};
 use crate::ids::{DiskId, VolumeId};
 use crate::io::{DiskOp, DiskResult};
 use crate::planted::{Bug, Planted};
@@ -25,6 +25,7 @@ mod check;
 mod checkpoint;
 mod codec;
 mod commit;
+mod copies;
 mod create;
 mod error;
 mod extent_map;
@@ -34,7 +35,9 @@ mod layout;
 mod log;
 mod metadata;
 mod opening;
+mod reading;
 mod record;
+mod repair;
 mod replay;
 mod space;
 mod sums;
@@ -54,14 +57,17 @@ pub use layout::{
 };
 pub use metadata::{Freed, Metadata, VolumeMeta};
 pub use opening::{OpenReport, Opening};
+pub use reading::DamagedCopy;
 pub use record::{ANCESTORS_MAX, Lsn, NodeRecord, Record, Slot};
+pub use repair::Repair;
 pub use sums::SumArea;
 pub use table::{DiskNews, DiskRefusal, NewDisk};
 pub use validate::REGION_SECTORS;
 pub use zero_bits::ZeroBits;
 
 use checkpoint::CheckpointWriter;
-use commit::{CommitIo, CommitWriter, Step};
+use commit::{CommitIo, CommitWriter, Step, Way};
+use copies::disks_of;
 use layout::{Commit, Layout};
 use log::{Log, LogIo};
 use space::Space;
@@ -89,6 +95,8 @@ enum Purpose {
     Frame,
     Step(Step),
     Chore,
+    /// Nobody waits for it (only a planted bug does that).
+    Unawaited,
 }
 
 /// An open pool.
@@ -113,6 +121,10 @@ pub struct Pool {
     /// The superblocks have not been written in this life.
     introduced: bool,
     in_flight: BTreeMap<u64, (DiskId, Purpose)>,
+    /// Requests that go out next: to the second copy what the first has been given.
+    queued: VecDeque<(DiskId, DiskOp, Purpose)>,
+    /// Requests that the log's state waits for.
+    log_left: usize,
     next_token: u64,
     failed: Option<DiskId>,
     pages: PagePool,
@@ -193,7 +205,10 @@ impl Pool {
             _ => {}
         }
         let freed = self.metadata.apply(record);
-        let early = self.planted.has(Bug::ExtentReusedEarly);
+        let deleted = |volume: &VolumeId| self.metadata.volume(*volume).is_some_and(|meta| meta.deleted);
+        let early = self.planted.has(Bug::ExtentReusedEarly)
+            || (self.planted.has(Bug::DeletedSpaceReusedEarly)
+                && matches!(record, Record::Unmap { volume, .. } if deleted(volume)));
         self.space.unmapped(if early { Lsn(0) } else { lsn }, freed);
         if early {
             self.space.durable(Lsn(0));
@@ -314,17 +329,19 @@ impl Pool {
         self.failed.get_or_insert(disk);
         self.log.abandon();
         self.committing = None;
+        self.queued.clear();
         self.table.abandon();
     }
 
     /// Asks for a checkpoint soon, so that the next opening has nothing to replay.
     pub fn checkpoint(&mut self) {
-        self.checkpoint_asked = !self.log.is_empty() || self.log.is_busy();
+        self.checkpoint_asked |= !self.log.is_empty() || self.log.is_busy();
     }
 
     /// Is all on disk, and nothing in flight?
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
+            && self.queued.is_empty()
             && !self.log.is_busy()
             && self.committing.is_none()
             && !self.checkpoint_asked
@@ -341,14 +358,12 @@ impl Pool {
         if self.failed.is_some() {
             return None;
         }
-        if let Some(io) = self.log.poll() {
-            let home = self.layout.home;
-            return Some(match io {
-                LogIo::Write(at, bytes) => {
-                    self.write(home, self.layout.log_offset + at, &bytes, Purpose::LogWrite)
-                }
-                LogIo::Flush => self.request(home, DiskOp::Flush, Purpose::LogFlush),
-            });
+        if let Some((disk, op, purpose)) = self.queued.pop_front() {
+            return Some(self.request(disk, op, purpose));
+        }
+        let hold = self.second_moves() && !self.planted.has(Bug::AppendedWhileCopyMoves);
+        if let Some(io) = self.log.poll(hold) {
+            return Some(self.log_io(io));
         }
         if let Some(io) = self.poll_chore() {
             return Some(io);
@@ -363,21 +378,63 @@ impl Pool {
         }
     }
 
+    /// Is the second copy of the metadata on its way to another place?
+    fn second_moves(&self) -> bool {
+        self.committing.as_ref().is_some_and(|commit| commit.next.second != self.commit.second)
+    }
+
+    /// What the log does, both copies do.
+    fn log_io(&mut self, io: LogIo) -> PoolIo {
+        let sites = self.layout.sites(self.commit.second);
+        let asks: Vec<(DiskId, DiskOp, Purpose)> = match io {
+            LogIo::Write(at, bytes) => {
+                let data = payload_from(&self.pages, &bytes);
+                let write = |log: u64| DiskOp::Write { offset: log + at, data: data.clone() };
+                sites.iter().map(|site| (site.disk, write(site.log), Purpose::LogWrite)).collect()
+            }
+            LogIo::Flush => disks_of(&sites).map(|disk| (disk, DiskOp::Flush, Purpose::LogFlush)).collect(),
+        };
+        self.log_left = asks.len();
+        self.queued.extend(asks);
+        if self.planted.has(Bug::SecondCopyNotAwaited) {
+            self.log_left = 1;
+            self.queued.iter_mut().skip(1).for_each(|(_, _, purpose)| *purpose = Purpose::Unawaited);
+        }
+        let (disk, op, purpose) = self.queued.pop_front().expect("there is a first copy");
+        self.request(disk, op, purpose)
+    }
+
     fn commit_io(&mut self, io: CommitIo) -> PoolIo {
-        let commit = self.committing.as_ref().expect("it has just asked");
+        let commit = self.committing.as_mut().expect("it has just asked");
         let next = commit.next;
         match io {
             CommitIo::Frame(at, bytes) => {
-                let offset = self.layout.checkpoint_offset(next.checkpoint_number) + at;
-                self.write(self.layout.home, offset, &bytes, Purpose::Frame)
+                let data = payload_from(&self.pages, &bytes);
+                let sites = self.layout.sites(next.second);
+                for site in &sites[1..] {
+                    let op = DiskOp::Write {
+                        offset: site.checkpoint(next.checkpoint_number) + at,
+                        data: data.clone(),
+                    };
+                    commit.frame_again();
+                    self.queued.push_back((site.disk, op, Purpose::Frame));
+                }
+                let offset = sites[0].checkpoint(next.checkpoint_number) + at;
+                self.request(sites[0].disk, DiskOp::Write { offset, data }, Purpose::Frame)
+            }
+            CommitIo::Clear(at, bytes) => {
+                let site = self.layout.sites(next.second)[1];
+                let data = zero_blocks(bytes as usize / BLOCK_BYTES);
+                self.request(site.disk, DiskOp::Write { offset: site.log + at, data }, Purpose::Frame)
             }
             CommitIo::Step(Step::Flush(disk)) => {
                 self.request(disk, DiskOp::Flush, Purpose::Step(Step::Flush(disk)))
             }
-            CommitIo::Step(Step::Superblock(disk)) => {
+            CommitIo::Step(Step::Superblock(disk, round)) => {
+                let next = Commit { generation: next.generation + u64::from(round), ..next };
                 let block = self.layout.superblock(&self.identity, &next, disk, &commit.table);
                 let offset = crate::format::superblock::SUPERBLOCK_OFFSETS[usize::from(block.place())];
-                self.write(disk, offset, &block.seal(), Purpose::Step(Step::Superblock(disk)))
+                self.write(disk, offset, &block.seal(), Purpose::Step(Step::Superblock(disk, round)))
             }
         }
     }
@@ -387,7 +444,12 @@ impl Pool {
         if self.committing.is_some() {
             return;
         }
-        let checkpoint = self.checkpoint_asked || self.log.wants_checkpoint() || self.table.is_new();
+        let second = self.layout.choose_second(self.commit.second);
+        let moves = second != self.commit.second;
+        // Where the superblocks may name different checkpoints, the first write of a life makes them name the same.
+        let first = !self.introduced && self.commit.second.is_some() && !self.table.is_new();
+        let wanted = self.checkpoint_asked || self.log.wants_checkpoint() || self.table.is_new() || moves;
+        let checkpoint = wanted && !first;
         if !checkpoint && self.introduced && !self.table.is_due() {
             return;
         }
@@ -407,13 +469,25 @@ impl Pool {
             next.checkpoint_lsn = self.log.appended().0;
             next.log_start = log_start % self.layout.log_bytes;
             next.log_sequence = sequence;
+            next.second = second;
+            self.checkpoint_asked = false;
         }
-        self.checkpoint_asked = false;
         self.introduced = true;
-        let flush_first = !self.planted.has(Bug::FlushSkippedBeforeSuperblock);
-        let (table, home) = (self.layout.disks.clone(), self.layout.home);
+        let way = self.way(checkpoint, moves, next.second);
         self.table.begin();
-        self.committing = Some(CommitWriter::new(writer, next, log_start, table, home, flush_first));
+        let table = self.layout.disks.clone();
+        self.committing = Some(CommitWriter::new(writer, next, log_start, table, &way));
+    }
+
+    fn way(&self, checkpoint: bool, moves: bool, second: Option<DiskId>) -> Way {
+        let flush = checkpoint && !self.planted.has(Bug::FlushSkippedBeforeSuperblock);
+        let twice = checkpoint && second.is_some() && !self.planted.has(Bug::SuperblockWrittenOnce);
+        Way {
+            home: self.layout.home,
+            flush_first: disks_of(&self.layout.sites(second)).filter(|_| flush).collect(),
+            rounds: if twice { 2 } else { 1 },
+            clear: if checkpoint && moves && second.is_some() { self.layout.log_bytes } else { 0 },
+        }
     }
 
     fn write(&mut self, disk: DiskId, offset: u64, bytes: &[u8], purpose: Purpose) -> PoolIo {
@@ -449,8 +523,8 @@ impl Pool {
             };
         }
         match (purpose, &mut self.committing) {
-            (Purpose::LogWrite, _) => self.log.written(),
-            (Purpose::LogFlush, _) => self.log.flushed(),
+            (Purpose::LogWrite | Purpose::LogFlush, _) => self.log_done(purpose),
+            (Purpose::Unawaited, _) => {}
             (Purpose::Frame, Some(commit)) => commit.frame_done(),
             (Purpose::Step(_), Some(commit)) => {
                 if commit.step_done() {
@@ -463,10 +537,19 @@ impl Pool {
         self.space.durable(self.log.durable());
     }
 
+    fn log_done(&mut self, purpose: Purpose) {
+        self.log_left -= 1;
+        match purpose {
+            _ if self.log_left != 0 => {}
+            Purpose::LogWrite => self.log.written(),
+            _ => self.log.flushed(),
+        }
+    }
+
     fn committed(&mut self) {
         let commit = self.committing.take().expect("its last step has just ended");
         self.log.release(commit.log_start, commit.covered());
-        self.commit = commit.next;
+        self.commit = commit.outcome();
         self.table_committed();
     }
 }

@@ -4,28 +4,20 @@
 //! was read may lie in the volatile caches of disks that a crash of the node alone has left running, and the
 //! node is about to act on it.
 //!
-//! The log ends at the first entry that is not whole. That is the trace of a crash, and is cut, unless a later
-//! entry proves that it had been flushed: then it is rot, and an error.
+//! What is read from checkpoint and log, and what it comes to, is `reading`'s to say.
 
 use std::collections::BTreeMap;
 
 use super::error::OpenError;
-use super::identify::{Copy, Recognised, recognise};
-use super::layout::{Commit, DiskState, Identity, Layout};
-use super::log::Log;
-use super::record::Lsn;
-use super::replay::{Entry, Replay};
-use super::space::Space;
-use super::table::Table;
+use super::identify::{Copy, recognise};
+use super::layout::Identity;
+use super::reading::{DamagedCopy, Reading};
 use super::{Pool, PoolIo};
-use crate::block::{BLOCK_BYTES, PagePool, Payload};
+use crate::block::BLOCK_BYTES;
 use crate::format::superblock::{DISKS_MAX, SUPERBLOCK_OFFSETS};
 use crate::ids::{DiskId, NodeName, Uuid};
 use crate::io::{DiskError, DiskOp, DiskResult, Geometry};
 use crate::planted::{Bug, Planted};
-
-/// Bytes read at once from checkpoint and log; longer than any frame.
-const READ_BYTES: u64 = 1 << 20;
 
 /// What was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +38,12 @@ pub struct OpenReport {
     /// Superblock copies that were damaged or torn, the other copy being whole: disk and copy. They are written
     /// anew as the pool goes on.
     pub damaged: Vec<(DiskId, u8)>,
+    /// Copies of the checkpoint or of log entries that were damaged, the other copy being whole; at most the first 1000.
+    /// The pool writes a new checkpoint at once, and then needs none of them.
+    pub copies: Vec<DamagedCopy>,
+    /// The last log entry was whole in one copy only, as a crash leaves it, and counts: where the other copy is, disk
+    /// and byte offset.
+    pub completed: Option<(DiskId, u64)>,
 }
 
 /// A pool being opened. Carry out what [`poll_io`](Self::poll_io) asks for until [`done`](Self::done) tells
@@ -67,31 +65,6 @@ enum Stage {
     Reading(Box<Reading>),
     Flushing(Box<Reading>),
     Done(Option<Box<Result<(Pool, OpenReport), OpenError>>>),
-}
-
-/// After the superblocks.
-#[derive(Debug)]
-struct Reading {
-    found: Recognised,
-    replay: Replay,
-    part: Part,
-    /// Bytes of the log replayed, with what was skipped at the end of the circle.
-    log_bytes: u64,
-    torn: bool,
-    /// For a planted bug: who owned what when the checkpoint had been read.
-    early: Option<Space>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Part {
-    /// Reading the checkpoint from this byte of it.
-    Checkpoint(u64),
-    /// Reading the log from this byte of it.
-    Log(u64),
-    /// No entry there; one that did not fit there may be at the beginning of the circle.
-    Wrapped(u64),
-    /// The log ended; looking for proof of rot up to the second place.
-    Scan(u64, u64),
 }
 
 impl Opening {
@@ -158,9 +131,13 @@ impl Opening {
             // One copy may be unreadable; the other serves.
             (Stage::Superblocks(_), Err(DiskError::Unreadable)) => {}
             (Stage::Reading(reading), Ok(data)) => {
-                if let Err(error) = reading.take(&bytes_of(&data), self.planted) {
+                if let Err(error) = reading.got(disk, &op, &data) {
                     return self.finish(Err(error));
                 }
+            }
+            // The other copy serves, but for the blocks that can be read.
+            (Stage::Reading(reading), Err(DiskError::Unreadable)) if reading.has_copies() => {
+                self.asks.extend(reading.unreadable(disk, &op));
             }
             (Stage::Flushing(_), Ok(_)) => {}
             (_, Err(error)) => return self.finish(Err(OpenError::Io { disk, offset, error })),
@@ -189,16 +166,19 @@ impl Opening {
             Stage::Superblocks(copies) => {
                 match recognise(&copies, &self.disks, self.expected, self.planted) {
                     Ok(found) => {
-                        let reading = Box::new(Reading::new(found, self.planted));
+                        let mut reading = Box::new(Reading::new(found, self.planted));
                         self.asks.extend(reading.ask());
                         self.stage = Stage::Reading(reading);
                     }
                     Err(error) => self.finish(Err(error)),
                 }
             }
-            Stage::Reading(reading) => {
-                if let Some(ask) = reading.ask() {
-                    self.asks.push(ask);
+            Stage::Reading(mut reading) => {
+                if let Err(error) = reading.take(self.planted) {
+                    return self.finish(Err(error));
+                }
+                self.asks.extend(reading.ask());
+                if !self.asks.is_empty() {
                     self.stage = Stage::Reading(reading);
                 } else if self.planted.has(Bug::OpenedWithoutFlush) {
                     self.finish(reading.finish(self.planted));
@@ -211,240 +191,4 @@ impl Opening {
             done @ Stage::Done(_) => self.stage = done,
         }
     }
-}
-
-impl Reading {
-    fn new(found: Recognised, planted: Planted) -> Reading {
-        let replay = Replay::new(found.commit.checkpoint_lsn, found.commit.log_sequence, planted);
-        Reading { found, replay, part: Part::Checkpoint(0), log_bytes: 0, torn: false, early: None }
-    }
-
-    /// The home disk's number among those given.
-    fn home(&self) -> DiskId {
-        let layout = self.layout();
-        self.found.devices[usize::from(layout.home.0)].expect("the home disk is there")
-    }
-
-    fn layout(&self) -> &Layout {
-        &self.found.layout
-    }
-
-    fn commit(&self) -> &Commit {
-        &self.found.commit
-    }
-
-    /// What to read next: place on the home disk and length.
-    fn span(&self) -> Option<(u64, u64)> {
-        let layout = self.layout();
-        let (area, from, end) = match self.part {
-            Part::Checkpoint(at) => (
-                layout.checkpoint_offset(self.commit().checkpoint_number),
-                at,
-                self.commit().checkpoint_bytes,
-            ),
-            Part::Log(at) => (layout.log_offset, at, layout.log_bytes),
-            Part::Wrapped(_) => (layout.log_offset, 0, layout.log_bytes),
-            Part::Scan(at, end) => (layout.log_offset, at, end),
-        };
-        (from < end).then(|| (area + from, (end - from).min(READ_BYTES)))
-    }
-
-    fn ask(&self) -> Option<(DiskId, DiskOp)> {
-        let (offset, bytes) = self.span()?;
-        Some((self.home(), DiskOp::Read { offset, blocks: (bytes / BLOCK_BYTES as u64) as u32 }))
-    }
-
-    fn corrupt(&self, offset: u64, what: &'static str) -> OpenError {
-        OpenError::Corrupt { disk: self.home(), offset, what }
-    }
-
-    /// The bytes that were asked for.
-    fn take(&mut self, bytes: &[u8], planted: Planted) -> Result<(), OpenError> {
-        let (offset, length) = self.span().expect("something had been asked for");
-        if bytes.len() as u64 != length {
-            return Err(self.corrupt(offset, "the disk answered with another length"));
-        }
-        match self.part {
-            Part::Checkpoint(at) => self.take_checkpoint(bytes, at, offset, planted),
-            Part::Log(at) => self.take_log(bytes, at, offset),
-            Part::Wrapped(from) => self.take_wrapped(bytes, from, offset),
-            Part::Scan(at, end) => {
-                if self.replay.proves_rot(bytes, self.found.identity.pool.0) {
-                    let log = self.layout().log_offset;
-                    let lost = (self.commit().log_start + self.log_bytes) % self.layout().log_bytes;
-                    return Err(self.corrupt(log + lost, "a log entry that had been flushed is not whole"));
-                }
-                self.part = self.next_scan(at + length, end);
-                Ok(())
-            }
-        }
-    }
-
-    fn take_checkpoint(
-        &mut self,
-        bytes: &[u8],
-        at: u64,
-        offset: u64,
-        planted: Planted,
-    ) -> Result<(), OpenError> {
-        let (pool, number) = (self.found.identity.pool.0, self.commit().checkpoint_number);
-        let mut done = 0;
-        while done < bytes.len() {
-            let taken = self.replay.checkpoint_frame(&bytes[done..], pool, number, &self.found.layout);
-            let taken = taken.map_err(|what| self.corrupt(offset + done as u64, what))?;
-            if taken == 0 && done == 0 {
-                return Err(self.corrupt(offset, "a checkpoint that is not what was written"));
-            }
-            if taken == 0 {
-                break;
-            }
-            done += taken;
-        }
-        let next = at + done as u64;
-        self.part = Part::Checkpoint(next);
-        if next == self.commit().checkpoint_bytes {
-            self.part = Part::Log(self.commit().log_start);
-            if planted.has(Bug::ExtentAllocatedTwice) {
-                self.early = self.space().ok();
-            }
-        }
-        Ok(())
-    }
-
-    fn take_log(&mut self, bytes: &[u8], at: u64, offset: u64) -> Result<(), OpenError> {
-        let mut done = 0;
-        loop {
-            let whole =
-                at + done as u64 == self.layout().log_bytes || self.log_bytes >= self.layout().log_bytes;
-            if whole || done == bytes.len() {
-                self.go_on(at + done as u64);
-                return Ok(());
-            }
-            let entry = self.replay.log_entry(&bytes[done..], self.found.identity.pool.0, &self.found.layout);
-            match entry.map_err(|what| self.corrupt(offset + done as u64, what))? {
-                Entry::Good(length) => {
-                    done += length;
-                    self.log_bytes += length as u64;
-                }
-                // Read again from its beginning, unless the circle ends here: then it cannot be an entry.
-                Entry::Cut if done != 0 && at + (bytes.len() as u64) < self.layout().log_bytes => {
-                    self.go_on(at + done as u64);
-                    return Ok(());
-                }
-                bad @ (Entry::Cut | Entry::Bad(_)) => {
-                    self.torn |= matches!(bad, Entry::Bad(true) | Entry::Cut);
-                    let place = at + done as u64;
-                    self.part = if place == 0 { self.scan() } else { Part::Wrapped(place) };
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    /// Continues at this place of the log, or ends it when the circle is full.
-    fn go_on(&mut self, place: u64) {
-        let full = self.log_bytes >= self.layout().log_bytes;
-        self.part = if full { Part::Scan(0, 0) } else { Part::Log(place % self.layout().log_bytes) };
-    }
-
-    /// No entry at `from`: is the next one at the beginning, because it did not fit there?
-    fn take_wrapped(&mut self, bytes: &[u8], from: u64, offset: u64) -> Result<(), OpenError> {
-        let rest = self.layout().log_bytes - from;
-        let head = crate::format::frame::FrameHeader::parse(
-            bytes,
-            crate::format::frame::FrameKind::Log,
-            self.found.identity.pool.0,
-        );
-        if head.is_some_and(|head| head.bytes() as u64 > rest)
-            && self.log_bytes + rest < self.layout().log_bytes
-        {
-            let entry = self.replay.log_entry(bytes, self.found.identity.pool.0, &self.found.layout);
-            if let Entry::Good(length) = entry.map_err(|what| self.corrupt(offset, what))? {
-                self.torn = false;
-                self.log_bytes += rest + length as u64;
-                self.go_on(length as u64);
-                return Ok(());
-            }
-        }
-        self.part = self.scan();
-        Ok(())
-    }
-
-    /// Looks for proof of rot from the end of the log to its beginning, once round.
-    fn scan(&self) -> Part {
-        let (start, circle) = (self.commit().log_start, self.layout().log_bytes);
-        let end = start + self.log_bytes;
-        if end < circle { self.next_scan(end, circle) } else { self.next_scan(end - circle, start) }
-    }
-
-    /// From the end of the circle the search goes on at its beginning.
-    fn next_scan(&self, at: u64, end: u64) -> Part {
-        let (start, circle) = (self.commit().log_start, self.layout().log_bytes);
-        if at >= end && end == circle && start != 0 { Part::Scan(0, start) } else { Part::Scan(at, end) }
-    }
-
-    /// Who owns what.
-    fn space(&self) -> Result<Space, OpenError> {
-        let mut space = Space::new(self.layout().disks.iter().map(|disk| disk.slots));
-        for (disk, at) in self.layout().disks.iter().zip(0..) {
-            if disk.state != DiskState::InUse {
-                space.close(DiskId(at));
-            }
-        }
-        space.occupy(&self.replay.metadata).map_err(|(_, _, slot)| OpenError::Corrupt {
-            disk: self.found.devices[usize::from(slot.disk.0)].unwrap_or(slot.disk),
-            offset: self.layout().offset(slot),
-            what: "two extents lie there",
-        })?;
-        Ok(space)
-    }
-
-    fn finish(mut self: Box<Self>, planted: Planted) -> Result<(Pool, OpenReport), OpenError> {
-        let space = match self.early.take() {
-            Some(space) => space,
-            None => self.space()?,
-        };
-        let home = self.home();
-        let Reading { found, replay, log_bytes, torn, .. } = *self;
-        let Recognised { identity, layout, commit, devices, strays, damaged } = found;
-        let place = (commit.log_start + log_bytes) % layout.log_bytes;
-        let report = OpenReport {
-            identity,
-            generation: commit.generation,
-            entries: replay.entries,
-            records: replay.records,
-            torn: torn.then_some((home, layout.log_offset + place)),
-            strays,
-            damaged,
-        };
-        let (start, head) = (commit.log_start, commit.log_start + log_bytes);
-        let log = Log::new(identity.pool.0, layout.log_bytes, start, head, replay.sequence, Lsn(replay.lsn));
-        let pool = Pool {
-            identity,
-            extent_shift: layout.extent_bytes.trailing_zeros(),
-            layout,
-            devices,
-            table: Table::default(),
-            zeros_coming: 0,
-            metadata: replay.metadata,
-            space,
-            log,
-            commit,
-            committing: None,
-            checkpoint_asked: false,
-            introduced: false,
-            in_flight: BTreeMap::new(),
-            next_token: 0,
-            failed: None,
-            pages: PagePool::new(),
-            planted,
-        };
-        Ok((pool, report))
-    }
-}
-
-fn bytes_of(data: &Payload) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(data.len() * BLOCK_BYTES);
-    data.iter().for_each(|block| bytes.extend_from_slice(block.bytes()));
-    bytes
 }

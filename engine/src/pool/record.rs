@@ -159,6 +159,21 @@ pub enum Record {
         /// How many.
         count: u32,
     },
+    /// What has become of a volume since it was made. Hosts use it no more once it is deleted: its hot set, change log
+    /// and generation end with this record, its map is taken apart by the `Unmap`s that follow. What remains is its
+    /// number, so that it is not made again. Ignored if there is no such volume.
+    VolumeState {
+        /// The volume.
+        volume: VolumeId,
+        /// Size in 512-byte sectors, at most [`SECTORS_MAX`](super::SECTORS_MAX); nothing is mapped beyond it.
+        sectors: u64,
+        /// Number of its last change, from 1.
+        change: u64,
+        /// The epoch in which that was made.
+        epoch: Epoch,
+        /// Is it deleted?
+        deleted: bool,
+    },
     /// The block checksums in these lines of the disk's checksum area may not be those of the data.
     UnsureAdd {
         /// The disk.

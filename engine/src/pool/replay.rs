@@ -28,10 +28,10 @@ pub(super) struct Replay {
     planted: Planted,
 }
 
-/// What is at a place of the log.
-#[derive(Debug)]
+/// What is at a place of the log, or of a checkpoint.
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Entry {
-    /// The entry that belongs there, of this many bytes.
+    /// The entry or frame that belongs there, of this many bytes.
     Good(usize),
     /// It begins, but goes beyond the bytes given.
     Cut,
@@ -53,50 +53,50 @@ impl Replay {
         }
     }
 
-    /// Takes the checkpoint frame at the beginning of `bytes`. `Ok(0)`: it goes beyond them.
-    pub(super) fn checkpoint_frame(
-        &mut self,
-        bytes: &[u8],
-        pool: u128,
-        number: u64,
-        layout: &Layout,
-    ) -> Result<usize, &'static str> {
-        let damaged = "a checkpoint that is not what was written";
-        let header = FrameHeader::parse(bytes, FrameKind::Checkpoint, pool).ok_or(damaged)?;
+    /// What is at the beginning of `bytes`: the next frame of checkpoint `number`?
+    pub(super) fn look_frame(&self, bytes: &[u8], pool: u128, number: u64) -> Entry {
+        let Some(header) = FrameHeader::parse(bytes, FrameKind::Checkpoint, pool) else {
+            return Entry::Bad(false);
+        };
         let fits = header.bytes() <= CHECKPOINT_FRAME_BYTES_MAX;
         if header.sequence.get() != number || header.place.get() != self.frame || !fits {
-            return Err(damaged);
+            return Entry::Bad(false);
         }
         if header.bytes() > bytes.len() {
-            return Ok(0);
+            return Entry::Cut;
         }
-        let payload = header.payload(bytes).ok_or(damaged)?;
-        each_record(payload, header.records.get(), |record| self.apply_stored(record, layout))?;
-        self.frame += 1;
-        Ok(header.bytes())
+        if header.payload(bytes).is_some() { Entry::Good(header.bytes()) } else { Entry::Bad(true) }
     }
 
-    /// Takes the entry at the beginning of `bytes`, if it is the next one.
-    pub(super) fn log_entry(
-        &mut self,
-        bytes: &[u8],
-        pool: u128,
-        layout: &Layout,
-    ) -> Result<Entry, &'static str> {
+    /// Takes that frame, which is whole.
+    pub(super) fn take_frame(&mut self, bytes: &[u8], layout: &Layout) -> Result<(), &'static str> {
+        let (header, payload) = FrameHeader::split(bytes);
+        each_record(payload, header.records.get(), |record| self.apply_stored(record, layout))?;
+        self.frame += 1;
+        Ok(())
+    }
+
+    /// What is at the beginning of `bytes`: the next entry?
+    pub(super) fn look_entry(&self, bytes: &[u8], pool: u128) -> Entry {
         let Some(header) = FrameHeader::parse(bytes, FrameKind::Log, pool) else {
-            return Ok(Entry::Bad(false));
+            return Entry::Bad(false);
         };
-        let careless = self.planted.has(Bug::LogWithoutSequence);
-        if header.sequence.get() != self.sequence && !careless {
-            return Ok(Entry::Bad(false));
+        if header.sequence.get() != self.sequence && !self.planted.has(Bug::LogWithoutSequence) {
+            return Entry::Bad(false);
         }
         if header.bytes() > ENTRY_BYTES_MAX {
-            return Ok(Entry::Bad(true));
+            return Entry::Bad(true);
         }
         if header.bytes() > bytes.len() {
-            return Ok(Entry::Cut);
+            return Entry::Cut;
         }
-        let Some(payload) = header.payload(bytes) else { return Ok(Entry::Bad(true)) };
+        if header.payload(bytes).is_some() { Entry::Good(header.bytes()) } else { Entry::Bad(true) }
+    }
+
+    /// Takes that entry, which is whole.
+    pub(super) fn take_entry(&mut self, bytes: &[u8], layout: &Layout) -> Result<(), &'static str> {
+        let careless = self.planted.has(Bug::LogWithoutSequence);
+        let (header, payload) = FrameHeader::split(bytes);
         let first = header.place.get();
         let follows = match self.next_record {
             Some(expected) => first == expected,
@@ -119,7 +119,7 @@ impl Replay {
         self.next_record = Some(number);
         self.sequence = header.sequence.get() + 1;
         self.entries += 1;
-        Ok(Entry::Good(header.bytes()))
+        Ok(())
     }
 
     /// Is there, anywhere in these bytes of the log beyond its end, proof that the entry missing there had been

@@ -360,8 +360,15 @@ impl Pool {
         let entry = self.layout.disks[at];
         let sure = self.metadata.unsure().all(|(of, _)| of != disk);
         let vacant = entry.state == DiskState::Leaving && sure && self.space.is_vacant(disk);
-        // A commit on its way still writes to it.
-        if self.failed.is_some() || !vacant || self.committing.is_some() {
+        let asked = self.in_flight.values().any(|(of, purpose)| *of == disk && *purpose != Purpose::Chore);
+        // A commit on its way still writes to it, and so does the log if the second copy of the metadata is there.
+        if self.failed.is_some()
+            || !vacant
+            || self.committing.is_some()
+            || self.commit.second == Some(disk)
+            || asked
+            || !self.queued.is_empty()
+        {
             return false;
         }
         let device = self.devices[at].take().expect("a leaving disk is there");

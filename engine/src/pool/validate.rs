@@ -24,6 +24,14 @@ pub(super) fn check(record: &Record, metadata: &Metadata, layout: &Layout) -> Re
             }
             *sectors <= SECTORS_MAX
         }
+        Record::VolumeState { volume, sectors, .. } => {
+            let beyond = sectors.div_ceil(layout.extent_bytes / 512);
+            let mapped = metadata.volume(*volume).filter(|volume| *sectors < volume.sectors);
+            let cuts = mapped.is_some_and(|volume| {
+                u32::try_from(beyond).is_ok_and(|first| volume.map.iter_from(first).next().is_some())
+            });
+            *sectors <= SECTORS_MAX && !cuts
+        }
         Record::Map { volume, extent, slot } => {
             layout.has(*slot) && within(metadata, *volume, *extent, layout.extent_bytes / 512)
         }

@@ -75,6 +75,11 @@ impl Pool {
         self.space.keep_for(volume, bytes.div_ceil(self.layout.extent_bytes));
     }
 
+    /// Gives back what is reserved and kept for a volume that is deleted. What is being mapped for it stays.
+    pub fn release_volume(&mut self, volume: VolumeId) {
+        self.space.release_volume(volume);
+    }
+
     /// Bytes that are kept for volumes and not used by them yet.
     pub fn bytes_kept(&self) -> u64 {
         self.space.kept(&self.metadata, None) * self.layout.extent_bytes

@@ -13,12 +13,13 @@
 //! - After [`Core::close`] no request, event or action does anything, and every caller has its answer.
 //! - A panic of the node is contained: the core closes.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Sender, TrySendError};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::clock::Clock;
 use super::gate::Gate;
@@ -33,7 +34,7 @@ use crate::backend::{BackendRequest, BlockBackend, DiskSink};
 use crate::guest::{Command, GuestError, PathState, Sectors, StatusRun};
 use crate::ids::{DiskId, RequestId, VolumeId};
 use crate::io::{DiskError, DiskRequest, DiskResult, IoId};
-use crate::mirror::message::Message;
+use crate::mirror::message::{Message, VolumeChange, VolumeRefusal};
 use crate::node::event::{Action, Event, PoolAsk};
 use crate::node::view::View;
 use crate::pool::DiskRefusal;
@@ -51,7 +52,11 @@ pub(super) struct Core {
     performer: Mutex<Performer>,
     closed: AtomicBool,
     /// Operators who wait for the node's answer.
-    operators: Operators,
+    operators: Operators<DiskRefusal>,
+    /// Those who want a volume changed.
+    changers: Operators<VolumeRefusal>,
+    /// The volumes as hosts see them; `None`: deleted.
+    sizes: RwLock<BTreeMap<VolumeId, Option<u64>>>,
     pub(super) lifecycle: Lifecycle,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) timer: Timer,
@@ -101,6 +106,8 @@ impl Core {
             performer: Mutex::default(),
             closed: AtomicBool::new(false),
             operators: Operators::default(),
+            changers: Operators::default(),
+            sizes: RwLock::default(),
             lifecycle: Lifecycle::default(),
             clock,
             timer: Timer::new(),
@@ -164,9 +171,21 @@ impl Core {
 
     /// Asks something of the pool, and waits for the answer.
     pub(super) fn ask_pool(&self, ask: PoolAsk) -> Result<(), DiskRefusal> {
-        let (id, answer) = self.operators.enter()?;
+        let (id, answer) = self.operators.enter().ok_or(DiskRefusal::NotOpen)?;
         self.happened(Event::Pool { id, ask });
         answer.recv().unwrap_or(Err(DiskRefusal::NotOpen))
+    }
+
+    /// Wants a volume changed, and waits until it is, or is not.
+    pub(super) fn change_volume(&self, volume: VolumeId, what: VolumeChange) -> Result<(), VolumeRefusal> {
+        let (id, answer) = self.changers.enter().ok_or(VolumeRefusal::NotNow)?;
+        self.happened(Event::Volume { id, volume, what });
+        answer.recv().unwrap_or(Err(VolumeRefusal::Interrupted))
+    }
+
+    /// The size that hosts see, `None` inside if the volume is deleted; `None` if the node has not said yet.
+    pub(super) fn size(&self, volume: VolumeId) -> Option<Option<u64>> {
+        self.sizes.read().get(&volume).copied()
     }
 
     /// Makes room for a disk more: its number from now on. `None` when closed, or when there were too many.
@@ -213,6 +232,7 @@ impl Core {
         // Whoever performs now, this thread or another, finds the core closed and lets go.
         self.performing.run(|| self.perform());
         self.operators.close();
+        self.changers.close();
         let waiting = self.intake.lock().requests.close();
         for (sink, token) in waiting {
             contain(|| sink.complete(token, Err(GuestError::Unavailable)));
@@ -302,6 +322,10 @@ impl Core {
             }
             Action::Notice(notice) => self.lifecycle.notice(notice),
             Action::PoolAnswer { id, result } => self.operators.answer(id, result),
+            Action::VolumeAnswer { id, result } => self.changers.answer(id, result),
+            Action::VolumeSize { volume, sectors } => {
+                self.sizes.write().insert(volume, sectors);
+            }
             Action::Release { disk } => {
                 let disk = outside.disks.get_mut(usize::from(disk.0)).and_then(Option::take);
                 drop(disk);

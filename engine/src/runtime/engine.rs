@@ -17,6 +17,7 @@ use crate::backend::{self, BlockBackend, DiskSink};
 use crate::block::Payload;
 use crate::guest::{Command, GuestError, GuestResult, Sectors, StatusRun, VirtualVolume};
 use crate::ids::{BootId, VolumeId};
+use crate::mirror::message::{VolumeChange, VolumeRefusal};
 use crate::node::Node;
 use crate::node::config::{NodeConfig, VolumeConfig};
 use crate::node::event::{Event, Notice};
@@ -221,8 +222,11 @@ impl Engine {
         }
     }
 
-    /// A volume, if it is configured.
+    /// A volume, if it is configured and not deleted.
     pub fn volume(&self, id: VolumeId) -> Option<Arc<dyn VirtualVolume>> {
+        if self.handle.core.size(id) == Some(None) {
+            return None;
+        }
         let config = self.handle.volumes.iter().find(|volume| volume.id == id)?;
         Some(Arc::new(Volume::new(Arc::clone(&self.handle), config.clone())))
     }
@@ -281,6 +285,28 @@ impl Engine {
     /// Ends the scrub that runs, if one does.
     pub fn stop_scrub(&self) {
         self.handle.core.happened(Event::Scrub { start: false });
+    }
+
+    /// Makes a volume larger, to a size in 512-byte sectors of at most 64 TiB, while it is in use; what it has more reads
+    /// as zero. Returns when both halves of a mirrored volume have it in writing, or the one that serves alone has: its
+    /// partner takes it over when it comes back. Hosts are told with their next command (CAPACITY DATA HAS CHANGED). A
+    /// volume that has this size already is left as it is. Not to be called by a [`Sink`](crate::guest::Sink).
+    ///
+    /// # Errors
+    /// [`VolumeRefusal::Interrupted`] if it is not known whether it was done; the others say why it was not.
+    pub fn grow_volume(&self, id: VolumeId, sectors: u64) -> Result<(), VolumeRefusal> {
+        self.handle.core.change_volume(id, VolumeChange::Grow { sectors })
+    }
+
+    /// Deletes a volume: hosts are refused from now on, with [`GuestError::Gone`]. Returns when both nodes have it in
+    /// writing, or the one that serves alone has. Its space goes back in the background ([`View::deleting`]), also after a
+    /// restart. Its id is not used again; the configuration may go on naming it. Not to be called by a
+    /// [`Sink`](crate::guest::Sink).
+    ///
+    /// # Errors
+    /// As [`grow_volume`](Self::grow_volume).
+    pub fn delete_volume(&self, id: VolumeId) -> Result<(), VolumeRefusal> {
+        self.handle.core.change_volume(id, VolumeChange::Delete)
     }
 
     /// What an operator wants to know: the notices so far (the last 256) and those to come. The receiver ends with the

@@ -82,3 +82,5 @@ pub use format::{FormatError, NewPool, format_pool, open_pool, probe};
 pub use in_process::{InProcess, in_process};
 pub use pool::PoolChangeError;
 pub use transport::{Inbox, Transport};
+
+pub use crate::mirror::message::VolumeRefusal;

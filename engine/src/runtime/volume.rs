@@ -27,7 +27,8 @@ impl Volume {
 
 impl VirtualVolume for Volume {
     fn info(&self) -> VolumeInfo {
-        let VolumeConfig { id, ref name, uuid, sectors, mirrored, .. } = self.config;
+        let VolumeConfig { id, ref name, uuid, mirrored, .. } = self.config;
+        let sectors = self.sectors();
         let extent_sectors = self.handle.extent_sectors.load(Ordering::Relaxed);
         VolumeInfo { id, name: name.clone(), uuid, sectors, extent_sectors, mirrored }
     }
@@ -52,6 +53,14 @@ impl VirtualVolume for Volume {
             Err(GuestError::Transitioning) => None,
             found => Some(found),
         }
+    }
+
+    fn sectors(&self) -> u64 {
+        self.handle.core.size(self.config.id).flatten().unwrap_or(self.config.sectors)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.handle.core.size(self.config.id) == Some(None)
     }
 
     fn abort(&self, request: RequestId, sink: &Arc<dyn Sink>, token: u64) {

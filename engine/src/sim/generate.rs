@@ -4,7 +4,7 @@
 use super::plan::{Plan, Setup, Verb, VolumeSetup};
 use super::rng::Rng;
 use crate::arbiter::Arbitration;
-use crate::ids::NodeName;
+use crate::ids::{NodeName, VolumeId};
 use crate::node::config::WhenFull;
 
 /// How large the generated runs are.
@@ -84,6 +84,7 @@ pub fn plan(seed: u64, scale: Scale) -> Plan {
     }
     slow_copies(&mut plan, &mut root.fork("slow copies"), unit);
     disk_changes(&mut plan, &mut root.fork("disk changes"), unit);
+    volume_changes(&mut plan, &mut root.fork("volume changes"), unit);
     let last = plan.steps.iter().map(|step| step.at_us).max().unwrap_or(0);
     plan.at(last + rng.below(unit * 4) + 1, Verb::HealAll);
     plan.sort();
@@ -303,6 +304,41 @@ fn disk_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
     }
 }
 
+/// In some plans volumes grow and are deleted, whatever else happens. Half of the changes are met by a crash or a cut.
+fn volume_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
+    let last = plan.steps.iter().map(|step| step.at_us).max().unwrap_or(0).max(unit * 4);
+    if !rng.chance(0.4) {
+        return;
+    }
+    let mut sizes: Vec<u64> = plan.setup.volumes.iter().map(|volume| volume.sectors).collect();
+    for _ in 0..rng.between(1, 5) {
+        let who = rng.pick(&NodeName::BOTH);
+        let index = rng.below(sizes.len() as u64) as usize;
+        let volume = VolumeId(index as u32 + 1);
+        let at = unit * 2 + rng.below(last);
+        let verb = if rng.chance(0.35) {
+            Verb::Delete { who, volume }
+        } else {
+            sizes[index] += rng.between(1, 600) * 8;
+            Verb::Grow { who, volume, sectors: sizes[index] }
+        };
+        plan.at(at, verb);
+        if rng.chance(0.5) {
+            // A change takes some messages and log writes.
+            let within = rng.pick(&[500, 2_000, 10_000, unit]);
+            let hit = at + rng.below(within);
+            let victim = rng.pick(&NodeName::BOTH);
+            let (begin, undo) = match rng.below(4) {
+                0 => (Verb::Cut, Verb::Heal),
+                1 => (Verb::Pause { who: victim }, Verb::Resume { who: victim }),
+                _ => (death(rng, victim), Verb::Start { who: victim }),
+            };
+            plan.at(hit, begin);
+            plan.at(hit + rng.between(1_000, unit * 3), undo);
+        }
+    }
+}
+
 /// Both nodes die, within a moment or one long after the other, and come back in either order.
 fn crash_both(plan: &mut Plan, rng: &mut Rng, at: u64, unit: u64) -> u64 {
     let first = rng.pick(&NodeName::BOTH);
@@ -421,6 +457,8 @@ mod tests {
             "AddDisk",
             "RemoveDisk",
             "KeepDisk",
+            "Grow",
+            "Delete",
             "HealAll",
             "Rot",
             "LoseWrite",

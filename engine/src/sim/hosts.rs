@@ -5,7 +5,7 @@
 //! tried again on the other path: same write, new attempt. Before a host leaves a path that still answers, it
 //! aborts the attempt and waits until it is told that it can no longer act.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::history::Kind;
 use super::plan::Setup;
@@ -43,6 +43,8 @@ pub struct Pending {
     pub aborting: bool,
     /// Answers "no good copy" so far.
     pub medium_errors: u32,
+    /// It began after the volume was deleted.
+    pub late: bool,
 }
 
 /// What a host does next.
@@ -75,6 +77,8 @@ pub enum HostStep {
 pub struct Hosts {
     rng: Rng,
     volumes: Vec<(VolumeId, u64, bool)>,
+    /// Volumes that are deleted.
+    gone: BTreeSet<VolumeId>,
     extent_blocks: u64,
     setup: Setup,
     /// Requests in progress, by number in the history.
@@ -96,6 +100,7 @@ impl Hosts {
         Hosts {
             rng,
             volumes: volumes.map(|(index, v)| (VolumeId(index as u32 + 1), v.sectors, v.mirrored)).collect(),
+            gone: BTreeSet::new(),
             extent_blocks: setup.extent_bytes / 4096,
             setup: setup.clone(),
             pending: BTreeMap::new(),
@@ -125,6 +130,23 @@ impl Hosts {
     /// Has this volume two paths?
     pub fn is_mirrored(&self, volume: VolumeId) -> bool {
         self.volumes.iter().any(|(id, _, mirrored)| *id == volume && *mirrored)
+    }
+
+    /// The size of a volume, as far as hosts know.
+    pub fn sectors(&self, volume: VolumeId) -> u64 {
+        self.volumes.iter().find(|(id, ..)| *id == volume).map_or(0, |(_, sectors, _)| *sectors)
+    }
+
+    /// A volume has grown: from now on hosts use all of it.
+    pub fn grow(&mut self, volume: VolumeId, to: u64) {
+        for (_, sectors, _) in self.volumes.iter_mut().filter(|(id, ..)| *id == volume) {
+            *sectors = to.max(*sectors);
+        }
+    }
+
+    /// A volume is deleted: hosts begin nothing more there.
+    pub fn forget(&mut self, volume: VolumeId) {
+        self.gone.insert(volume);
     }
 
     /// A number that no other write has.
@@ -171,7 +193,8 @@ impl Hosts {
 
     /// What a stream asks for next.
     pub fn choose(&mut self) -> Request {
-        let (volume, sectors, _) = self.volumes[self.rng.below(self.volumes.len() as u64) as usize];
+        let there: Vec<_> = self.volumes.iter().filter(|(id, ..)| !self.gone.contains(id)).copied().collect();
+        let (volume, sectors, _) = there[self.rng.below(there.len() as u64) as usize];
         let dice = self.rng.below(100) as u32;
         let setup = &self.setup;
         let (read, zero, flush) = (setup.read_percent, setup.zero_percent, setup.flush_percent);

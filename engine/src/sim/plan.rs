@@ -342,6 +342,22 @@ pub enum Verb {
         /// Which of the leaving disks, counted round.
         which: u32,
     },
+    /// An operator at the node grows a volume, if the node is open; of a linear one, at node a.
+    Grow {
+        /// Which node is asked.
+        who: NodeName,
+        /// The volume.
+        volume: VolumeId,
+        /// The new size in 512-byte sectors.
+        sectors: u64,
+    },
+    /// An operator at the node deletes a volume, if the node is open and it is not the last.
+    Delete {
+        /// Which node is asked.
+        who: NodeName,
+        /// The volume.
+        volume: VolumeId,
+    },
     /// Check the history and all invariants now.
     Check,
     /// All faults end, dead nodes start, failed disks are replaced; everything must converge.

@@ -112,6 +112,10 @@ impl Trace {
                 self.number(id ^ 11 << 60);
                 self.value(ask);
             }
+            Event::Volume { id, volume, what } => {
+                self.number(id ^ 12 << 60 ^ u64::from(volume.0) << 32);
+                self.value(what);
+            }
             Event::Tick => self.number(9 << 60),
             Event::Scrub { start } => self.number(10 << 60 ^ u64::from(*start)),
         }
@@ -165,6 +169,13 @@ impl Trace {
                 self.value(result);
             }
             Action::Release { disk } => self.number(u64::from(disk.0) ^ 7 << 60),
+            Action::VolumeAnswer { id, result } => {
+                self.number(id ^ 8 << 60);
+                self.value(result);
+            }
+            Action::VolumeSize { volume, sectors } => {
+                self.number(u64::from(volume.0) << 48 ^ sectors.unwrap_or(0));
+            }
         }
         let detail = match action {
             Action::Disk(_) => Detail::All,

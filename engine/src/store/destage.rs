@@ -146,6 +146,11 @@ impl Destager {
         self.jobs.contains_key(&(volume, extent))
     }
 
+    /// Does any job work on this volume?
+    pub(super) fn works_on(&self, volume: VolumeId) -> bool {
+        self.jobs.range((volume, 0)..=(volume, u32::MAX)).next().is_some()
+    }
+
     /// Is a new place being made for this extent? It needs no reservation any more.
     pub(super) fn is_allocating(&self, volume: VolumeId, extent: u32) -> bool {
         self.jobs.get(&(volume, extent)).is_some_and(|job| job.slot.is_some())

@@ -20,6 +20,7 @@ mod destage;
 mod evacuate;
 mod guard;
 mod plan;
+mod purge;
 mod read;
 mod sums;
 
@@ -38,6 +39,7 @@ use destage::Destager;
 use evacuate::Evacuation;
 pub use evacuate::Unmovable;
 pub use guard::Damaged;
+use purge::Purges;
 use read::Reads;
 pub use read::{Read, ReadToken};
 pub use sums::{Damage, SumCounters};
@@ -71,6 +73,7 @@ pub struct Store {
     cache: Cache,
     destager: Destager,
     evacuation: Evacuation,
+    purges: Purges,
     reads: Reads,
     sums: SumTable,
     purposes: BTreeMap<IoId, Purpose>,
@@ -98,6 +101,7 @@ impl Store {
             cache: Cache::new(config.blocks_max, config.dirty_blocks_max),
             destager: Destager::new(config, pool.disks().len()),
             evacuation: Evacuation::default(),
+            purges: Purges::of(&pool),
             reads: Reads::default(),
             sums,
             purposes: BTreeMap::new(),
@@ -268,6 +272,7 @@ impl Store {
         }
         self.disks_grow();
         self.finish_mapped(now);
+        self.purge_step();
         self.start_destage(now);
         self.evacuate(now);
         self.start_prepared(now);

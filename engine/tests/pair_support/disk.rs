@@ -31,7 +31,8 @@ pub(super) struct Disk {
     hold: DiskHold,
     /// Held requests; with a flush, how much it covers.
     held: Vec<(DiskRequest, u64)>,
-    data_offset: u64,
+    /// The data area, in bytes.
+    data: core::ops::Range<u64>,
 }
 
 impl Disk {
@@ -46,13 +47,15 @@ impl Disk {
             flushed: 0,
             hold: DiskHold::Nothing,
             held: Vec::new(),
-            data_offset: 0,
+            data: 0..0,
         };
         for write in writes {
             disk.carry_out(DiskOp::Write { offset: write.offset, data: write.data }, 0);
         }
         let superblock = disk.visible(0);
-        disk.data_offset = bytemuck::from_bytes::<Superblock>(superblock.bytes()).data_offset.get();
+        let superblock: &Superblock = bytemuck::from_bytes(superblock.bytes());
+        let (from, slots) = (superblock.data_offset.get(), u64::from(superblock.disks[0].slots.get()));
+        disk.data = from..from + slots * u64::from(superblock.extent_bytes.get());
         disk.power_cut(true);
         disk
     }
@@ -61,7 +64,7 @@ impl Disk {
     pub(super) fn submit(&mut self, request: DiskRequest) -> Option<Event> {
         let covers = self.flushed + self.unflushed.len() as u64;
         let held = match (self.hold, &request.op) {
-            (DiskHold::Data, DiskOp::Write { offset, .. }) => *offset >= self.data_offset,
+            (DiskHold::Data, DiskOp::Write { offset, .. }) => self.data.contains(offset),
             (DiskHold::Flushes, DiskOp::Flush) | (DiskHold::Reads, DiskOp::Read { .. }) => true,
             _ => false,
         };
@@ -107,6 +110,14 @@ impl Disk {
         self.unflushed.clear();
     }
 
+    /// What was written to the data area and not flushed happens to be there; of the metadata nothing is.
+    pub(super) fn power_cut_keeping_data(&mut self) {
+        let kept = |(at, _): &&(u64, Block)| self.data.contains(&(at * BLOCK_BYTES as u64));
+        let data: Vec<_> = self.unflushed.iter().filter(kept).cloned().collect();
+        self.durable.extend(data);
+        self.power_cut(false);
+    }
+
     fn flush(&mut self, covers: u64) {
         while self.flushed < covers
             && let Some((at, block)) = self.unflushed.pop_front()
@@ -146,7 +157,7 @@ impl Disk {
 
     /// Is there, in the data area, a block of this byte?
     pub(super) fn has_block_of(&self, fill: u8) -> bool {
-        let from = self.data_offset / BLOCK_BYTES as u64;
+        let from = self.data.start / BLOCK_BYTES as u64;
         let unflushed = self.unflushed.iter().filter(|(at, _)| *at >= from).map(|(_, block)| block);
         let mut all = unflushed.chain(self.durable.range(from..).map(|(_, block)| block));
         all.any(|block| block.bytes().iter().all(|byte| *byte == fill))

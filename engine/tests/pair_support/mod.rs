@@ -9,6 +9,7 @@ mod arbiter;
 mod disk;
 mod guests;
 mod medium;
+mod volumes;
 mod watch;
 mod wire;
 
@@ -26,7 +27,7 @@ use twinsan::block::{BLOCK_BYTES, PagePool};
 use twinsan::guest::GuestResult;
 use twinsan::ids::{BootId, NodeName, Uuid, VolumeId};
 use twinsan::io::Geometry;
-use twinsan::mirror::message::{Body, Message};
+use twinsan::mirror::message::{Body, Message, VolumeRefusal};
 use twinsan::node::Node;
 use twinsan::node::config::{CacheConfig, MirrorConfig, NodeConfig, SpaceConfig, VolumeConfig};
 use twinsan::node::event::{Action, Event, Notice};
@@ -89,6 +90,8 @@ struct Side {
     late: Option<Question>,
     answers: VecDeque<(u64, Event)>,
     notices: Vec<Notice>,
+    /// The volumes as its hosts see them; `None`: deleted.
+    sizes: BTreeMap<VolumeId, Option<u64>>,
 }
 
 /// Two nodes, their disks, the link between them and the arbiter.
@@ -104,6 +107,7 @@ pub(crate) struct Pair {
     events: VecDeque<(usize, Event)>,
     answers: BTreeMap<u64, GuestResult>,
     aborted: BTreeSet<u64>,
+    changes: BTreeMap<u64, Result<(), VolumeRefusal>>,
     said: Vec<(NodeName, Said)>,
     touched: BTreeSet<u64>,
     broken: Vec<String>,
@@ -147,6 +151,7 @@ impl Pair {
             late: None,
             answers: VecDeque::new(),
             notices: Vec::new(),
+            sizes: BTreeMap::new(),
         };
         let mut pair = Pair {
             setup,
@@ -160,6 +165,7 @@ impl Pair {
             events: VecDeque::new(),
             answers: BTreeMap::new(),
             aborted: BTreeSet::new(),
+            changes: BTreeMap::new(),
             said: Vec::new(),
             touched: BTreeSet::new(),
             broken: Vec::new(),
@@ -209,6 +215,12 @@ impl Pair {
     /// As [`crash`](Self::crash), but what the disk had taken and not flushed happens to be there afterwards.
     pub(crate) fn crash_keeping_unflushed(&mut self, node: NodeName) {
         self.end_life(node, true);
+    }
+
+    /// As [`crash`](Self::crash), but guests' data that was not flushed happens to be there; metadata are lost.
+    pub(crate) fn crash_keeping_data(&mut self, node: NodeName) {
+        self.side(node).disk.power_cut_keeping_data();
+        self.end_life(node, false);
     }
 
     fn end_life(&mut self, node: NodeName, keep: bool) {
@@ -434,6 +446,10 @@ impl Pair {
             Action::Aborted { id } => {
                 self.aborted.insert(id.0);
             }
+            Action::VolumeAnswer { id, result } => {
+                assert!(self.changes.insert(id, result).is_none(), "answered once");
+            }
+            Action::VolumeSize { volume, sectors } => drop(self.side(name).sizes.insert(volume, sectors)),
             Action::Notice(notice) => self.side(name).notices.push(notice),
         }
     }

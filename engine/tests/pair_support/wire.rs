@@ -117,5 +117,11 @@ pub(crate) mod said {
         stop_ready: Body::Control(Control::StopReady { .. }),
         /// You go on.
         handed_over: Body::Control(Control::HandedOver { .. }),
+        /// Write this change of a volume down.
+        volume_change: Body::Control(Control::VolumeChange { .. }),
+        /// Written.
+        volume_changed: Body::Control(Control::VolumeChanged { .. }),
+        /// Both have it.
+        volume_shown: Body::Control(Control::VolumeShown { .. }),
     }
 }

@@ -23,6 +23,12 @@ pub(crate) struct Loose {
     versions: Vec<Sector>,
 }
 
+impl Loose {
+    pub(crate) fn newest(&self) -> usize {
+        self.versions.len() - 1
+    }
+}
+
 /// Which version each loose sector has, and which of them is torn.
 pub(crate) struct Choice {
     pub(crate) versions: Vec<usize>,

@@ -82,7 +82,9 @@ impl Session<'_> {
 
     /// A blank disk joins. While it is on its way in, an extent is written.
     pub(crate) fn add_disk(&mut self) {
-        let geometry = Geometry { bytes: 2 << 20, sector_bytes: 4096 };
+        // As large as the first, if that is large: then there is room on it for a copy of the metadata.
+        let bytes = self.disks[0].geometry.bytes.max(2 << 20);
+        let geometry = Geometry { bytes, sector_bytes: 4096 };
         self.write_while_joining = true;
         let uuid = Uuid(0xADD0 + self.disks.len() as u128);
         let number = DiskId(self.devices.len() as u16);

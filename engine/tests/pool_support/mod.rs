@@ -6,6 +6,7 @@ pub(crate) mod crash;
 pub(crate) mod disks;
 pub(crate) mod model;
 mod op;
+pub(crate) mod rot;
 pub(crate) mod session;
 mod space;
 

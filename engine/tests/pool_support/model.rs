@@ -12,6 +12,8 @@ use super::disks::{Tables, shows};
 /// A volume as the model sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct PlainVolume {
+    /// Size that a change gave it, number of that, and whether it is deleted.
+    state: (u64, u64, bool),
     generation: Generation,
     ancestors: Vec<Generation>,
     hot: BTreeSet<u32>,
@@ -37,6 +39,15 @@ impl Plain {
             Record::Node(node) => self.node = *node,
             Record::VolumeCreate { volume, .. } => drop(self.volumes.entry(*volume).or_default()),
             Record::VolumeDelete { volume } => drop(self.volumes.remove(volume)),
+            Record::VolumeState { volume, sectors, change, deleted, .. } => {
+                let volume = self.volumes.get_mut(volume).unwrap_or(&mut none);
+                volume.state = (*sectors, *change, *deleted);
+                if *deleted {
+                    (volume.generation, volume.ancestors) = (Generation(0), Vec::new());
+                    volume.hot.clear();
+                    volume.log.clear();
+                }
+            }
             Record::Half { volume, generation, ancestors } => {
                 let volume = self.volumes.get_mut(volume).unwrap_or(&mut none);
                 (volume.generation, volume.ancestors) = (*generation, ancestors.clone());
@@ -179,7 +190,12 @@ fn plain_of(pool: &Pool, like: &Plain) -> Result<Plain, String> {
             zeros.flat_map(|(extent, bits)| bits.runs().into_iter().flatten().map(move |b| (extent, b)));
         let map = volume.map.iter().map(|(extent, slot)| (extent, (slot, content(extent)))).collect();
         let (generation, ancestors) = (volume.generation, volume.ancestors.clone());
+        let state = match volume.change {
+            0 => (0, 0, false),
+            change => (volume.sectors, change, volume.deleted),
+        };
         let plain_volume = PlainVolume {
+            state,
             generation,
             ancestors,
             hot: volume.hot.clone(),

@@ -13,6 +13,8 @@ pub(crate) enum Op {
     VolumeCreate,
     /// Of one with mapped extents.
     VolumeDelete,
+    /// A volume grows; another is to be deleted, and its extents are unmapped one after the other.
+    VolumeChange,
     Node,
     Half,
     Hot,
@@ -45,13 +47,14 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    pub(crate) const ALL: [Op; 23] = [
+    pub(crate) const ALL: [Op; 24] = [
         Op::WriteNew,
         Op::Overwrite,
         Op::Unmap,
         Op::Replace,
         Op::VolumeCreate,
         Op::VolumeDelete,
+        Op::VolumeChange,
         Op::Node,
         Op::Half,
         Op::Hot,

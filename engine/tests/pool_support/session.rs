@@ -228,6 +228,7 @@ impl<'a> Session<'a> {
                     self.append(&[Record::VolumeDelete { volume }], 0);
                 }
             }
+            Op::VolumeChange => self.change_volumes(),
             Op::Restart | Op::RestartLate => {
                 for _ in 0..if op == Op::Restart { 1 } else { 3 } {
                     self.step()?;
@@ -244,6 +245,22 @@ impl<'a> Session<'a> {
             }
         }
         Ok(())
+    }
+
+    fn change_volumes(&mut self) {
+        let (change, epoch) = (self.value(), Epoch(1));
+        let state =
+            |volume, sectors, deleted| Record::VolumeState { volume, sectors, change, epoch, deleted };
+        if let Some(volume) = self.model.volumes.keys().last().copied() {
+            self.append(&[state(volume, SECTORS + change, false)], 0);
+        }
+        if let Some((volume, _, _)) = self.first_mapped() {
+            self.append(&[state(volume, SECTORS + change, true)], 0);
+            let extents: Vec<u32> = self.model.volumes[&volume].map.keys().copied().collect();
+            for extent in extents {
+                self.append(&[Record::Unmap { volume, extent }], 0);
+            }
+        }
     }
 
     fn records(&mut self, op: Op) -> Vec<Record> {

@@ -116,7 +116,9 @@ fn hello(world: &World, i: usize) -> Hello {
             generation: Generation(n.generation.into()),
             ancestors: (1..16).filter(|g| n.past >> g & 1 == 1).map(Generation).collect(),
             log_intact: !n.log_lost,
+            change: 0,
         }],
+        deleted: Vec::new(),
     }
 }
 

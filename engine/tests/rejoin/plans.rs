@@ -14,6 +14,7 @@ fn half(volume: u32, generation: u128, ancestors: &[u128]) -> HalfSummary {
         generation: Generation(generation),
         ancestors: ancestors.iter().copied().map(Generation).collect(),
         log_intact: true,
+        change: 0,
     }
 }
 
@@ -31,6 +32,7 @@ fn hello(node: NodeName, phase: PeerPhase, epoch: u64, members: Members, halves:
         ready: true,
         pair_epoch: Epoch(0),
         halves,
+        deleted: Vec::new(),
     }
 }
 

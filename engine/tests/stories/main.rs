@@ -24,6 +24,7 @@ mod resync;
 mod room;
 mod space;
 mod stop;
+mod volumes;
 mod writes;
 
 use pair_support::Pair;

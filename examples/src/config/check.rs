@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use twinsan::pool::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, SECTORS_MAX};
+use twinsan::pool::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, LOG_BYTES_MIN, SECTORS_MAX};
 
 use super::{Config, Disk, extent_sizes};
 use crate::sizes;
+
+/// Largest metadata log: beyond it, reading it after a crash takes too long.
+const LOG_BYTES_MAX: u64 = 1 << 30;
 
 /// The key, and what is wrong with its value.
 pub(super) type Problem = (String, String);
@@ -96,6 +99,12 @@ impl Config {
         let extent = size("pool.extent", &pool.extent)?;
         if !extent.is_power_of_two() || !(EXTENT_BYTES_MIN..=EXTENT_BYTES_MAX).contains(&extent) {
             return problem("pool.extent", format!("must be a power of two, {}", extent_sizes()));
+        }
+        if let Some(log) = &pool.log {
+            let bytes = size("pool.log", log)?;
+            if !(LOG_BYTES_MIN..=LOG_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(4096) {
+                return problem("pool.log", "must be a multiple of 4 KiB, from 32 KiB to 1 GiB");
+            }
         }
         if let Some(what) = self.space().problem() {
             return problem("pool.thresholds", format!("do not fit: {what}"));

@@ -52,6 +52,8 @@ fn what_is_wrong_is_named() {
         ("detect_zeros = true", "reserved = \"much\"", "volume.reserved"),
         ("id = 2", "id = 1", "volume.id"),
         ("extent = \"1MiB\"", "extent = \"3MiB\"", "pool.extent"),
+        ("extent = \"1MiB\"", "log = \"5000\"", "pool.log"),
+        ("extent = \"1MiB\"", "log = \"2GiB\"", "pool.log"),
         ("\nfile = ", "\npolicy = \"preferred\"\nfile = ", "arbiter.policy"),
         ("iqns = [\"*\"]", "iqns = []", "host.iqns"),
         ("host = \"any\"", "host = \"none\"", "mapping.host"),

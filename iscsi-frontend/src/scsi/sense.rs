@@ -87,6 +87,7 @@ impl From<GuestError> for Sense {
             GuestError::Invalid => Sense::FIELD_IN_CDB,
             GuestError::Medium => Sense::MEDIUM,
             GuestError::Aborted => Sense::ABORTED,
+            GuestError::Gone => Sense::NO_SUCH_LUN,
             _ => Sense::INTERNAL,
         }
     }

@@ -211,9 +211,27 @@ fn growth_is_told() {
     let volume = HandVolume::new(1);
     let mut unit = Unit::new(0, Arc::clone(&volume) as _, false);
     volume.state.lock().sectors = SECTORS * 2;
-    assert!(matches!(unit.plan(&cdb(&[0]), &port()), Plan::Good));
+    assert!(matches!(unit.plan(&cdb(&[0x12, 0, 0, 0, 36]), &port()), Plan::Answer(_)), "INQUIRY passes");
     assert!(matches!(unit.plan(&cdb(&[0]), &port()), Plan::Fail(Sense { key: 6, asc: 0x2a, ascq: 9, .. })));
-    assert!(matches!(unit.plan(&cdb(&[0x25]), &port()), Plan::Answer(_)));
+    assert!(matches!(unit.plan(&cdb(&[0]), &port()), Plan::Good));
+    let Plan::Answer(capacity) = unit.plan(&cdb(&[0x25]), &port()) else { panic!("a capacity") };
+    assert_eq!(capacity[..4], (SECTORS as u32 * 2 - 1).to_be_bytes());
+    let [a, b, c, d] = (SECTORS as u32).to_be_bytes();
+    let behind_the_old_end = [0x28, 0, a, b, c, d, 0, 0, 1];
+    assert!(matches!(unit.plan(&cdb(&behind_the_old_end), &port()), Plan::Run(_)));
+}
+
+#[test]
+fn a_deleted_volume_is_no_unit_any_more() {
+    let volume = HandVolume::new(1);
+    let mut unit = Unit::new(0, Arc::clone(&volume) as _, false);
+    volume.state.lock().gone = true;
+    for command in [&[0][..], &[0x28, 0, 0, 0, 0, 0, 0, 0, 1], &[0x25]] {
+        let Plan::Fail(sense) = unit.plan(&cdb(command), &port()) else { panic!("refused") };
+        assert_eq!((sense.key, sense.asc, sense.ascq), (5, 0x25, 0));
+    }
+    let Plan::Answer(inquiry) = unit.plan(&cdb(&[0x12, 0, 0, 0, 36]), &port()) else { panic!("an inquiry") };
+    assert_eq!(inquiry[0], 0x7f, "no device there");
 }
 
 #[test]

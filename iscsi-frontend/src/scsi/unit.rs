@@ -96,6 +96,12 @@ impl Unit {
 
     /// What `cdb` comes to.
     pub(crate) fn plan(&mut self, cdb: &Cdb, port: &Port) -> Plan {
+        if self.volume.is_gone() {
+            return no_unit(cdb, port);
+        }
+        if self.volume.sectors() != self.info.sectors {
+            self.refresh();
+        }
         let path = self.volume.path_state();
         if path != self.path {
             self.path = path;
@@ -133,7 +139,6 @@ impl Unit {
     }
 
     fn ready(&mut self) -> Plan {
-        self.refresh();
         match self.path {
             PathState::Transitioning => Sense::TRANSITIONING.into(),
             PathState::Unavailable => Sense::UNAVAILABLE.into(),
@@ -142,20 +147,16 @@ impl Unit {
     }
 
     fn capacity(&mut self, kind: Kind) -> Plan {
-        self.refresh();
         match kind {
             Kind::ReadCapacity16 { allocation } => capacity::read_capacity_16(self.info.sectors, allocation),
             _ => capacity::read_capacity_10(self.info.sectors),
         }
     }
 
-    /// Looks whether the volume has changed its size.
+    /// The volume has changed its size.
     fn refresh(&mut self) {
-        let info = self.volume.info();
-        if info.sectors != self.info.sectors {
-            self.attend(Attention::CapacityChanged);
-        }
-        self.info = info;
+        self.info = self.volume.info();
+        self.attend(Attention::CapacityChanged);
     }
 
     fn describe(&mut self, kind: Kind, port: &Port) -> Plan {

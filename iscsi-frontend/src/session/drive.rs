@@ -64,6 +64,7 @@ pub(crate) struct Hand {
     pub(crate) hold_aborts: bool,
     pub(crate) path: PathState,
     pub(crate) sectors: u64,
+    pub(crate) gone: bool,
     /// Answers the next requests.
     pub(crate) failure: Option<GuestError>,
     blocks: BTreeMap<u64, Block>,
@@ -78,6 +79,7 @@ impl HandVolume {
             hold_aborts: false,
             path: PathState::Optimized,
             sectors: SECTORS,
+            gone: false,
             failure: None,
             blocks: BTreeMap::new(),
             pending: Vec::new(),
@@ -159,6 +161,10 @@ impl VirtualVolume for HandVolume {
             extent_sectors: 2048,
             mirrored: true,
         }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.state.lock().gone
     }
 
     fn path_state(&self) -> PathState {

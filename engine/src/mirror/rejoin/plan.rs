@@ -19,7 +19,7 @@ pub enum Refusal {
     )]
     Unrelated,
     /// The halves differ in size.
-    #[error("the halves differ in size; configure the volume alike on both nodes")]
+    #[error("the halves were made with different sizes; configure the volume alike on both nodes")]
     SizeDiffers,
     /// Only one node has it.
     #[error("only one of the nodes has it; configure the volume alike on both nodes")]
@@ -64,7 +64,21 @@ pub fn decide_all(mine: &Hello, theirs: &Hello, authority: Authority) -> Plan {
             whole.add(half.volume, decide(&Case::of(mine, theirs, authority, (half, other))));
         }
     }
-    if whole.any { whole.plan } else { direction_alone(mine, theirs, authority) }
+    let plan = if whole.any { whole.plan } else { direction_alone(mine, theirs, authority) };
+    with_revived(plan, mine, theirs)
+}
+
+/// A volume that is deleted only where data do not stand is made again there, and copied as a whole.
+fn with_revived(plan: Plan, mine: &Hello, theirs: &Hello) -> Plan {
+    let Plan::Resync { role, mut volumes } = plan else { return plan };
+    let (source, target) = match role {
+        Role::Source => (mine, theirs),
+        Role::Target => (theirs, mine),
+    };
+    let known = |half: &&HalfSummary| target.halves.iter().any(|other| other.volume == half.volume);
+    let revived = source.halves.iter().filter(|half| !known(half));
+    volumes.extend(revived.map(|half| (half.volume, Amount::Full)));
+    Plan::Resync { role, volumes }
 }
 
 /// With no mirrored volume there is still a direction.
@@ -78,14 +92,21 @@ fn direction_alone(mine: &Hello, theirs: &Hello, authority: Authority) -> Plan {
 
 fn mismatch(mine: &Hello, theirs: &Hello) -> Option<(VolumeId, Refusal)> {
     let lacks = |a: &Hello, b: &Hello| {
-        let known = |half: &&HalfSummary| b.halves.iter().any(|other| other.volume == half.volume);
+        let known = |half: &&HalfSummary| {
+            b.halves.iter().any(|other| other.volume == half.volume) || b.deleted.contains(&half.volume)
+        };
         a.halves.iter().find(|half| !known(half)).map(|half| half.volume)
     };
     if let Some(volume) = lacks(mine, theirs).or_else(|| lacks(theirs, mine)) {
         return Some((volume, Refusal::Missing));
     }
+    // One that was changed on one node only is as the node has it whose data stand.
     let differs = |half: &&HalfSummary| {
-        theirs.halves.iter().any(|other| other.volume == half.volume && other.sectors != half.sectors)
+        theirs.halves.iter().any(|other| {
+            other.volume == half.volume
+                && other.sectors != half.sectors
+                && (other.change, half.change) == (0, 0)
+        })
     };
     mine.halves.iter().find(differs).map(|half| (half.volume, Refusal::SizeDiffers))
 }

@@ -3,3 +3,4 @@
 mod disks;
 mod scripted;
 mod story;
+mod volumes;

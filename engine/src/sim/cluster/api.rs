@@ -4,6 +4,7 @@ use super::Cluster;
 use crate::guest::Sectors;
 use crate::ids::{NodeName, VolumeId};
 use crate::mirror::message::PeerPhase;
+use crate::sim::checker;
 use crate::sim::history::{Kind, Outcome};
 use crate::sim::hosts::Request;
 use crate::sim::pattern::Value;
@@ -55,6 +56,17 @@ impl Cluster {
         self.watch = super::Watch::new(&self.setup);
         self.hosts = super::Hosts::new(&self.setup, super::Rng::new(self.setup.seed).fork("hosts"));
         Ok(VolumeId(self.setup.volumes.len() as u32))
+    }
+
+    /// Checks the history so far.
+    pub fn check_history(&mut self) {
+        match checker::check(&self.history) {
+            Ok(checked) => self.counters.checked = checked,
+            Err(violation) => {
+                let (volume, sector) = (violation.volume, violation.sector);
+                self.fail(1, format!("volume {volume} sector {sector}: {}", violation.text));
+            }
+        }
     }
 
     /// Lets time pass.

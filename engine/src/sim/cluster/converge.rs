@@ -78,8 +78,13 @@ impl Cluster {
             self.stuck("a disk does not join or leave");
             return;
         }
+        if !self.run_while(patience, |cluster| cluster.is_deleting()) {
+            self.stuck("the space of a deleted volume does not come back");
+            return;
+        }
         self.inspect();
         NodeName::BOTH.into_iter().for_each(|node| self.check_pool(node));
+        self.compare_volumes();
         self.compare_halves();
     }
 
@@ -191,7 +196,9 @@ impl Cluster {
 
     /// Reads every block that was ever written, on these paths; what is not mirrored, where it is.
     fn verify_everything(&mut self, paths: &[NodeName]) {
-        for volume in (1..=self.setup.volumes.len() as u32).map(VolumeId) {
+        let there =
+            paths.first().and_then(|path| self.view(*path)).map_or_else(Vec::new, |view| view.volumes);
+        for volume in there.iter().map(|volume| volume.id) {
             let blocks: Vec<u64> = self.watch.blocks(volume).collect();
             let paths = if self.hosts.is_mirrored(volume) { paths } else { &NodeName::BOTH[..1] };
             for run in blocks.chunk_by(|a, b| a + 1 == *b).flat_map(|run| run.chunks(16)) {

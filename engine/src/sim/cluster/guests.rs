@@ -57,7 +57,9 @@ impl Cluster {
         let op = self.history.begin(host, request.kind, request.volume, request.at, value);
         self.history.ops[op].stable = request.fua;
         self.counters.ops += 1;
-        let pending = Pending { request, stream, path, attempt: None, aborting: false, medium_errors: 0 };
+        let late = self.is_deleted(request.volume);
+        let pending =
+            Pending { request, stream, path, attempt: None, aborting: false, medium_errors: 0, late };
         self.hosts.pending.insert(op, pending);
         self.attempt(op);
         op
@@ -174,6 +176,13 @@ impl Cluster {
             Err(GuestError::Unavailable | GuestError::Transitioning | GuestError::Aborted) => {
                 self.retry(attempt)
             }
+            Err(GuestError::Gone) => {
+                let volume = self.hosts.pending[&op].request.volume;
+                self.volume_is_gone(node, volume);
+                self.hosts.attempts.remove(&attempt);
+                self.history.refused(op);
+                self.finished(op);
+            }
             Err(GuestError::OutOfSpace) => {
                 self.counters.out_of_space += 1;
                 self.refused_space(node, op);
@@ -211,8 +220,9 @@ impl Cluster {
     /// A node has no space for a write: not for one of a volume for which enough is kept.
     fn refused_space(&mut self, node: NodeName, op: usize) {
         let Request { kind, volume, at, .. } = self.hosts.pending[&op].request;
-        let setup = self.setup.volumes[volume.0 as usize - 1];
-        if setup.reserved_bytes >= setup.sectors * SECTOR_BYTES as u64 {
+        let (kept, sectors) =
+            (self.setup.volumes[volume.0 as usize - 1].reserved_bytes, self.hosts.sectors(volume));
+        if kept >= sectors * SECTOR_BYTES as u64 {
             let text = format!(
                 "node {node} has no space for a {kind:?} of {at:?} of volume {volume}, which has all of its kept"
             );
@@ -222,6 +232,7 @@ impl Cluster {
 
     fn answered(&mut self, node: NodeName, op: usize, data: &[Block]) {
         let request = self.hosts.pending[&op].request;
+        self.volume_is_there(node, request.volume, self.hosts.pending[&op].late);
         let mirrored = self.hosts.is_mirrored(request.volume);
         let alone = mirrored && self.slots[node.index()].phase == PeerPhase::Alone;
         let mut values = Vec::new();

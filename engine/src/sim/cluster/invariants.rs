@@ -120,6 +120,7 @@ impl Cluster {
         for view in views.iter().flatten() {
             self.inspect_node(view);
             self.inspect_disks(view);
+            self.inspect_volumes(view);
         }
         if let [Some(a), Some(b)] = &views {
             self.inspect_pair(a, b);
@@ -168,6 +169,9 @@ impl Cluster {
             );
             self.fail(5, text);
             return;
+        }
+        if pair {
+            self.inspect_sizes(a, b);
         }
         if !self.slots.iter().any(|slot| slot.fresh) {
             self.compare_unmarked(a, b);

@@ -8,7 +8,6 @@ use core::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::arbiter::SimArbiter;
-use super::checker;
 use super::disk::Crash;
 use super::generate::{self, Scale};
 use super::history::History;
@@ -40,6 +39,7 @@ mod origin;
 mod report;
 mod slot;
 mod verbs;
+mod volumes;
 
 pub use api::{ApiError, State};
 pub use origin::Origin;
@@ -135,6 +135,7 @@ pub struct Cluster {
     /// Both nodes are down, and this one died first.
     died_first: Option<NodeName>,
     violation: Option<Violation>,
+    knowledge: volumes::Knowledge,
     link_dues: Vec<LinkDue>,
 }
 
@@ -191,6 +192,7 @@ impl Cluster {
             partner_full: false,
             died_first: None,
             violation: None,
+            knowledge: volumes::Knowledge::default(),
             link_dues: Vec::new(),
             setup,
         }
@@ -404,7 +406,8 @@ impl Cluster {
             Action::Aborted { id } => self.aborted(id),
             Action::Notice(notice) => self.noticed(name, life, notice),
             Action::PoolAnswer { id, result } => self.pool_answered(name, id, result),
-            Action::Release { .. } => {}
+            Action::VolumeAnswer { id, result } => self.volume_answered(name, id, result),
+            Action::Release { .. } | Action::VolumeSize { .. } => {}
         }
     }
 
@@ -443,6 +446,8 @@ impl Cluster {
             Notice::Unreadable { .. }
             | Notice::ReservationShort { .. }
             | Notice::DiskJoined(_)
+            | Notice::VolumeGrown { .. }
+            | Notice::VolumeDeleted(_)
             | Notice::DiskNotOurs(_) => {}
             Notice::DiskLeft { .. } => self.counters.disks_left += 1,
             Notice::Unmovable { .. } => self.counters.unmovable_blocks += 1,
@@ -513,6 +518,7 @@ impl Cluster {
         let config = slot.config(&self.setup, self.planted, &mut self.boot_rng);
         let geometries = slot.connect(&mut self.fault_rng);
         slot.asked.clear();
+        slot.changes.clear();
         slot.node = Some(Node::new(config, &geometries));
         let life = slot.life;
         self.on_network(|network, now, dues| network.started(now, name, life, dues));
@@ -566,17 +572,6 @@ impl Cluster {
     pub fn run_until(&mut self, until: Instant) {
         while self.violation.is_none() && self.step(until) {}
         self.now = self.now.max(until);
-    }
-
-    /// Checks the history so far.
-    pub fn check_history(&mut self) {
-        match checker::check(&self.history) {
-            Ok(checked) => self.counters.checked = checked,
-            Err(violation) => {
-                let (volume, sector) = (violation.volume, violation.sector);
-                self.fail(1, format!("volume {volume} sector {sector}: {}", violation.text));
-            }
-        }
     }
 
     /// Ids of the mirrored volumes, or of the linear ones.

@@ -142,6 +142,14 @@ counters! {
     deaths_in_disk_changes,
     /// Blocks that could not be read when their extent was to be moved.
     unmovable_blocks,
+    /// Volumes that have grown, as was acknowledged.
+    volumes_grown,
+    /// Volumes that were deleted, as was acknowledged.
+    volumes_deleted,
+    /// Changes of volumes that were refused.
+    volume_refusals,
+    /// Changes of volumes of which the operator did not hear what came of them.
+    volume_changes_lost,
     /// Seeds whose mirror could not become whole for lack of space.
     partners_full,
     /// Runs that ended with the only current half on failed disks.

@@ -6,7 +6,7 @@ use super::disks::Asked;
 use crate::arbiter::Arbitration;
 use crate::ids::{BootId, NodeName, Uuid, VolumeId};
 use crate::io::Geometry;
-use crate::mirror::message::PeerPhase;
+use crate::mirror::message::{PeerPhase, VolumeChange};
 use crate::node::Node;
 use crate::node::config::{CacheConfig, MirrorConfig, NodeConfig, SpaceConfig, VolumeConfig};
 use crate::node::event::Event;
@@ -65,6 +65,8 @@ pub(super) struct Slot {
     /// What the operator has asked of the pool, and waits for.
     pub(super) asked: BTreeMap<u64, Asked>,
     pub(super) questions: u64,
+    /// Changes of volumes that the operator waits for.
+    pub(super) changes: BTreeMap<u64, (VolumeId, VolumeChange)>,
     pub(super) paused: bool,
     /// When the last pause began.
     pub(super) paused_at: Instant,
@@ -99,6 +101,7 @@ impl Slot {
             devices: Vec::new(),
             asked: BTreeMap::new(),
             questions: 0,
+            changes: BTreeMap::new(),
             paused: false,
             paused_at: Instant::ZERO,
             inbox: VecDeque::new(),

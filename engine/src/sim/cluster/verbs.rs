@@ -74,6 +74,8 @@ impl Cluster {
             Verb::AddDisk { who, bytes, sector_bytes } => self.add_disk(who, bytes, sector_bytes),
             Verb::RemoveDisk { who, which } => self.remove_disk(who, which),
             Verb::KeepDisk { who, which } => self.keep_disk(who, which),
+            Verb::Grow { who, volume, sectors } => self.grow_volume(who, volume, sectors),
+            Verb::Delete { who, volume } => self.delete_volume(who, volume),
             Verb::Check => {
                 self.check_history();
                 self.inspect();

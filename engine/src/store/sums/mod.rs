@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::CacheConfig;
 use crate::block::{BLOCK_BYTES, Block, PagePool};
-use crate::format::sums::{PAGE_LINES, address};
+use crate::format::sums::{LINE_DATA_BYTES, PAGE_LINES, address};
 use crate::ids::{DiskId, Uuid, VolumeId};
 use crate::planted::{Bug, Planted};
 use crate::pool::{Pool, SumArea};
@@ -363,7 +363,8 @@ impl SumTable {
 
     pub(super) fn is_beyond_doubt(&self, disk: DiskId, offset: u64) -> bool {
         let area = self.areas.get(usize::from(disk.0)).copied().flatten();
-        area.filter(|area| offset >= area.data_offset)
+        let data = |area: &SumArea| area.data_offset..area.data_offset + area.lines * LINE_DATA_BYTES;
+        area.filter(|area| data(area).contains(&offset))
             .is_some_and(|area| !self.doubt.has_line(disk, area.place(offset).0))
     }
 

@@ -182,7 +182,9 @@ fn a_list_that_claims_more_than_it_has_is_refused() {
             generation: Generation(1),
             ancestors: vec![],
             log_intact: true,
+            change: 0,
         }],
+        deleted: vec![],
     };
     let body = postcard::to_allocvec(&Control::Hello(hello)).unwrap();
     let claim = [0xff, 0xff, 0xff, 0xff, 0x7f];

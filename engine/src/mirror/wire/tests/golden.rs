@@ -6,7 +6,9 @@ use core::fmt::Write as _;
 use super::*;
 use crate::guest::GuestError;
 use crate::ids::{BootId, Generation, Members, NodeName, Uuid};
-use crate::mirror::message::{Control, HalfSummary, Hello, PROTOCOL_VERSION, PeerPhase};
+use crate::mirror::message::{
+    Control, HalfSummary, Hello, PROTOCOL_VERSION, PeerPhase, VolumeChange, VolumeEntry, VolumeRefusal,
+};
 use crate::mirror::wire::layout::HEADER_BYTES;
 
 /// One line per message: a name, and the hexadecimal bytes of all its frames without pages.
@@ -19,6 +21,7 @@ fn halves() -> Vec<HalfSummary> {
         generation: Generation(0xabcd << 100),
         ancestors: vec![Generation(5)],
         log_intact: true,
+        change: 3,
     }]
 }
 
@@ -73,8 +76,12 @@ fn control() -> Vec<(&'static str, Control)> {
         ready: false,
         pair_epoch: Epoch(299),
         halves: halves(),
+        deleted: vec![VolumeId(11)],
     };
     let sent = Instant::from_nanos(1 << 40);
+    let (uuid, change) = (Uuid(6), 4);
+    let entry = VolumeEntry { volume, uuid, sectors: 4096, change, epoch, deleted: true };
+    let grow = VolumeChange::Grow { sectors: 1 << 20 };
     vec![
         ("hello", Control::Hello(hello)),
         ("probe", Control::Probe { epoch, sent }),
@@ -91,7 +98,10 @@ fn control() -> Vec<(&'static str, Control)> {
         ("sets-ask", Control::SetsAsk { epoch, full: vec![VolumeId(9)] }),
         ("sets", Control::Sets { epoch, volume, hot: vec![1], regions: vec![(2, 3)], mapped: vec![(4, 5)] }),
         ("sets-end", Control::SetsEnd { epoch }),
-        ("be-target", Control::BeTarget { epoch, bases: vec![(VolumeId(9), Generation(7))] }),
+        (
+            "be-target",
+            Control::BeTarget { epoch, bases: vec![(VolumeId(9), Generation(7))], table: vec![entry] },
+        ),
         ("target-ready", Control::TargetReady { epoch }),
         ("join", Control::Join { epoch, proposed: Epoch(301), halves: halves() }),
         ("joined", Control::Joined { proposed: Epoch(301) }),
@@ -102,6 +112,11 @@ fn control() -> Vec<(&'static str, Control)> {
         ("yield", Control::Yield { epoch }),
         ("hot", Control::Hot { epoch, volume, areas: vec![3, 4] }),
         ("no-space", Control::NoSpace { epoch }),
+        ("volume-change", Control::VolumeChange { epoch, volume, change: 5, what: grow }),
+        ("volume-changed", Control::VolumeChanged { epoch, volume, change: 5 }),
+        ("volume-shown", Control::VolumeShown { epoch, volume, change: 5 }),
+        ("volume-ask", Control::VolumeAsk { epoch, id, volume, what: VolumeChange::Delete }),
+        ("volume-answer", Control::VolumeAnswer { epoch, id, result: Err(VolumeRefusal::Interrupted) }),
     ]
 }
 

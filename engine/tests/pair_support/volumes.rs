@@ -1,0 +1,67 @@
+//! What operators want of the volumes, and what becomes of it.
+
+use twinsan::ids::{NodeName, VolumeId};
+use twinsan::mirror::message::{VolumeChange, VolumeRefusal};
+use twinsan::node::event::Event;
+
+use super::Pair;
+
+impl Pair {
+    /// An operator at a node wants a volume changed.
+    pub(crate) fn begin_change(&mut self, node: NodeName, volume: VolumeId, what: VolumeChange) -> u64 {
+        self.requests += 1;
+        let id = self.requests;
+        self.happens(node, Event::Volume { id, volume, what });
+        self.settle();
+        id
+    }
+
+    /// What the operator has been told, if anything.
+    pub(crate) fn outcome(&self, change: u64) -> Option<Result<(), VolumeRefusal>> {
+        self.changes.get(&change).copied()
+    }
+
+    /// Wants a volume changed, and waits for what comes of it.
+    pub(crate) fn change(
+        &mut self,
+        node: NodeName,
+        volume: VolumeId,
+        what: VolumeChange,
+    ) -> Result<(), VolumeRefusal> {
+        let id = self.begin_change(node, volume, what);
+        self.until("the operator has an answer", |pair| pair.outcome(id).is_some());
+        self.outcome(id).expect("just seen")
+    }
+
+    /// The size of a volume that hosts of a node see; `None` if it is deleted.
+    pub(crate) fn size(&self, node: NodeName, volume: VolumeId) -> Option<u64> {
+        self.sides[node.index()].sizes.get(&volume).copied().flatten()
+    }
+
+    /// Bytes of a node's pool that are not free.
+    pub(crate) fn bytes_used(&self, node: NodeName) -> u64 {
+        let side = &self.sides[node.index()];
+        side.node.as_ref().map_or(0, |alive| alive.view(self.now).pool_bytes_used)
+    }
+
+    /// The mirrored volumes that a node knows, with their sizes, and those that it knows to be deleted.
+    pub(crate) fn table(&self, node: NodeName) -> (Vec<(VolumeId, u64)>, Vec<VolumeId>) {
+        let view = self.sides[node.index()].node.as_ref().expect("alive").view(self.now);
+        let mirrored = view.volumes.iter().filter(|volume| volume.mirrored);
+        (mirrored.map(|volume| (volume.id, volume.sectors)).collect(), view.deleted)
+    }
+
+    /// Requests to a volume by its id.
+    pub(crate) fn ask_volume(
+        &mut self,
+        node: NodeName,
+        volume: VolumeId,
+        command: twinsan::guest::Command,
+    ) -> u64 {
+        self.requests += 1;
+        let id = self.requests;
+        self.happens(node, Event::Guest { id: twinsan::ids::RequestId(id), volume, command });
+        self.settle();
+        id
+    }
+}

@@ -1,0 +1,383 @@
+//! Volumes grow and are deleted: both halves or neither, whoever dies at which step, and a partner that was away learns
+//! of it when it comes back.
+
+use crate::pair_support::{A, B, DiskHold, Pair, VOLUME, said};
+use crate::{NEW, OLD};
+use twinsan::guest::{Command, GuestError, Sectors};
+use twinsan::ids::NodeName;
+use twinsan::mirror::message::{PeerPhase, VolumeChange, VolumeRefusal};
+use twinsan::planted::Bug;
+
+/// What the volume has at first, in sectors: not a whole number of extents.
+const SMALL: u64 = 200_000;
+const LARGE: u64 = 300_008;
+const GROW: VolumeChange = VolumeChange::Grow { sectors: LARGE };
+/// The first block behind the old end.
+const BEYOND: u64 = SMALL / 8;
+
+fn sizes(pair: &Pair) -> [Option<u64>; 2] {
+    NodeName::BOTH.map(|node| pair.size(node, VOLUME))
+}
+
+fn tables_agree(pair: &Pair) -> bool {
+    pair.table(A) == pair.table(B)
+}
+
+/// At which step of a change something happens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum At {
+    /// The partner has not heard of it.
+    Asked,
+    /// The partner has heard, and cannot write it down.
+    WritingThere,
+    /// The owner has not heard that the partner has it in writing.
+    Written,
+    /// The owner cannot write it down.
+    WritingHere,
+    /// The partner has not heard that both have it.
+    Done,
+}
+
+const STEPS: [At; 5] = [At::Asked, At::WritingThere, At::Written, At::WritingHere, At::Done];
+
+/// A pair whose change, asked for at node a, has come to this step.
+fn stopped_at(at: At, what: VolumeChange) -> (Pair, u64) {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    pair.flush(A).expect("flushed");
+    match at {
+        At::Asked => pair.hold(B, said::volume_change),
+        At::WritingThere => pair.hold_disk(B, DiskHold::Flushes),
+        At::Written => pair.hold(A, said::volume_changed),
+        At::WritingHere => pair.hold_disk(A, DiskHold::Flushes),
+        At::Done => pair.hold(B, said::volume_shown),
+    }
+    let change = pair.begin_change(A, VOLUME, what);
+    assert_eq!(pair.outcome(change), (at == At::Done).then_some(Ok(())), "{at:?}");
+    (pair, change)
+}
+
+/// Is the volume as if the change had happened, on both nodes; or as if it had not, on both?
+fn happened(pair: &mut Pair, what: VolumeChange) -> bool {
+    assert!(tables_agree(pair), "{:?} and {:?}", pair.table(A), pair.table(B));
+    let (volumes, deleted) = pair.table(A);
+    let happened = match what {
+        VolumeChange::Grow { sectors } => volumes == [(VOLUME, sectors)],
+        VolumeChange::Delete => deleted == [VOLUME],
+    };
+    match what {
+        VolumeChange::Delete if happened => assert_eq!(sizes(pair), [None; 2]),
+        VolumeChange::Delete => {
+            assert_eq!(NodeName::BOTH.map(|node| pair.read(node, 0)), [NEW; 2], "it has its data back");
+        }
+        VolumeChange::Grow { .. } => {
+            assert_eq!(sizes(pair), [Some(if happened { LARGE } else { SMALL }); 2]);
+            assert_eq!(NodeName::BOTH.map(|node| pair.read(node, 0)), [NEW; 2]);
+        }
+    }
+    happened
+}
+
+#[test]
+fn a_volume_grows_on_both_nodes_whoever_is_asked() {
+    for asked in NodeName::BOTH {
+        let mut pair = Pair::with(&[]);
+        pair.write(A, BEYOND - 1, NEW).expect("written");
+        pair.flush(A).expect("flushed");
+        assert_eq!(pair.change(asked, VOLUME, GROW), Ok(()));
+        assert_eq!(sizes(&pair), [Some(LARGE); 2]);
+        for node in NodeName::BOTH {
+            assert_eq!(
+                pair.read(node, BEYOND),
+                OLD,
+                "the extent with the old end is mapped, and reads as zero there"
+            );
+            pair.write(node, BEYOND + 7 + node.index() as u64, NEW).expect("written beyond the old end");
+            pair.write(node, LARGE / 8 - 1, NEW).expect("written at the new end");
+        }
+        assert_eq!(pair.change(asked, VOLUME, GROW), Ok(()), "it is so already");
+        let shrink = VolumeChange::Grow { sectors: SMALL };
+        assert_eq!(pair.change(asked, VOLUME, shrink), Err(VolumeRefusal::NotLarger { sectors: LARGE }));
+        for node in NodeName::BOTH {
+            pair.crash(node.partner());
+            pair.until_phase(node, PeerPhase::Alone);
+            pair.restart(node.partner());
+            pair.until_whole();
+        }
+        assert_eq!(sizes(&pair), [Some(LARGE); 2]);
+        assert_eq!(pair.read(B, BEYOND + 7), NEW);
+    }
+}
+
+#[test]
+fn a_deleted_volume_is_refused_at_once_and_its_space_comes_back() {
+    for asked in NodeName::BOTH {
+        let mut pair = Pair::with(&[]);
+        for block in 0..40 {
+            pair.write(A, block * 256, NEW).expect("written");
+        }
+        pair.flush(A).expect("flushed");
+        assert!(NodeName::BOTH.iter().all(|node| pair.bytes_used(*node) == 40 << 20));
+        assert_eq!(pair.change(asked, VOLUME, VolumeChange::Delete), Ok(()));
+        for node in NodeName::BOTH {
+            for command in [
+                Command::Read { at: Sectors::new(0, 8) },
+                Command::Zero { at: Sectors::new(0, 8), fua: false },
+                Command::Flush,
+            ] {
+                let request = pair.ask_volume(node, VOLUME, command);
+                assert_eq!(pair.refusal(request), Some(GuestError::Gone));
+            }
+            assert_eq!(pair.bytes_used(node), 0);
+        }
+        assert_eq!(pair.change(asked, VOLUME, GROW), Err(VolumeRefusal::Unknown(VOLUME)));
+        for node in NodeName::BOTH {
+            pair.crash(node);
+            pair.restart(node);
+            pair.until_paired();
+        }
+        assert_eq!(
+            pair.table(A),
+            (vec![], vec![VOLUME]),
+            "the configuration names it, and it is not made again"
+        );
+        assert!(tables_agree(&pair));
+    }
+}
+
+/// Writes that are on their way when the volume is to be deleted end first; later ones are refused.
+#[test]
+fn a_delete_waits_for_what_is_in_hand() {
+    for writer in NodeName::BOTH {
+        let mut pair = Pair::with(&[]);
+        pair.hold(A, said::write_done);
+        let write = pair.begin_write(writer, 5, NEW);
+        let delete = pair.begin_change(A, VOLUME, VolumeChange::Delete);
+        assert_eq!((pair.outcome(delete), pair.has_said(A, said::volume_change)), (None, 0));
+        let late = pair.begin_write(A, 6, NEW);
+        assert_eq!(pair.refusal(late), Some(GuestError::Gone));
+        let forwarded = pair.begin_write(B, 7, NEW);
+        pair.release(A);
+        assert!(pair.is_acknowledged(write));
+        assert_eq!(pair.refusal(forwarded), Some(GuestError::Gone));
+        assert_eq!(pair.outcome(delete), Some(Ok(())));
+    }
+}
+
+/// One of the two dies at each step of a change, and comes back to the other.
+#[test]
+fn a_change_happens_on_both_or_on_neither_whoever_dies() {
+    for what in [GROW, VolumeChange::Delete] {
+        for at in STEPS {
+            for victim in NodeName::BOTH {
+                let (mut pair, change) = stopped_at(at, what);
+                pair.crash(victim);
+                pair.release(victim.partner());
+                pair.release_disk(victim.partner());
+                pair.until_phase(victim.partner(), PeerPhase::Alone);
+                pair.pass_millis(100);
+                pair.restart(victim);
+                pair.until_paired();
+                pair.pass_millis(500);
+                let happened = happened(&mut pair, what);
+                let acknowledged = pair.outcome(change) == Some(Ok(()));
+                assert!(happened || !acknowledged, "{what:?}, {victim} dies at {at:?}");
+                // The owner goes on with what it was asked for.
+                assert!(happened || victim == A, "{what:?}, {victim} dies at {at:?}");
+            }
+        }
+    }
+}
+
+/// Both die, and come back in either order.
+#[test]
+fn a_change_happens_on_both_or_on_neither_though_both_die() {
+    for what in [GROW, VolumeChange::Delete] {
+        for at in STEPS {
+            for first in NodeName::BOTH {
+                let (mut pair, change) = stopped_at(at, what);
+                let acknowledged = pair.outcome(change) == Some(Ok(()));
+                pair.crash(A);
+                pair.crash(B);
+                pair.start(first);
+                pair.pass_millis(5000);
+                pair.restart(first.partner());
+                pair.until_paired();
+                pair.pass_millis(500);
+                assert!(happened(&mut pair, what) || !acknowledged, "{what:?} at {at:?}");
+            }
+        }
+    }
+}
+
+/// The link is lost for a moment at each step: the pair goes on, and so does the change.
+#[test]
+fn a_change_survives_a_link_that_comes_back() {
+    for what in [GROW, VolumeChange::Delete] {
+        for at in STEPS {
+            let (mut pair, change) = stopped_at(at, what);
+            pair.cut();
+            NodeName::BOTH.into_iter().for_each(|node| pair.release_disk(node));
+            pair.release(A);
+            pair.release(B);
+            pair.pass_millis(50);
+            pair.heal();
+            pair.until("the operator has an answer", |pair| pair.outcome(change).is_some());
+            assert_eq!(pair.outcome(change), Some(Ok(())), "{what:?} at {at:?}");
+            pair.pass_millis(100);
+            assert!(happened(&mut pair, what));
+        }
+    }
+}
+
+/// The link is lost for good; then the nodes find each other again.
+#[test]
+fn a_change_is_settled_by_the_one_that_goes_on() {
+    for what in [GROW, VolumeChange::Delete] {
+        for at in STEPS {
+            let (mut pair, change) = stopped_at(at, what);
+            pair.cut();
+            NodeName::BOTH.into_iter().for_each(|node| pair.release_disk(node));
+            pair.release(A);
+            pair.release(B);
+            pair.pass_millis(6000);
+            let outcome = pair.outcome(change).expect("nobody is kept waiting");
+            pair.heal();
+            pair.until_paired();
+            pair.pass_millis(500);
+            let happened = happened(&mut pair, what);
+            assert!(happened || outcome == Err(VolumeRefusal::Interrupted), "{what:?} at {at:?}");
+        }
+    }
+}
+
+/// What a partner that was away knows of the volume when it is back: its size on both nodes, after a grow that the
+/// survivor made alone.
+fn grown_while_the_partner_was_away(bugs: &[Bug]) -> [u64; 2] {
+    let mut pair = Pair::with(bugs);
+    pair.crash(B);
+    pair.until_phase(A, PeerPhase::Alone);
+    assert_eq!(pair.change(A, VOLUME, GROW), Ok(()));
+    pair.restart(B);
+    pair.until_paired();
+    NodeName::BOTH.map(|node| pair.half(node).sectors)
+}
+
+/// Were it not told, it would take the owner's next write beyond its own end for nonsense.
+#[test]
+fn a_partner_that_was_away_learns_what_became_of_the_volumes() {
+    assert_eq!(grown_while_the_partner_was_away(&[]), [LARGE; 2]);
+    assert_eq!(grown_while_the_partner_was_away(&[Bug::AbsentPartnerNotTold]), [LARGE, SMALL]);
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    pair.flush(A).expect("flushed");
+    pair.crash(B);
+    pair.until_phase(A, PeerPhase::Alone);
+    assert_eq!(pair.change(A, VOLUME, VolumeChange::Delete), Ok(()));
+    assert_eq!(pair.bytes_used(A), 0);
+    pair.restart(B);
+    pair.until_paired();
+    pair.pass_millis(100);
+    assert!(tables_agree(&pair));
+    assert_eq!(pair.bytes_used(B), 0);
+}
+
+/// A change while the partner is being brought up to date: it is told at once, by beginning anew.
+#[test]
+fn a_target_learns_of_a_change_too() {
+    for what in [GROW, VolumeChange::Delete] {
+        let mut pair = Pair::with(&[]);
+        pair.crash(B);
+        pair.until_phase(A, PeerPhase::Alone);
+        for block in 0..50 {
+            pair.write(A, block * 64, NEW).expect("written alone");
+        }
+        pair.hold(A, said::copy_stable);
+        pair.restart(B);
+        pair.until_phase(B, PeerPhase::Target);
+        pair.pass_millis(50);
+        let change = pair.begin_change(A, VOLUME, what);
+        pair.release(A);
+        pair.until_paired();
+        pair.pass_millis(200);
+        assert_eq!(pair.outcome(change), Some(Ok(())));
+        assert!(happened(&mut pair, what));
+    }
+}
+
+/// The owner has told its partner, which dies at once; the owner dies before it has told anyone else. What the
+/// survivor has of an acknowledged change.
+fn after_the_owner_dies(what: VolumeChange, bugs: &[Bug]) -> (Option<Result<(), VolumeRefusal>>, bool) {
+    let mut pair = Pair::with(bugs);
+    pair.hold(B, said::volume_change);
+    let change = pair.begin_change(A, VOLUME, what);
+    let outcome = pair.outcome(change);
+    pair.crash(A);
+    pair.release(B);
+    pair.until_phase(B, PeerPhase::Alone);
+    let (volumes, deleted) = pair.table(B);
+    (outcome, volumes == [(VOLUME, LARGE)] || deleted == [VOLUME])
+}
+
+/// Were a change acknowledged before the partner has it, it would be taken back when the owner dies.
+#[test]
+fn a_change_is_acknowledged_when_both_have_it() {
+    for (what, bug) in [(GROW, Bug::GrownBeforePartner), (VolumeChange::Delete, Bug::DeletedBeforePartner)] {
+        assert_eq!(after_the_owner_dies(what, &[]), (None, false));
+        assert_eq!(after_the_owner_dies(what, &[bug]), (Some(Ok(())), false), "taken back");
+    }
+}
+
+#[test]
+fn a_linear_volume_grows_and_is_deleted_on_its_node() {
+    use crate::pair_support::LINEAR;
+    let mut pair = Pair::with(&[]);
+    let write = pair.begin_linear_write(A, 3, NEW);
+    pair.finish(write).expect("written");
+    assert_eq!(pair.change(A, LINEAR, GROW), Ok(()));
+    assert_eq!((pair.size(A, LINEAR), pair.size(B, LINEAR)), (Some(LARGE), Some(SMALL)));
+    assert_eq!(pair.change(A, LINEAR, VolumeChange::Delete), Ok(()));
+    pair.crash(A);
+    pair.restart(A);
+    pair.until_paired();
+    assert_eq!((pair.size(A, LINEAR), pair.size(B, LINEAR)), (None, Some(SMALL)));
+    assert_eq!(pair.bytes_used(A), 0);
+}
+
+/// The record that deletes a linear volume is not durable when the node dies; the space that it had is wanted by
+/// another volume. What the deleted one, which is back, reads afterwards.
+fn read_after_an_undurable_delete(bugs: &[Bug]) -> Option<u8> {
+    use crate::pair_support::LINEAR;
+    let mut pair = Pair::with(bugs);
+    for block in 0..3 {
+        let write = pair.begin_linear_write(A, block * 256, NEW);
+        pair.finish(write).expect("written");
+    }
+    // From now on the area is hot, and all that is written is on disk.
+    pair.write(A, 0, NEW).expect("written");
+    pair.pass_millis(5000);
+    pair.hold_disk(A, DiskHold::Flushes);
+    let delete = pair.begin_change(A, LINEAR, VolumeChange::Delete);
+    assert_eq!(pair.outcome(delete), None, "not durable");
+    for block in 1..4 {
+        let write = pair.begin_write(A, block * 256, 7);
+        assert!(pair.is_acknowledged(write));
+    }
+    pair.pass_millis(1500);
+    pair.crash_keeping_data(A);
+    pair.restart(A);
+    pair.until_paired();
+    let read = pair.ask_volume(A, LINEAR, Command::Read { at: Sectors::new(0, 8) });
+    pair.until("an answer", |pair| !pair.is_open(read));
+    match pair.seen(read) {
+        crate::pair_support::Look::Shows(fill) => Some(fill),
+        _ => None,
+    }
+}
+
+/// Were space given out again before that, a crash would bring the volume back with somebody else's data, or none.
+#[test]
+fn the_space_of_a_deleted_volume_is_free_when_that_is_durable() {
+    assert_eq!(read_after_an_undurable_delete(&[]), Some(NEW));
+    assert_ne!(read_after_an_undurable_delete(&[Bug::DeletedSpaceReusedEarly]), Some(NEW));
+}
