@@ -218,7 +218,7 @@ fn growth_is_told() {
     assert_eq!(capacity[..4], (SECTORS as u32 * 2 - 1).to_be_bytes());
     let [a, b, c, d] = (SECTORS as u32).to_be_bytes();
     let behind_the_old_end = [0x28, 0, a, b, c, d, 0, 0, 1];
-    assert!(matches!(unit.plan(&cdb(&behind_the_old_end), &port()), Plan::Run(_)));
+    assert!(matches!(unit.plan(&cdb(&behind_the_old_end), &port()), Plan::Fetch { .. }));
 }
 
 #[test]
