@@ -112,6 +112,11 @@ impl Inbox {
         drop((letters, LETTERS.take()));
     }
 
+    /// Has this thread letters from itself?
+    pub(super) fn has_own() -> bool {
+        LETTERS.with_borrow(|own| !own.is_empty())
+    }
+
     /// Swaps this thread's letters to itself for the empty `letters`.
     pub(super) fn collect_own(letters: &mut Vec<Letter>) {
         debug_assert!(letters.is_empty());

@@ -28,6 +28,9 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 const LISTENERS: usize = usize::MAX / 2;
 /// Receives of one connection before others have their turn.
 const RECEIVES_MAX: usize = 16;
+/// Answers to itself that a reactor follows before it looks at sockets again: volumes may answer within the call, and a
+/// copy of many pieces is then one long chain, which somebody may want to abort.
+const SETTLES_MAX: usize = 8;
 const EVENTS_MAX: usize = 256;
 const SEND_SLICES_MAX: usize = 256;
 /// When the system has no file descriptors left, accepting is tried again after this time.
@@ -125,7 +128,8 @@ impl Reactor {
     }
 
     fn sleep(&mut self, events: &mut Events) {
-        let may_sleep = self.busy.is_empty() && self.inbox.may_sleep();
+        let is_done = self.busy.is_empty() && self.touched.is_empty() && !Inbox::has_own();
+        let may_sleep = is_done && self.inbox.may_sleep();
         let timeout = if may_sleep { self.next_timer() } else { Some(Duration::ZERO) };
         if let Err(error) = self.poll.poll(events, timeout) {
             assert_eq!(error.kind(), std::io::ErrorKind::Interrupted, "the event queue itself fails");
@@ -371,9 +375,13 @@ impl Reactor {
         self.busy.push(index);
     }
 
-    /// Delivers what this thread told itself and sends what there is to send, until both are done.
+    /// Delivers what this thread told itself and sends what there is to send, until both are done or others have waited
+    /// for long.
     fn settle(&mut self) {
-        while self.read_own_letters() || !self.touched.is_empty() {
+        for _ in 0..SETTLES_MAX {
+            if !self.read_own_letters() && self.touched.is_empty() {
+                return;
+            }
             let mut touched = std::mem::take(&mut self.spare);
             std::mem::swap(&mut touched, &mut self.touched);
             for index in touched.drain(..) {
