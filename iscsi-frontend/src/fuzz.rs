@@ -1,7 +1,9 @@
 //! Entry points for fuzzing, also run by ordinary tests over a committed corpus.
 
+mod copies;
 mod values;
 
+pub use copies::copy_list;
 pub use values::{chap_decode, parameters, text_keys};
 
 use std::sync::Arc;

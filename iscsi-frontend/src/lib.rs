@@ -33,6 +33,20 @@
 //! Sessions have one connection. A login for a name, ISID and target that have a session ends that session first, and is
 //! answered when its last task is dead. No session begins while the portals are closed.
 //!
+//! # What is copied
+//!
+//! | EXTENDED COPY (SPC-4 6.5) | comes to |
+//! |---|---|
+//! | service action | LID1 alone, as VMware uses it; with a list identifier or without |
+//! | CSCD descriptor | E4h with the NAA designator of a LUN that the session sees; at most 16; FFFFh is the LUN itself |
+//! | segment descriptor | 02h, block device to block device; at most 32 of at most 16 MiB |
+//! | at once | 8 copies of a session, each holding 1 MiB, or 2 where blocks do not line up; TASK SET FULL beyond |
+//! | RECEIVE COPY RESULTS | status, operating parameters, failure details; no data is held |
+//! | a volume that is not mapped to the host | 0A/0D/02, as one that does not exist |
+//! | a volume that fails, or may only be read | 0A/0D/01, with the sense data of that volume in it |
+//! | a LUN reset or CLEAR TASK SET of the source or destination | the copy stops before that is answered: 0A/0D/01 |
+//! | an unmapped or protected volume | the copy stops |
+//!
 //! # Example
 //!
 //! ```

@@ -106,6 +106,13 @@ fn no_parameter_list_reaches_beyond_the_unit() {
     });
 }
 
+#[test]
+fn no_copy_reaches_what_its_host_does_not_see() {
+    run("copy_list", |input| {
+        fuzz::copy_list(input);
+    });
+}
+
 /// A corpus that says nothing would pass as well.
 #[test]
 fn the_seeds_say_what_their_names_say() {
@@ -113,6 +120,7 @@ fn the_seeds_say_what_their_names_say() {
     assert_eq!(saying("text_keys", |seed| fuzz::text_keys(seed) > 0), 9);
     assert_eq!(saying("chap_decode", |seed| fuzz::chap_decode(seed).is_some()), 5);
     assert_eq!(saying("parameters", |seed| fuzz::parameters(seed) > 0), 7);
+    assert_eq!(saying("copy_list", |seed| fuzz::copy_list(seed) > 0), 8);
 }
 
 #[test]

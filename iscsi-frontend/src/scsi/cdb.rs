@@ -122,6 +122,11 @@ pub(crate) enum Kind {
     SynchronizeCache {
         at: Range,
     },
+    /// WRITE ATOMIC (16), all or nothing.
+    WriteAtomic {
+        at: Range,
+        fua: bool,
+    },
     Unmap {
         parameters: u32,
     },
@@ -129,6 +134,24 @@ pub(crate) enum Kind {
         at: Range,
         unmap: bool,
         no_data: bool,
+    },
+    /// EXTENDED COPY (LID1).
+    ExtendedCopy {
+        parameters: u32,
+    },
+    /// RECEIVE COPY STATUS (LID1).
+    CopyStatus {
+        list: u8,
+        allocation: u32,
+    },
+    /// RECEIVE COPY OPERATING PARAMETERS.
+    CopyParameters {
+        allocation: u32,
+    },
+    /// RECEIVE COPY FAILURE DETAILS (LID1).
+    CopyFailure {
+        list: u8,
+        allocation: u32,
     },
 }
 
@@ -152,6 +175,10 @@ impl Kind {
             0x41 | 0x93 => write_same(cdb),
             0x42 if b[1] & 0x01 != 0 => Err(Sense::cdb(1)),
             0x42 => Ok(Kind::Unmap { parameters: cdb.half(7) }),
+            0x83 if cdb.action() == 0x00 => Ok(Kind::ExtendedCopy { parameters: cdb.word(10) }),
+            0x83 => Err(Sense::cdb(1)),
+            0x84 => copy_results(cdb),
+            0x9c => write_atomic(cdb),
             _ => Kind::parse_other(cdb),
         }
     }
@@ -193,11 +220,16 @@ impl Kind {
         )
     }
 
-    /// Is it refused on a unit that this initiator may only read?
+    /// Is it refused on a unit that this initiator may only read? A copy is not: the unit that it is sent to may be the
+    /// one it reads.
     pub(crate) fn changes_the_medium(&self) -> bool {
         matches!(
             self,
-            Kind::Write { .. } | Kind::WriteVerify { .. } | Kind::Unmap { .. } | Kind::WriteSame { .. }
+            Kind::Write { .. }
+                | Kind::WriteVerify { .. }
+                | Kind::WriteAtomic { .. }
+                | Kind::Unmap { .. }
+                | Kind::WriteSame { .. }
         )
     }
 
@@ -263,6 +295,27 @@ fn write_same(cdb: &Cdb) -> Result<Kind, Sense> {
         return Err(Sense::cdb(if cdb.0[0] == 0x93 { 10 } else { 7 }));
     }
     Ok(Kind::WriteSame { at, unmap: flags & 0x08 != 0, no_data })
+}
+
+/// No more than one block is written at a time, so there is no atomic boundary (SBC-4 4.29.1).
+fn write_atomic(cdb: &Cdb) -> Result<Kind, Sense> {
+    protect(cdb)?;
+    if cdb.half(10) != 0 {
+        return Err(Sense::cdb(10));
+    }
+    let at = Range { lba: cdb.long(2), blocks: cdb.half(12) };
+    Ok(Kind::WriteAtomic { at, fua: cdb.0[1] & 0x08 != 0 })
+}
+
+/// RECEIVE COPY RESULTS by service action. No data is held for the host, so RECEIVE COPY DATA is not there.
+fn copy_results(cdb: &Cdb) -> Result<Kind, Sense> {
+    let (list, allocation) = (cdb.0[2], cdb.word(10));
+    match cdb.action() {
+        0x00 => Ok(Kind::CopyStatus { list, allocation }),
+        0x03 => Ok(Kind::CopyParameters { allocation }),
+        0x04 => Ok(Kind::CopyFailure { list, allocation }),
+        _ => Err(Sense::cdb(1)),
+    }
 }
 
 fn inquiry(cdb: &Cdb) -> Result<Kind, Sense> {

@@ -4,9 +4,10 @@ use twinsan::block::{BLOCK_BYTES, PagePool, SECTORS_PER_BLOCK};
 use twinsan::guest::{Sectors, TRANSFER_SECTORS_MAX};
 
 use super::cdb::{ByteCheck, Range};
+use super::copy;
 use super::status;
 use super::unmap;
-use super::vpd::WRITE_SAME_BLOCKS_MAX;
+use super::vpd::{ATOMIC_BLOCKS, WRITE_SAME_BLOCKS_MAX};
 use super::{Kind, LOGICAL_BLOCK_BYTES, Plan, Sense, Work};
 
 /// The sectors of `range` if the unit has them and there are at most `limit`.
@@ -53,6 +54,10 @@ pub(super) fn plan(kind: Kind, capacity: u64) -> Result<Plan, Sense> {
             let at = transfer(at)?;
             store(at, Work::Write { at, fua, data })
         }
+        Kind::WriteAtomic { at, fua } => {
+            let at = atomic(at, capacity)?;
+            store(at, Work::Write { at, fua, data })
+        }
         Kind::WriteVerify { at, check } => {
             let at = transfer(at)?;
             store(at, Work::WriteVerify { at, check, data })
@@ -68,7 +73,11 @@ pub(super) fn plan(kind: Kind, capacity: u64) -> Result<Plan, Sense> {
             check(at, capacity, u64::MAX)?;
             Plan::Run(Work::Flush)
         }
-        Kind::Unmap { parameters: 0 } => Plan::Good,
+        Kind::Unmap { parameters: 0 } | Kind::ExtendedCopy { parameters: 0 } => Plan::Good,
+        Kind::ExtendedCopy { parameters } if parameters as usize > copy::LIST_BYTES_MAX => {
+            return Err(Sense::PARAMETER_LENGTH);
+        }
+        Kind::ExtendedCopy { parameters } => Plan::Parameters { kind, bytes: parameters },
         Kind::Unmap { parameters } => Plan::Parameters { kind, bytes: parameters },
         Kind::WriteSame { at, no_data, .. } => {
             let at = check(at, capacity, u64::from(WRITE_SAME_BLOCKS_MAX))?;
@@ -76,6 +85,22 @@ pub(super) fn plan(kind: Kind, capacity: u64) -> Result<Plan, Sense> {
         }
         _ => return Err(Sense::INTERNAL),
     })
+}
+
+/// One block of the volume, or nothing (SBC-4 4.29.1): a volume's blocks are written whole or not at all, on both nodes and
+/// whatever fails.
+fn atomic(range: Range, capacity: u64) -> Result<Sectors, Sense> {
+    const { assert!(ATOMIC_BLOCKS as u64 == SECTORS_PER_BLOCK) };
+    const TRANSFER_LENGTH: u8 = 12;
+    const ADDRESS: u8 = 2;
+    let at = check(range, capacity, u64::MAX)?;
+    if !at.start.is_multiple_of(SECTORS_PER_BLOCK) {
+        return Err(Sense::cdb(ADDRESS));
+    }
+    if !matches!(at.count, 0 | SECTORS_PER_BLOCK) {
+        return Err(Sense::cdb(TRANSFER_LENGTH));
+    }
+    Ok(at)
 }
 
 /// Reads the first 8 MiB at most: a hint, answered with GOOD because nothing promises that it stays cached.

@@ -14,7 +14,7 @@ pub(super) fn standard(port: &Port, byte_0: u8, allocation: u32) -> Plan {
     b[2] = 0x06; // SPC-4
     b[3] = 0x12; // HISUP, response data format 2
     b[4] = (b.len() - 5) as u8;
-    b[5] = 0x10; // TPGS: implicit
+    b[5] = 0x18; // TPGS: implicit; 3PC
     b[6] = 0x10; // MULTIP
     b[7] = 0x02; // CMDQUE
     b[8..16].copy_from_slice(&port.vendor);

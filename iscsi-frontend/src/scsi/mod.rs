@@ -8,6 +8,7 @@
 
 mod capacity;
 mod cdb;
+pub(crate) mod copy;
 mod data;
 mod identity;
 mod inquiry;
@@ -26,7 +27,7 @@ mod tests;
 
 pub(crate) use cdb::{Cdb, Kind};
 pub(crate) use identity::{Identity, Port};
-pub(crate) use sense::Sense;
+pub(crate) use sense::{FixedSense, Sense};
 pub(crate) use unit::{Attention, Unit, no_unit, plan_report_luns};
 pub(crate) use work::Work;
 

@@ -161,7 +161,9 @@ fn capacity_says_thin_and_zeroing() {
 #[test]
 fn no_reply_exceeds_its_allocation_length() {
     for length in 0..=40u8 {
-        let cdbs: [&[u8]; 7] = [
+        let cdbs: [&[u8]; 9] = [
+            &[0x12, 1, 0x8f, 0, length],
+            &[0x84, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, length],
             &[0x12, 0, 0, 0, length],
             &[0x12, 1, 0x83, 0, length],
             &[0x1a, 0, 0x3f, 0, length],
@@ -251,6 +253,67 @@ fn write_same_gives_zeros_back_and_repeats_the_rest() {
     assert_eq!(failure(&[0x93, 0x18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), Sense::cdb(1), "ANCHOR");
     assert_eq!(failure(&[0x41]), Sense::cdb(7), "no blocks");
     assert!(matches!(unit.plan_parameters(kind, &[0xab; 511], &pages), Plan::Fail(_)));
+}
+
+#[test]
+fn an_atomic_write_is_one_block_of_the_volume() {
+    let limits = vpd(0xb0);
+    assert_eq!([44, 48, 52, 56, 60].map(|at| word(&limits, at)), [8, 8, 8, 0, 0]);
+    let atomic = |lba: u64, boundary: u16, blocks: u16| {
+        let mut bytes = [0; 16];
+        bytes[0] = 0x9c;
+        bytes[2..10].copy_from_slice(&lba.to_be_bytes());
+        bytes[10..12].copy_from_slice(&boundary.to_be_bytes());
+        bytes[12..14].copy_from_slice(&blocks.to_be_bytes());
+        plan(&bytes)
+    };
+    for lba in [0, 8, SECTORS - 8] {
+        let Plan::Store { mut work, bytes: 4096, head: 0 } = atomic(lba, 0, 8) else { panic!("a write") };
+        work.supply(twinsan::block::zeros(1), 8);
+        assert!(matches!(work.step(), Some(Command::Write { at, fua: false, .. }) if at.is_aligned()));
+    }
+    assert!(matches!(atomic(0, 0, 0), Plan::Store { bytes: 0, .. }), "nothing is written whole too");
+    let refusal = |plan| if let Plan::Fail(sense) = plan { sense } else { panic!("{plan:?}") };
+    for (lba, blocks) in [(0, 1), (0, 7), (0, 9), (0, 16), (8, 0xffff)] {
+        assert_eq!(refusal(atomic(lba, 0, blocks)), Sense::cdb(12), "{blocks} blocks");
+    }
+    assert_eq!(refusal(atomic(1, 0, 8)), Sense::cdb(2));
+    assert_eq!(refusal(atomic(0, 8, 8)), Sense::cdb(10), "ATOMIC BOUNDARY");
+    for (lba, blocks) in [(SECTORS - 8, 16), (SECTORS, 8), (1 << 63, 8), (SECTORS + 8, 0)] {
+        assert_eq!(refusal(atomic(lba, 0, blocks)), Sense::OUT_OF_RANGE);
+    }
+    assert_eq!(failure(&[0x9c, 0x20]), Sense::cdb(1), "WRPROTECT");
+}
+
+#[test]
+fn copies_are_advertised_as_they_are_done() {
+    assert_eq!(reply(&[0x12, 0, 0, 0, 96])[5] & 0x08, 0x08, "3PC");
+    let parameters = reply(&[0x84, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+    assert_eq!(word(&parameters, 0) as usize, parameters.len() - 4);
+    let page = vpd(0x8f);
+    let mut descriptors = std::collections::BTreeMap::new();
+    let mut rest = &page[4..];
+    while let [high, low, _, length, ..] = rest {
+        let (this, after) = rest.split_at(4 + usize::from(*length));
+        assert!(this.len().is_multiple_of(4), "{high:02x}{low:02x}");
+        descriptors.insert(u16::from_be_bytes([*high, *low]), &this[4..]);
+        rest = after;
+    }
+    assert_eq!(descriptors.keys().copied().collect::<Vec<_>>(), [0x0001, 0x0004, 0x0008, 0x000c, 0x8001]);
+    assert_eq!(descriptors[&0x0004][4..12], parameters[8..16], "the same limits");
+    assert_eq!(
+        (&descriptors[&0x8001][8..12], descriptors[&0x8001][12]),
+        (&parameters[16..20], parameters[37])
+    );
+    assert_eq!(descriptors[&0x0008][1..3], parameters[44..46]);
+    let listed = |opcode: u8| COMMANDS.iter().filter(move |command| command.opcode == opcode);
+    let actions = |opcode| listed(opcode).filter_map(|command| command.action).map(|action| action as u8);
+    let commands = descriptors[&0x0001];
+    assert_eq!(commands[3..4], actions(0x83).collect::<Vec<_>>());
+    assert_eq!(commands[6..9], actions(0x84).collect::<Vec<_>>());
+    assert_eq!(failure(&[0x83, 1]), Sense::cdb(1), "LID4");
+    assert_eq!(failure(&[0x84, 1]), Sense::cdb(1), "no data is held");
+    assert_eq!(failure(&[0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]), Sense::PARAMETER_LENGTH);
 }
 
 #[test]

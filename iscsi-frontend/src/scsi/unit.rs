@@ -7,6 +7,7 @@ use twinsan::block::PagePool;
 use twinsan::guest::{PathState, VirtualVolume, VolumeInfo};
 use twinsan::ids::VolumeId;
 
+use super::copy::{self, Copies};
 use super::{Cdb, Identity, Kind, Plan, Port, Sense, answer};
 use super::{capacity, data, inquiry, mode, opcodes, ports, vpd};
 
@@ -50,6 +51,8 @@ pub(crate) struct Unit {
     read_only: bool,
     /// Sorted, each at most once.
     attentions: SmallVec<[Attention; 6]>,
+    /// Of the copies that were sent here.
+    pub(crate) copies: Copies,
 }
 
 impl Unit {
@@ -57,7 +60,8 @@ impl Unit {
         let info = volume.info();
         let identity = Identity::of(&info);
         let path = volume.path_state();
-        Unit { lun, volume, info, identity, path, read_only, attentions: SmallVec::new() }
+        let (attentions, copies) = (SmallVec::new(), Copies::default());
+        Unit { lun, volume, info, identity, path, read_only, attentions, copies }
     }
 
     /// Is it the same volume at the same LUN?
@@ -70,8 +74,16 @@ impl Unit {
         self.info.id
     }
 
+    /// The name by which it is found among all units (VPD 83h).
+    pub(crate) fn naa(&self) -> &[u8; 16] {
+        &self.identity.naa
+    }
+
     /// The initiator is to learn of `attention`.
     pub(crate) fn attend(&mut self, attention: Attention) {
+        if attention == Attention::Reset {
+            self.copies = Copies::default();
+        }
         if let Err(place) = self.attentions.binary_search(&attention) {
             self.attentions.insert(place, attention);
         }
@@ -129,9 +141,14 @@ impl Unit {
             | Kind::Verify { .. }
             | Kind::Prefetch { .. }
             | Kind::SynchronizeCache { .. }
+            | Kind::WriteAtomic { .. }
             | Kind::Unmap { .. }
             | Kind::GetLbaStatus { .. }
+            | Kind::ExtendedCopy { .. }
             | Kind::WriteSame { .. } => data::plan(kind, self.info.sectors),
+            Kind::CopyStatus { list, allocation } => self.copies.status(list, allocation),
+            Kind::CopyFailure { list, allocation } => self.copies.failure(list, allocation),
+            Kind::CopyParameters { allocation } => Ok(answer(copy::operating_parameters(), allocation)),
             Kind::TestUnitReady => Ok(self.ready()),
             Kind::ReadCapacity10 | Kind::ReadCapacity16 { .. } => Ok(self.capacity(kind)),
             _ => Ok(self.describe(kind, port)),

@@ -1,10 +1,10 @@
 //! Vital product data (SPC-4 7.8, SBC-3 6.6).
 
-use super::{Identity, Plan, Port, Sense, answer};
+use super::{Identity, Plan, Port, Sense, answer, copy};
 use twinsan::guest::{TRANSFER_SECTORS_MAX, VolumeInfo, ZERO_SECTORS_MAX};
 
 /// The pages there are.
-const PAGES: [u8; 7] = [0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2];
+const PAGES: [u8; 8] = [0x00, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2];
 /// Block descriptors that one UNMAP may carry.
 pub(super) const UNMAP_DESCRIPTORS_MAX: u32 = 256;
 /// Blocks of one WRITE SAME: 16 MiB.
@@ -12,6 +12,8 @@ pub(super) const WRITE_SAME_BLOCKS_MAX: u32 = 32_768;
 const _: () = assert!(WRITE_SAME_BLOCKS_MAX as u64 <= ZERO_SECTORS_MAX);
 /// Blocks in 4 KiB: what transfers should be a multiple of.
 const TRANSFER_GRANULARITY: u16 = 8;
+/// WRITE ATOMIC writes so many blocks, no more, no fewer, at a multiple of it: what the engine writes whole or not at all.
+pub(super) const ATOMIC_BLOCKS: u32 = 8;
 /// 1 MiB in blocks: longer transfers gain nothing.
 const TRANSFER_OPTIMAL: u32 = 2048;
 
@@ -23,6 +25,7 @@ pub(super) fn page(port: &Port, identity: &Identity, info: &VolumeInfo, page: u8
         0x80 => b.extend_from_slice(identity.serial.as_bytes()),
         0x83 => identification(port, identity, &mut b),
         0x86 => extended_inquiry(&mut b),
+        0x8f => copy::third_party(&mut b),
         0xb0 => block_limits(info, &mut b),
         0xb1 => characteristics(&mut b),
         0xb2 => provisioning(&mut b),
@@ -84,6 +87,10 @@ fn block_limits(info: &VolumeInfo, b: &mut Vec<u8>) {
     b[28..32].copy_from_slice(&granularity.to_be_bytes());
     b[32] = 0x80; // UGAVALID: extents are aligned to block 0
     b[36..44].copy_from_slice(&u64::from(WRITE_SAME_BLOCKS_MAX).to_be_bytes());
+    // Maximum, alignment, granularity (SBC-4 6.6.4); no boundary within a command.
+    for field in b[44..56].chunks_exact_mut(4) {
+        field.copy_from_slice(&ATOMIC_BLOCKS.to_be_bytes());
+    }
 }
 
 fn characteristics(b: &mut Vec<u8>) {

@@ -1,11 +1,14 @@
 //! Requests of the volume that one SCSI command comes to, one after the other.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 use twinsan::block::{BLOCK_BYTES, Block, Payload, SECTOR_BYTES};
-use twinsan::guest::{Command, Sectors, StatusRun, TRANSFER_SECTORS_MAX};
+use twinsan::guest::{Command, GuestError, Sectors, StatusRun, TRANSFER_SECTORS_MAX, VirtualVolume};
 
 use super::Sense;
 use super::cdb::ByteCheck;
+use super::copy::Copy;
 
 /// What is left to ask of the volume.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub(crate) enum Work {
     Pattern { at: Sectors, block: Block },
     /// One flush.
     Flush,
+    /// Reads and writes of units that the command names.
+    Copy(Box<Copy>),
 }
 
 impl Work {
@@ -77,7 +82,27 @@ impl Work {
             }
             Work::Pattern { at, block } => self.step_pattern(at, block),
             Work::Flush => Some(Command::Flush),
+            Work::Copy(mut copy) => {
+                let command = copy.step();
+                *self = Work::Copy(copy);
+                command
+            }
         }
+    }
+
+    /// The copy that it is.
+    pub(crate) fn copy(&self) -> Option<&Copy> {
+        if let Work::Copy(copy) = self { Some(copy) } else { None }
+    }
+
+    /// Whom to ask what the last step says, if not the unit that the command was sent to.
+    pub(crate) fn volume(&self) -> Option<&Arc<dyn VirtualVolume>> {
+        self.copy().and_then(Copy::volume)
+    }
+
+    /// What to answer when a request failed.
+    pub(crate) fn failure(&self, error: GuestError) -> Sense {
+        self.copy().map_or_else(|| error.into(), |copy| copy.failure(error))
     }
 
     fn step_pattern(&mut self, at: Sectors, block: Block) -> Option<Command> {
@@ -114,6 +139,7 @@ impl Work {
             Work::Read { at } | Work::Verify { at, .. } | Work::Survey { at, .. } => {
                 at.count.min(TRANSFER_SECTORS_MAX) as usize * SECTOR_BYTES
             }
+            Work::Copy(copy) => copy.needs(),
             _ => 0,
         }
     }
@@ -122,6 +148,7 @@ impl Work {
     pub(crate) fn took(&mut self, found: &Payload) -> Result<(), Sense> {
         match self {
             Work::Compare { at, check: ByteCheck::Data, data } => compare(*at, data, found),
+            Work::Copy(copy) => copy.took(found),
             Work::Surveyed { at, allocation } => {
                 *self = Work::Answer { bytes: super::status::answer(*at, found, *allocation) };
                 Ok(())

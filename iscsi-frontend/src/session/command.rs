@@ -6,7 +6,7 @@ use twinsan::guest::GuestResult;
 use twinsan::ids::RequestId;
 
 use crate::pdu::{Header, NO_TAG, Residual, Response, reject};
-use crate::scsi::{self, Attention, Cdb, Plan, Sense, Work, code};
+use crate::scsi::{self, Attention, Cdb, FixedSense, Kind, Plan, Sense, Work, code};
 
 use super::framer::Place;
 use super::landing::Landing;
@@ -86,6 +86,7 @@ impl Connection {
                 failed: None,
             },
             request: RequestId::default(),
+            list: None,
             needs: 0,
             reserved: 0,
             parked: 0,
@@ -215,11 +216,15 @@ impl Connection {
         let Some(task) = self.tasks.get_mut(slot) else { return };
         let Into::List(kind, list) = core::mem::replace(&mut task.flow.into, Into::Nowhere) else { return };
         let pages = &self.target.config.pages;
-        task.plan = match self.units.get_mut(task.unit) {
+        let plan = match self.units.get_mut(task.unit) {
+            Some(_) if matches!(kind, Kind::ExtendedCopy { .. }) => self.plan_copy(slot, &list),
             Some(unit) => unit.plan_parameters(kind, &list, pages),
             None => Sense::NO_SUCH_LUN.into(),
         };
-        self.proceed(slot);
+        if let Some(task) = self.tasks.get_mut(slot) {
+            task.plan = plan;
+            self.proceed(slot);
+        }
     }
 
     /// Asks the volume for what `work` says next; answers when there is nothing left to ask.
@@ -244,17 +249,21 @@ impl Connection {
         task.work = work;
         task.state = State::Running;
         let token = self.address.key | u64::from(slot);
-        task.request = unit.volume.submit(command, &self.sink, token);
+        let volume = task.work.volume().unwrap_or(&unit.volume);
+        task.request = volume.submit(command, &self.sink, token);
     }
 
     /// The volume has answered.
     pub(crate) fn completed(&mut self, slot: u16, result: GuestResult) {
         let Some(task) = self.tasks.get_mut(slot) else { return };
-        if task.state == State::Aborting {
+        if task.state != State::Running {
             return;
         }
         match result {
-            Err(error) => self.fail(slot, error.into()),
+            Err(error) => {
+                let sense = task.work.failure(error);
+                self.fail(slot, sense);
+            }
             Ok(payload) if task.fetches && task.work.is_done() => self.send_data(slot, &payload),
             Ok(payload) => self.step(slot, &payload),
         }
@@ -264,13 +273,17 @@ impl Connection {
         let Some(task) = self.tasks.get_mut(slot) else { return };
         let mut work = core::mem::replace(&mut task.work, Work::Done);
         match work.took(payload) {
-            Ok(()) => self.run(slot, work),
+            Ok(()) => {
+                self.note_progress(slot, &work);
+                self.run(slot, work);
+            }
             Err(sense) => self.fail(slot, sense),
         }
     }
 
     /// Answers without data.
     fn finish(&mut self, slot: u16, status: u8) {
+        self.note_outcome(slot, None);
         let Some(task) = self.release(slot) else { return };
         let residual = Residual::between(task.expected, u64::from(task.asked));
         self.send(Response::Scsi { itt: task.itt, status, residual, data_in_pdus: 0 }, &[]);
@@ -279,15 +292,21 @@ impl Connection {
 
     /// Answers with CHECK CONDITION. No data has gone to the initiator.
     pub(super) fn fail(&mut self, slot: u16, sense: Sense) {
+        self.note_outcome(slot, Some(&sense));
         let Some(task) = self.release(slot) else { return };
         let asked = if task.writes { task.asked } else { 0 };
         let residual = Residual::between(task.expected, u64::from(asked));
-        let mut data = [0; 20];
-        data[1] = 18;
-        data[2..].copy_from_slice(&sense.fixed());
         let response =
             Response::Scsi { itt: task.itt, status: code::CHECK_CONDITION, residual, data_in_pdus: 0 };
-        self.send(response, &data);
+        self.send(response, &sense_segment(&sense));
         self.wake_waiting();
     }
+}
+
+/// The data segment of a response with sense data (RFC 7143 11.4.7.2).
+pub(super) fn sense_segment(sense: &Sense) -> FixedSense {
+    let fixed = sense.fixed();
+    let mut data = FixedSense::from_slice(&(fixed.len() as u16).to_be_bytes());
+    data.extend_from_slice(&fixed);
+    data
 }

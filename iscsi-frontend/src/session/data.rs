@@ -5,6 +5,7 @@ use twinsan::block::{BLOCK_BYTES, Payload};
 use crate::pdu::{Header, NO_TAG, Residual, Response, reject};
 use crate::scsi::{Sense, code};
 
+use super::command::sense_segment;
 use super::framer::Place;
 use super::output::Piece;
 use super::tasks::{State, Task};
@@ -104,9 +105,7 @@ impl Connection {
 
     /// The volume answered with fewer blocks than were asked for: a bug, which must not become a panic.
     fn send_failure(&mut self, task: &Task) {
-        let mut data = [0; 20];
-        data[1] = 18;
-        data[2..].copy_from_slice(&Sense::INTERNAL.fixed());
+        let data = sense_segment(&Sense::INTERNAL);
         let residual = Residual::between(task.expected, 0);
         let status = code::CHECK_CONDITION;
         self.send(Response::Scsi { itt: task.itt, status, residual, data_in_pdus: 0 }, &data);

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use twinsan::ids::VolumeId;
+
 use crate::pdu::{Header, Response};
 use crate::scsi::{Attention, Unit};
 use crate::target::{Clear, Ticket};
@@ -103,7 +105,8 @@ impl Connection {
         let Some(attention) = attention else { return };
         let volumes = self.units.iter().enumerate();
         let volumes = volumes.filter(|(index, _)| !one_unit || Some(*index) == found);
-        let volumes = volumes.map(|(_, unit)| unit.volume_id()).collect();
+        let volumes: Vec<VolumeId> = volumes.map(|(_, unit)| unit.volume_id()).collect();
+        self.stop_copies(&volumes, &ticket);
         let clear = Clear { volumes, attention, drop };
         self.target.clear(&self.address, &clear, &ticket);
         if attention == Attention::Reset {
@@ -126,6 +129,7 @@ impl Connection {
                 old.protect(fresh[*place].is_read_only());
             }
         }
+        self.remap_copies(&fresh);
         if fresh.len() == self.units.len() && moved.iter().all(Option::is_some) {
             return;
         }
@@ -166,6 +170,7 @@ impl Connection {
         for slot in slots {
             self.abort(slot, Some(ticket));
         }
+        self.stop_copies(&clear.volumes, ticket);
         if clear.drop && self.units.iter().any(|unit| clear.volumes.contains(&unit.volume_id())) {
             self.drop_politely();
         }
@@ -179,14 +184,19 @@ impl Connection {
             return;
         }
         task.tickets.extend(ticket.map(Arc::clone));
-        if task.state == State::Aborting {
-            return;
-        }
-        let (unit, request) = (task.unit, task.request);
+        let runs = task.state == State::Running;
         self.tasks.give_up(slot);
-        let token = self.address.key | u64::from(slot);
-        if let Some(unit) = self.units.get(unit) {
-            unit.volume.abort(request, &self.sink, token);
+        if runs {
+            self.call_off(slot);
+        }
+    }
+
+    /// Asks for the request under way to be given up, wherever it is.
+    pub(super) fn call_off(&mut self, slot: u16) {
+        let Some(task) = self.tasks.get(slot) else { return };
+        let own = self.units.get(task.unit).map(|unit| &unit.volume);
+        if let Some(volume) = task.work.volume().or(own) {
+            volume.abort(task.request, &self.sink, self.address.key | u64::from(slot));
         }
     }
 
@@ -202,9 +212,13 @@ impl Connection {
 
     /// The volume says that an aborted task can no longer act.
     pub(crate) fn aborted(&mut self, slot: u16) {
-        if self.tasks.get(slot).is_some_and(|task| task.state == State::Aborting) {
-            self.release(slot);
-            self.wake_waiting();
+        match self.tasks.get(slot).map(|task| task.state) {
+            Some(State::Aborting) => {
+                self.release(slot);
+                self.wake_waiting();
+            }
+            Some(State::Stopping(sense)) => self.fail(slot, sense),
+            _ => {}
         }
     }
 

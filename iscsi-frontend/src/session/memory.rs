@@ -116,6 +116,7 @@ impl Connection {
     /// Forgets a task and what it holds.
     pub(super) fn release(&mut self, slot: u16) -> Option<Task> {
         let task = self.tasks.remove(slot)?;
+        self.forget_copy(&task);
         self.reserved -= task.reserved;
         self.parked -= task.parked;
         Some(task)

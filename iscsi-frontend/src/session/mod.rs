@@ -9,6 +9,7 @@
 //! - A session that ends is forgotten only when its last task is dead.
 
 mod command;
+mod copies;
 mod data;
 pub(crate) mod drive;
 mod ending;

@@ -21,6 +21,8 @@ pub(crate) enum State {
     Running,
     /// As `Running`, and to be given up.
     Aborting,
+    /// As `Aborting`, and then to be answered with this.
+    Stopping(Sense),
 }
 
 /// Where the data from the initiator goes.
@@ -71,6 +73,8 @@ pub(crate) struct Task {
     pub(crate) head: u32,
     pub(crate) flow: Flow,
     pub(crate) request: RequestId,
+    /// The list identifier of a copy.
+    pub(crate) list: Option<u8>,
     /// Room that the task waits for or has, in bytes.
     pub(crate) needs: usize,
     /// Bytes counted against the connection's memory: with room, and come unasked.

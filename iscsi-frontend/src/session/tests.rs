@@ -2,6 +2,7 @@
 
 mod access;
 mod chap;
+mod copies;
 mod hostile;
 mod management;
 mod memory;

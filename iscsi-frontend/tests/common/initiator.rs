@@ -50,25 +50,40 @@ impl Initiator {
         (head, data)
     }
 
+    /// A command at LUN 0: its status, and the data that came.
     pub(crate) fn command(&mut self, flags: u8, expected: usize, cdb: &[u8], data: &[u8]) -> (u8, Vec<u8>) {
+        let (status, data, _) = self.command_at(0, flags, expected, cdb, data);
+        (status, data)
+    }
+
+    /// A command at a LUN below 256: its status, the data that came, and the sense data.
+    pub(crate) fn command_at(
+        &mut self,
+        lun: u8,
+        flags: u8,
+        expected: usize,
+        cdb: &[u8],
+        data: &[u8],
+    ) -> (u8, Vec<u8>, Vec<u8>) {
         let mut head = [0; 48];
         head[..2].copy_from_slice(&[0x01, flags]);
+        head[9] = lun;
         head[16..20].copy_from_slice(&self.cmd_sn.to_be_bytes());
         head[20..24].copy_from_slice(&(expected as u32).to_be_bytes());
         head[24..28].copy_from_slice(&self.cmd_sn.to_be_bytes());
         head[32..32 + cdb.len()].copy_from_slice(cdb);
         self.cmd_sn += 1;
         self.send(head, data);
-        let mut all = Vec::new();
+        let (mut all, mut sense) = (Vec::new(), Vec::new());
         loop {
             let (head, data) = self.receive();
             match head[0] {
                 0x25 => all.extend_from_slice(&data),
-                0x21 => {}
+                0x21 => sense = data.get(2..).unwrap_or_default().to_vec(),
                 other => panic!("opcode {other:#x}"),
             }
             if head[0] == 0x21 || head[1] & 1 != 0 {
-                return (head[3], all);
+                return (head[3], all, sense);
             }
         }
     }

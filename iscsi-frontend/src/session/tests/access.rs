@@ -34,7 +34,8 @@ fn a_read_only_mapping_refuses_what_changes_the_medium() {
     let link = bench.session();
     assert_eq!(protection(&mut bench, link), (0x90, 0x90));
     assert_eq!(bench.write(link, 4, 0, &[1; 512])[0].sense(), (2, 7, 0x27, 0));
-    let writes: [(&[u8], usize); 6] = [
+    let writes: [(&[u8], usize); 7] = [
+        (&[0x9c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0], 4096),
         (&[0x0a, 0, 0, 0, 1, 0], 512),
         (&[0x8a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0], 512),
         (&[0x2e, 0, 0, 0, 0, 0, 0, 0, 1, 0], 512),
