@@ -64,6 +64,10 @@ pub(crate) enum Kind {
         subpage: u8,
         allocation: u32,
     },
+    ModeSelect {
+        ten: bool,
+        parameters: u32,
+    },
     StartStop {
         start: bool,
     },
@@ -189,6 +193,7 @@ impl Kind {
             0x00 => Ok(Kind::TestUnitReady),
             0x03 => Ok(Kind::RequestSense { descriptor: b[1] & 1 != 0, allocation: u32::from(b[4]) }),
             0x12 => inquiry(cdb),
+            0x15 | 0x55 => mode_select(cdb),
             0x1a | 0x5a => Ok(mode_sense(cdb)),
             0x1b => start_stop(cdb),
             0x1e => Ok(Kind::PreventAllow),
@@ -342,6 +347,16 @@ fn mode_sense(cdb: &Cdb) -> Kind {
         subpage: b[3],
         allocation: if ten { cdb.half(7) } else { u32::from(b[4]) },
     }
+}
+
+/// Pages in the format of the standard (PF), and none of them saved (SP).
+fn mode_select(cdb: &Cdb) -> Result<Kind, Sense> {
+    let b = &cdb.0;
+    let ten = b[0] == 0x55;
+    if b[1] & 0x11 != 0x10 {
+        return Err(Sense::cdb(1));
+    }
+    Ok(Kind::ModeSelect { ten, parameters: if ten { cdb.half(7) } else { u32::from(b[4]) } })
 }
 
 /// Only START_VALID is honoured: no power conditions, nothing to load or eject.

@@ -1,6 +1,7 @@
-//! MODE SENSE (SPC-4 6.13, 6.14): the caching and control pages. Nothing is changeable or saved.
+//! MODE SENSE (SPC-4 6.13, 6.14) and MODE SELECT (6.11, 6.12): the caching and control pages. Nothing is changeable or
+//! saved, so of what hosts may set only that is taken which is so already.
 
-use super::{LOGICAL_BLOCK_BYTES, Plan, Sense, answer};
+use super::{Kind, LOGICAL_BLOCK_BYTES, Plan, Sense, answer};
 
 /// Page control: which values (SPC-4 table 151).
 const CHANGEABLE: u8 = 1;
@@ -13,6 +14,9 @@ const WP: u8 = 0x80;
 const CACHING: [u8; 20] = [0x08, 0x12, 0x04, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 /// Control (SPC-4 7.5.8): fixed-format sense, unrestricted reordering, unlimited busy timeout.
 const CONTROL: [u8; 12] = [0x0a, 0x0a, 0, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0];
+
+/// The longest list of MODE SELECT: everything that MODE SENSE tells is shorter.
+const SELECT_BYTES_MAX: u32 = 255;
 
 /// What the CDB asks for.
 pub(super) struct Request {
@@ -78,4 +82,59 @@ fn whole(request: &Request, specific: u8, descriptor: &[u8], pages: &[u8]) -> Ve
     b.extend_from_slice(descriptor);
     b.extend_from_slice(pages);
     b
+}
+
+/// MODE SELECT with a list of `parameters` bytes to come.
+pub(super) fn select(kind: Kind, parameters: u32) -> Result<Plan, Sense> {
+    match parameters {
+        0 => Ok(Plan::Good),
+        1..=SELECT_BYTES_MAX => Ok(Plan::Parameters { kind, bytes: parameters }),
+        _ => Err(Sense::PARAMETER_LENGTH),
+    }
+}
+
+/// GOOD if the list changes nothing.
+pub(super) fn selected(list: &[u8], ten: bool, sectors: u64) -> Plan {
+    unchanged(list, ten, sectors).map_or_else(Plan::Fail, |()| Plan::Good)
+}
+
+fn unchanged(list: &[u8], ten: bool, sectors: u64) -> Result<(), Sense> {
+    let header_bytes = if ten { 8 } else { 4 };
+    let (header, rest) = list.split_at_checked(header_bytes).ok_or(Sense::PARAMETER_LENGTH)?;
+    let (medium_at, length_at) = if ten { (2, 7) } else { (1, 3) };
+    if header[medium_at] != 0 {
+        return Err(Sense::parameter(medium_at as u16));
+    }
+    // The list has at most 255 bytes: a higher byte of the length is too much of it.
+    let length = if ten && header[6] != 0 { usize::MAX } else { usize::from(header[length_at]) };
+    let (told, mut pages) = rest.split_at_checked(length).ok_or(Sense::PARAMETER_LENGTH)?;
+    let long = ten && header[4] & 1 != 0;
+    if !told.is_empty() && told.len() != descriptor(long, sectors).len() {
+        return Err(Sense::parameter(length_at as u16));
+    }
+    if !told.is_empty() && !keeps(told, &descriptor(long, sectors)) {
+        return Err(Sense::parameter(header_bytes as u16));
+    }
+    let mut at = header_bytes + length;
+    while let Some(code) = pages.first() {
+        // PS means nothing here.
+        let current: &[u8] = match code & 0x7f {
+            0x08 => &CACHING,
+            0x0a => &CONTROL,
+            _ => return Err(Sense::parameter(at as u16)),
+        };
+        let (page, rest) = pages.split_at_checked(current.len()).ok_or(Sense::PARAMETER_LENGTH)?;
+        if let Some(differs) = (1..current.len()).find(|byte| page[*byte] != current[*byte]) {
+            return Err(Sense::parameter((at + differs) as u16));
+        }
+        (pages, at) = (rest, at + current.len());
+    }
+    Ok(())
+}
+
+/// Does a block descriptor leave the unit as it is? No blocks means as many as there are (SBC-3 6.5.2).
+fn keeps(told: &[u8], current: &[u8]) -> bool {
+    let (blocks, length) = told.split_at(told.len() - 4);
+    let (all, current_length) = current.split_at(current.len() - 4);
+    length == current_length && (blocks == all || blocks.iter().all(|byte| *byte == 0))
 }

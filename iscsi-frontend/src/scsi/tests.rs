@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use twinsan::block::PagePool;
 use twinsan::guest::{Command, TRANSFER_SECTORS_MAX, ZERO_SECTORS_MAX};
 
 use super::opcodes::COMMANDS;
@@ -58,7 +59,8 @@ fn what_is_reported_as_supported_is_what_is_parsed() {
     for command in COMMANDS {
         assert_eq!(command.usage[0], command.opcode);
         let action = command.action.unwrap_or(0) as u8;
-        let mut bytes = [command.opcode, action, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0];
+        let flags = if matches!(command.opcode, 0x15 | 0x55) { 0x10 } else { action };
+        let mut bytes = [command.opcode, flags, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0];
         for (at, byte) in bytes.iter_mut().enumerate() {
             *byte &= command.usage.get(at).unwrap_or(&0);
         }
@@ -188,6 +190,45 @@ fn mode_pages_say_that_writes_are_cached_and_nothing_changes() {
     assert_eq!(failure(&[0x1a, 0, 0xc8, 0, 255]), Sense::NOT_SAVED);
     let long = reply(&[0x5a, 0x10, 0x08, 0, 0, 0, 0, 1, 0]);
     assert_eq!((long[4], long[7], long.len()), (1, 16, 8 + 16 + 20));
+}
+
+#[test]
+fn what_is_so_already_may_be_selected_and_nothing_else() {
+    let pages = PagePool::new();
+    let select = |ten: bool, list: &[u8]| {
+        let length = list.len() as u8;
+        let bytes: &[u8] =
+            if ten { &[0x55, 0x10, 0, 0, 0, 0, 0, 0, length] } else { &[0x15, 0x10, 0, 0, length] };
+        match unit().plan(&cdb(bytes), &port()) {
+            Plan::Parameters { kind, .. } => unit().plan_parameters(kind, list, &pages),
+            other => other,
+        }
+    };
+    let six = reply(&[0x1a, 0, 0x3f, 0, 255]);
+    let ten = reply(&[0x5a, 0x10, 0x3f, 0, 0, 0, 0, 0, 255]);
+    assert!(matches!(select(false, &six), Plan::Good) && matches!(select(true, &ten), Plan::Good));
+    assert!(matches!(select(false, &[]), Plan::Good));
+    assert!(matches!(select(false, &[0, 0, 0, 0]), Plan::Good));
+    let refused = |ten, list: &[u8], at: usize, byte: u8| {
+        let mut list = list.to_vec();
+        list[at] = byte;
+        match select(ten, &list) {
+            Plan::Fail(sense) => sense,
+            other => panic!("{at}: {other:?}"),
+        }
+    };
+    // WCE is the third byte of the first page, behind four bytes of header and eight of descriptor.
+    assert_eq!(refused(false, &six, 4 + 8 + 2, 0), Sense::parameter(4 + 8 + 2));
+    assert_eq!(refused(true, &ten, 8 + 16 + 20 + 2, 0x0e), Sense::parameter(8 + 16 + 20 + 2), "D_SENSE");
+    assert_eq!(refused(false, &six, 4 + 8, 0x1c), Sense::parameter(4 + 8), "no such page");
+    assert_eq!(refused(false, &six, 4 + 6, 0x10), Sense::parameter(4), "blocks of 4096");
+    assert_eq!(refused(false, &six, 3, 7), Sense::parameter(3));
+    assert_eq!(refused(true, &ten, 6, 1), Sense::PARAMETER_LENGTH);
+    assert_eq!(refused(false, &six[..6], 3, 8), Sense::PARAMETER_LENGTH);
+    assert_eq!(refused(false, &six[..20], 1, 0), Sense::PARAMETER_LENGTH, "half a page");
+    assert_eq!(failure(&[0x15, 0x11, 0, 0, 24]), Sense::cdb(1), "nothing is saved");
+    assert_eq!(failure(&[0x15, 0x00, 0, 0, 24]), Sense::cdb(1));
+    assert_eq!(failure(&[0x55, 0x10, 0, 0, 0, 0, 0, 1, 0]), Sense::PARAMETER_LENGTH);
 }
 
 #[test]

@@ -146,6 +146,7 @@ impl Unit {
             | Kind::GetLbaStatus { .. }
             | Kind::ExtendedCopy { .. }
             | Kind::WriteSame { .. } => data::plan(kind, self.info.sectors),
+            Kind::ModeSelect { parameters, .. } => mode::select(kind, parameters),
             Kind::CopyStatus { list, allocation } => self.copies.status(list, allocation),
             Kind::CopyFailure { list, allocation } => self.copies.failure(list, allocation),
             Kind::CopyParameters { allocation } => Ok(answer(copy::operating_parameters(), allocation)),
@@ -219,7 +220,10 @@ impl Unit {
 
     /// What the parameter list `list` of `kind` comes to.
     pub(crate) fn plan_parameters(&mut self, kind: Kind, list: &[u8], pages: &PagePool) -> Plan {
-        data::with_parameters(kind, list, self.info.sectors, pages)
+        match kind {
+            Kind::ModeSelect { ten, .. } => mode::selected(list, ten, self.info.sectors),
+            _ => data::with_parameters(kind, list, self.info.sectors, pages),
+        }
     }
 }
 
