@@ -89,3 +89,23 @@ fn those_who_prove_nothing_see_nothing() {
     assert!(told.contains("Lun:7"), "{told}");
     server.stop();
 }
+
+/// The suite as a whole runs against real nodes (`.ci/run`); these need nothing but volumes.
+#[test]
+fn copies_atomic_writes_and_mode_pages_pass_the_conformance_suite() {
+    if !have("iscsi-test-cu") || !have("python3") {
+        return;
+    }
+    let mut config = TargetConfig::new(TARGET);
+    config.portals = vec![([127, 0, 0, 1], 0).into()];
+    let volume = Arc::new(ram::RamVolume::new(1, 1 << 17, config.pages.clone()));
+    let server = Server::start(config, Access::for_anyone([(0, volume as _)])).expect("a free port");
+    let unit = url(server.local_addrs()[0], "", &format!("/{TARGET}/0"));
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
+    let (script, allow) = (format!("{tests}/iscsi-cu"), format!("{tests}/iscsi-cu.allow"));
+    let only = "ExtendedCopy|ReceiveCopyResults|WriteAtomic16|ModeSense6";
+    let told = run("python3", &["-B", &script, &unit, "--allow", &allow, "--only", only]);
+    let told = told.unwrap_or_else(|told| panic!("{told}"));
+    assert!(told.contains("skip 0 hang 0 abort 0"), "{told}");
+    server.stop();
+}
