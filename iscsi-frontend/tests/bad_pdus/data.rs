@@ -2,13 +2,14 @@
 
 use crate::class::After::{Ends, GoesOn, IsLeft};
 use crate::class::{CAREFUL, Class, DIGESTS, SHORT, Told};
-use crate::wire::{NO_TAG, Pdu};
+use crate::wire::{NO_TAG, Pdu, Peer};
 
 const NOTHING: &[Told] = &[];
 const PROTOCOL: &[Told] = &[Told::Reject(0x04)];
 const DATA_PHASE: &[Told] = &[Told::Sense(0x0b, 0x4b, 0x00)];
 /// The expected length does not fit the command.
 const INFORMATION_UNIT: &[Told] = &[Told::Sense(0x05, 0x0e, 0x03)];
+const PARAMETER_LENGTH: &[Told] = &[Told::Sense(0x05, 0x1a, 0x00)];
 const OUT_OF_RANGE: &[Told] = &[Told::Sense(0x05, 0x21, 0x00)];
 /// As [`SHORT`](crate::class::SHORT) has them.
 const FIRST_BURST_BYTES: u32 = 8192;
@@ -330,4 +331,65 @@ pub(crate) const CLASSES: &[Class] = &[
         INFORMATION_UNIT,
         GoesOn,
     ),
+    Class::new(
+        "a copy of a volume that is not mapped",
+        "SPC-4 5.17.7.4",
+        SHORT,
+        |peer, random| {
+            let mut list = copy_list(random.next() as u8, (64, 28));
+            list.extend_from_slice(&[0xe4, 0, 0, 0, 1, 3, 0, 16]);
+            list.extend_from_slice(&random.bytes(16));
+            list.extend_from_slice(&[0; 8]);
+            list.extend_from_slice(&[0xe4]);
+            list.extend_from_slice(&[0; 31]);
+            let ends: [u8; 4] = random.one_of(&[[0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0xff, 0xff]]);
+            list.extend_from_slice(&[&[2, 0, 0, 24][..], &ends, &[0, 0], &random.bytes(18)].concat());
+            send_copy(peer, &list);
+        },
+        &[Told::Sense(0x0a, 0x0d, 0x02)],
+        GoesOn,
+    ),
+    Class::new(
+        "a list of copies whose lengths are lies",
+        "SPC-4 6.4.3",
+        SHORT,
+        |peer, random| {
+            let mut list = copy_list(1, (random.next() as u16 & 0xffe0, random.next() as u32 | 0x1_0000));
+            let bytes = random.below(200);
+            list.extend_from_slice(&random.bytes(bytes));
+            send_copy(peer, &list);
+        },
+        PARAMETER_LENGTH,
+        GoesOn,
+    ),
+    Class::new(
+        "a list of copies without end",
+        "SPC-4 6.22",
+        SHORT,
+        |peer, random| {
+            let length = random.next() as u32 | 0x1000;
+            let mut cdb = [0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            cdb[10..14].copy_from_slice(&length.to_be_bytes());
+            let pdu = peer.command(0xa0, 512, &cdb);
+            peer.send(&pdu.data(&[0xe4; 512]));
+        },
+        PARAMETER_LENGTH,
+        GoesOn,
+    ),
 ];
+
+/// The header of EXTENDED COPY's list: an identifier, and how many bytes of descriptors follow.
+fn copy_list(identifier: u8, (cscds, segments): (u16, u32)) -> Vec<u8> {
+    let mut list = vec![0; 16];
+    list[0] = identifier;
+    list[2..4].copy_from_slice(&cscds.to_be_bytes());
+    list[8..12].copy_from_slice(&segments.to_be_bytes());
+    list
+}
+
+fn send_copy(peer: &mut Peer, list: &[u8]) {
+    let mut cdb = [0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    cdb[10..14].copy_from_slice(&(list.len() as u32).to_be_bytes());
+    let pdu = peer.command(0xa0, list.len() as u32, &cdb);
+    peer.send(&pdu.data(list));
+}

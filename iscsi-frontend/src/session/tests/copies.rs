@@ -421,3 +421,20 @@ fn a_reset_forgets_what_became_of_copies() {
     assert_eq!(hosts.results(0, 1)[0].sense(), (2, 6, 0x29, 3));
     assert_eq!(hosts.results(0, 1)[0].sense(), (2, 5, 0x24, 0));
 }
+
+#[test]
+fn a_destination_that_has_grown_may_be_filled_and_its_growth_is_still_told() {
+    let mut hosts = Hosts::new();
+    let end = hosts.second.sectors();
+    let named = [cscd(&naa(&hosts.bench.volume)), cscd(&naa(&hosts.second))];
+    let bytes = list(1, &named, &[segment((0, 1), 8, 0, end)]);
+    assert_eq!(hosts.copy(10, &bytes)[0].sense(), (2, 0x0a, 0, 0), "beyond the end");
+    hosts.second.state.lock().sectors = end + 8;
+    assert_eq!(hosts.copy(11, &bytes)[0].sense(), GOOD);
+    let ready = hosts.bench.command(0x80, 12, 0, &[0; 6]).byte(9, 1);
+    assert_eq!(hosts.bench.ask(hosts.link, &ready)[0].sense(), (2, 6, 0x2a, 9));
+    // The unit that a copy is sent to tells first what it has to tell.
+    hosts.bench.volume.state.lock().sectors = end + 8;
+    assert_eq!(hosts.copy(13, &bytes)[0].sense(), (2, 6, 0x2a, 9));
+    assert_eq!(hosts.copy(14, &bytes)[0].sense(), GOOD);
+}
