@@ -355,7 +355,7 @@ fn item_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
             plan.at(at, Verb::Keep { who, volume, name, seen: rng.chance(0.9), bytes });
             at += rng.below(3_000);
         }
-        if rng.chance(0.4) {
+        if rng.chance(0.2) {
             let victim = rng.pick(&NodeName::BOTH);
             plan.at(at, death(rng, victim));
             plan.at(at + rng.between(1_000, unit * 3), Verb::Start { who: victim });

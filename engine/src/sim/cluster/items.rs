@@ -3,7 +3,7 @@
 //! What was acknowledged must be in force on every node that serves, ever after, unless a later change replaced it, and on
 //! both at rest; and no change may have been made on the ground of what it was not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Cluster;
@@ -25,6 +25,8 @@ struct Acknowledged {
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     changes: BTreeMap<(VolumeId, ItemName), Vec<Acknowledged>>,
+    /// What somebody wanted to be kept no more, whatever came of it: there was nothing before, and may be nothing again.
+    removed: BTreeSet<(VolumeId, ItemName)>,
     last: u64,
 }
 
@@ -43,6 +45,9 @@ impl Cluster {
         let revision = items.and_then(|items| items.get(&name)).map_or(0, |item| item.revision);
         let expect = if seen { revision } else { revision.saturating_sub(1) };
         self.kept.last += 1;
+        if bytes == 0 {
+            self.kept.removed.insert((volume, name));
+        }
         let mut value = vec![0xA5; bytes as usize];
         value.iter_mut().zip(self.kept.last.to_le_bytes()).for_each(|(byte, number)| *byte = number);
         self.change_volume(who, volume, VolumeChange::Keep { name, expect, value: value.into() });
@@ -66,7 +71,8 @@ impl Cluster {
         // It was deleted at once.
         let Some(revision) = of_it.map(|of| of.change) else { return };
         let changes = self.kept.changes.entry((volume, name)).or_default();
-        let between = |seen: u64, at: u64, made: u64| seen < made && made < at;
+        let blank = self.kept.removed.contains(&(volume, name));
+        let between = |seen: u64, at: u64, made: u64| seen < made && made < at && !(blank && seen == 0);
         let lost = changes.iter().find(|other| {
             between(expect, revision, other.revision) || between(other.expect, other.revision, revision)
         });
