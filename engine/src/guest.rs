@@ -4,10 +4,24 @@
 //! boundaries of the volume: a request for sectors that do not begin or end on such a boundary carries the
 //! first or last block whole, of which only the requested sectors count.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::block::{Payload, SECTORS_PER_BLOCK};
-use crate::ids::{RequestId, Uuid, VolumeId};
+use crate::ids::{ItemName, RequestId, Uuid, VolumeId};
+use crate::mirror::message::VolumeRefusal;
+
+/// Something small that is kept with a volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Item {
+    /// Number of the volume's change that put it there.
+    pub revision: u64,
+    /// Its bytes; never none.
+    pub value: Arc<[u8]>,
+}
+
+/// Everything that is kept with a volume, by name.
+pub type Items = BTreeMap<ItemName, Item>;
 
 /// A run of 512-byte sectors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -192,6 +206,23 @@ pub trait VirtualVolume: Send + Sync {
     /// Has it been deleted?
     fn is_gone(&self) -> bool {
         false
+    }
+    /// What is kept with it: see [`keep`](Self::keep). On a node that serves this is never older than what was answered.
+    fn items(&self) -> Arc<Items> {
+        Arc::default()
+    }
+    /// Keeps something small with the volume, in place of what was kept under `name`, if that has the revision `expect`
+    /// (zero: if nothing was); no bytes: nothing any more. `done` is called once, on whatever thread has the answer, when it
+    /// is in writing on both nodes and in force there, or on the one that serves alone, or when it is refused.
+    fn keep(
+        &self,
+        name: ItemName,
+        expect: u64,
+        value: &[u8],
+        done: Box<dyn FnOnce(Result<(), VolumeRefusal>) + Send>,
+    ) {
+        let _ = (name, expect, value);
+        done(Err(VolumeRefusal::NotNow));
     }
     /// Asks for a request to be given up. `sink.aborted(token)` is called when it can no longer act; the
     /// request's own completion has been called by then.

@@ -103,6 +103,8 @@ number!(/// Number of the partnership's membership; rises with every change of w
     Epoch(u64));
 number!(/// Identity of one life of a node's memory.
     BootId(u64));
+number!(/// A name under which something is kept with a volume. Names below 256 are the front end's.
+    ItemName(u32));
 number!(/// Identity of the data of one half; zero means that the half has never held data.
     Generation(u128));
 number!(/// A guest request in progress, chosen by the caller, unique while the request lives.

@@ -170,6 +170,10 @@ bugs! {
     DeletedBeforePartner,
     /// A partner that comes back is not told what became of the volumes.
     AbsentPartnerNotTold,
+    /// Something is kept with a volume before the partner has it in writing.
+    KeptBeforePartner,
+    /// What is kept is replaced whatever its revision.
+    KeptUncompared,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -126,6 +126,8 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("thresholds left", counters.thresholds_left, seeds / 10),
         ("volumes grown", counters.volumes_grown, seeds / 10),
         ("volumes deleted", counters.volumes_deleted, seeds / 20),
+        ("items kept", counters.items_kept, seeds),
+        ("items refused for what was seen", counters.items_refused, seeds / 20),
         ("blocks of zeros inside extents", counters.zero_blocks_seen, seeds * 50),
         ("runs with space kept in a full pool", counters.kept_while_full, seeds / 100),
         ("disks joined", counters.disks_joined, seeds / 5),

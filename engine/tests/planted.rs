@@ -85,6 +85,8 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
             Bug::GrownBeforePartner,
             Bug::DeletedBeforePartner,
             Bug::AbsentPartnerNotTold,
+            Bug::KeptBeforePartner,
+            Bug::KeptUncompared,
             Bug::DeletedSpaceReusedEarly,
         ],
     ),

@@ -16,12 +16,12 @@ use proptest::prelude::*;
 use twinsan::arbiter::{Register, image};
 use twinsan::format::frame::FrameHeader;
 use twinsan::format::record::{
-    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, StateBody, TableBody,
+    CreateBody, HalfBody, IndexBody, ItemBody, MapBody, NodeBody, RecordHead, RunBody, StateBody, TableBody,
     UnsureBody, ZeroBody, ZeroMapBody, kind,
 };
 use twinsan::format::sums::{SumLine, SumPage};
 use twinsan::format::superblock::{DiskEntry, FEATURE_COPIES, FEATURE_ZEROS, FEATURES_KNOWN, Superblock};
-use twinsan::ids::{DiskId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
+use twinsan::ids::{DiskId, Epoch, Generation, ItemName, Members, NodeName, Uuid, VolumeId};
 use twinsan::io::Geometry;
 use twinsan::pool::{
     DiskState, Metadata, NewDisk, NodeRecord, Pool, PoolOptions, REGION_SECTORS, Record, SECTORS_MAX, Slot,
@@ -50,6 +50,7 @@ fn every_offset_is_as_documented() {
     layout!(RecordHead, 8, kind: 0, reserved: 1, units: 2, volume: 4);
     layout!(NodeBody, 24, epoch: 0, proposed: 8, members: 16, up_to_date: 17, complete: 18, reserved: 19);
     layout!(CreateBody, 32, uuid: 0, sectors: 16, mirrored: 24, reserved: 25);
+    layout!(ItemBody, 16, revision: 0, name: 8, bytes: 12);
     layout!(StateBody, 32, sectors: 0, change: 8, epoch: 16, deleted: 24, reserved: 25);
     layout!(HalfBody, 24, generation: 0, ancestors: 16, reserved: 17);
     layout!(MapBody, 12, extent: 0, index: 4, disk: 8, flags: 10);
@@ -356,6 +357,43 @@ fn a_golden_image_of_disks_that_come_and_go_opens_and_is_still_written_so() {
     assert_eq!(pool.metadata().mapped(), 7);
     assert!(report.strays.is_empty() && check(&pool).is_clean());
     assert_eq!(pool.disks()[3].sector_bytes, 4096);
+}
+
+const GOLDEN_ITEMS: &str = include_str!("golden/pool-v1-items.txt");
+
+/// A pool with things that are kept with its volumes: in a checkpoint, and changed once more in the log after it.
+fn golden_items() -> Vec<Disk> {
+    let options = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
+    let mut disks = formatted(&options, &[2 << 20]);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    let item = |volume, name, revision, text: &str| {
+        let (volume, name) = (VolumeId(volume), ItemName(name));
+        Record::VolumeItem { volume, name, revision, value: text.as_bytes().into() }
+    };
+    for id in 1..=2 {
+        let (volume, uuid) = (VolumeId(id), Uuid(u128::from(id)));
+        pool.append(&[Record::VolumeCreate { volume, uuid, sectors: 1000, mirrored: true }]);
+    }
+    pool.append(&[item(1, 1, 1, "first"), item(1, 700, 2, "second"), item(2, 1, 1, &"long ".repeat(300))]);
+    pool.checkpoint();
+    settle(&mut pool, &mut disks);
+    pool.append(&[item(1, 1, 3, ""), item(1, 700, 4, "later"), item(2, 0, 2, "another")]);
+    settle(&mut pool, &mut disks);
+    disks
+}
+
+#[test]
+fn a_golden_image_with_items_opens_and_is_still_written_so() {
+    assert_written_as(&golden_items(), GOLDEN_ITEMS);
+    let (pool, _) = open(&mut from_text(GOLDEN_ITEMS)).unwrap();
+    let items = |volume| {
+        let items = pool.metadata().volume(VolumeId(volume)).unwrap().items.iter();
+        items.map(|(name, item)| (name.0, item.revision, item.value.len())).collect::<Vec<_>>()
+    };
+    assert_eq!(items(1), [(700, 4, 5)]);
+    assert_eq!(items(2), [(0, 2, 7), (1, 1, 1500)]);
+    assert_eq!(pool.metadata().volumes_room(), 4, "what is kept counts as volumes do");
+    assert!(check(&pool).is_clean());
 }
 
 const GOLDEN_VOLUMES: &str = include_str!("golden/pool-v1-volume-changes.txt");

@@ -40,6 +40,8 @@ pub mod kind {
     pub const ZERO_REMOVE: u8 = 19;
     /// [`StateBody`](super::StateBody).
     pub const VOLUME_STATE: u8 = 24;
+    /// [`ItemBody`](super::ItemBody), then its bytes, padded to 8.
+    pub const VOLUME_ITEM: u8 = 25;
     /// Checkpoints only: [`TableBody`](super::TableBody), then as many [`MapBody`](super::MapBody).
     pub const MAP_TABLE: u8 = 32;
     /// Checkpoints only: [`TableBody`](super::TableBody), then as many areas, 4 bytes each, padded to 8.
@@ -188,6 +190,18 @@ pub struct ZeroMapBody {
     pub extent: U32Le,
     /// Words that follow.
     pub words: U32Le,
+}
+
+/// What is kept under a name with a volume.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct ItemBody {
+    /// Number of the volume's change that put it there.
+    pub revision: U64Le,
+    /// The name.
+    pub name: U32Le,
+    /// Bytes that follow; none: nothing is kept under this name any more.
+    pub bytes: U32Le,
 }
 
 /// What has become of a volume since it was made.

@@ -4,11 +4,13 @@
 //! rest ([`Control`]) is postcard inside the same versioned, checksummed frame. Blocks travel behind either,
 //! with the checksums they were given at ingress.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::block::Payload;
 use crate::guest::{GuestError, Sectors};
-use crate::ids::{BootId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
+use crate::ids::{BootId, Epoch, Generation, ItemName, Members, NodeName, Uuid, VolumeId};
 use crate::time::Instant;
 
 /// Version of the protocol. A partner with another one is refused.
@@ -151,7 +153,7 @@ pub struct HalfSummary {
 }
 
 /// A change of a volume.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum VolumeChange {
     /// It gets this size. What it has more reads as zero.
     Grow {
@@ -160,6 +162,26 @@ pub enum VolumeChange {
     },
     /// It is no more, on either node; its space goes back to the pools.
     Delete,
+    /// Something small is kept with it, in place of what was kept under this name.
+    Keep {
+        /// The name.
+        name: ItemName,
+        /// Only if what is kept now has this revision; zero: if nothing is.
+        expect: u64,
+        /// What; no bytes: nothing any more.
+        value: Arc<[u8]>,
+    },
+}
+
+/// Something that is kept with a volume, in the table of the node whose data stand.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ItemEntry {
+    /// The name.
+    pub name: ItemName,
+    /// Number of the volume's change that put it there.
+    pub revision: u64,
+    /// What is kept.
+    pub value: Arc<[u8]>,
 }
 
 /// Why a volume is not changed.
@@ -190,6 +212,15 @@ pub enum VolumeRefusal {
     /// The node lost its partner, or its right to serve, before it heard that it was done.
     #[error("the nodes lost each other before it was done; see whether it is with `status`, or ask again")]
     Interrupted,
+    /// What is kept is not what the asker thinks.
+    #[error("what is kept has revision {revision} by now; look at it and ask again")]
+    Changed {
+        /// The revision of what is kept.
+        revision: u64,
+    },
+    /// It is too much to keep, here or at the partner.
+    #[error("so much cannot be kept with a volume: keep less, or add a disk to both pools")]
+    NoRoom,
 }
 
 /// A mirrored volume in the table of the node whose data stand.
@@ -504,5 +535,25 @@ pub enum Control {
         id: u64,
         /// Done, or why not.
         result: Result<(), VolumeRefusal>,
+    },
+    /// Partner to owner: this change cannot be written down here.
+    VolumeRefused {
+        /// Epoch of the pair.
+        epoch: Epoch,
+        /// The volume.
+        volume: VolumeId,
+        /// Number of the change.
+        change: u64,
+        /// Why not.
+        refusal: VolumeRefusal,
+    },
+    /// Source to returning partner, before `BeTarget`: what is kept with a volume, if anything is.
+    VolumeItems {
+        /// Epoch of the source.
+        epoch: Epoch,
+        /// The volume.
+        volume: VolumeId,
+        /// Everything that is kept with it, by name.
+        items: Vec<ItemEntry>,
     },
 }

@@ -1,7 +1,9 @@
 //! What goes into a node and what comes out.
 
+use std::sync::Arc;
+
 use crate::arbiter::{Answer, ArbiterError, Ask};
-use crate::guest::{Command, GuestResult};
+use crate::guest::{Command, GuestResult, Items};
 use crate::ids::{DiskId, Epoch, NodeName, RequestId, Uuid, VolumeId};
 use crate::io::{DiskError, DiskRequest, DiskResult, IoId};
 use crate::mirror::message::{Message, VolumeChange, VolumeRefusal};
@@ -172,6 +174,13 @@ pub enum Action {
         volume: VolumeId,
         /// Its size in 512-byte sectors; `None`: it is deleted.
         sectors: Option<u64>,
+    },
+    /// From now on this is what is kept with the volume.
+    VolumeItems {
+        /// The volume.
+        volume: VolumeId,
+        /// Everything, by name.
+        items: Arc<Items>,
     },
 }
 

@@ -448,6 +448,7 @@ impl Node {
         }
         self.link = Some(link);
         self.peer = None;
+        self.changes.received.clear();
         self.hello_due = true;
     }
 

@@ -16,6 +16,7 @@
 //! | `disks` | disks that are added and removed |
 //! | `volumes` | volumes that grow and are deleted |
 //! | `hot` | which areas may differ right now |
+//! | `items` | what is kept with a volume |
 //! | `space` | a write that finds no space; thresholds of the pool's use |
 //! | `status` | which blocks hold data |
 
@@ -41,6 +42,7 @@ mod flush;
 mod forward;
 mod guest;
 mod hot;
+mod items;
 mod lock;
 mod membership;
 pub mod mend;
@@ -60,6 +62,7 @@ mod status;
 mod stop;
 mod target;
 mod volume;
+mod volume_table;
 mod volumes;
 mod waiting;
 mod write;

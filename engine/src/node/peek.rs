@@ -90,6 +90,7 @@ impl Node {
                     extents: meta.map.len(),
                     sectors: volume.sectors,
                     sectors_shown: volume.shown,
+                    change: meta.change,
                 })
             })
             .collect()

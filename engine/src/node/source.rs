@@ -239,6 +239,7 @@ impl Node {
             Rejoin::Merging { lsn, bases } if self.is_durable(*lsn) => {
                 let bases = bases.clone();
                 let table = self.volume_table();
+                self.tell_items(epoch);
                 self.say(Control::BeTarget { epoch, bases, table });
                 self.set_rejoin(Rejoin::Telling);
             }

@@ -190,6 +190,10 @@ impl Node {
             Control::VolumeShown { epoch, volume, change } => self.change_shown(epoch, volume, change),
             Control::VolumeAsk { epoch, id, volume, what } => self.change_asked(epoch, id, volume, what),
             Control::VolumeAnswer { epoch, id, result } => self.change_answered(epoch, id, result),
+            Control::VolumeRefused { epoch, volume, change, refusal } => {
+                self.change_refused(epoch, volume, change, refusal);
+            }
+            Control::VolumeItems { volume, items, .. } => self.items_received(volume, items),
         }
     }
 
@@ -222,13 +226,15 @@ impl Node {
         }
         let record = self.record();
         let members = Members::only(self.me().partner());
-        let mut records = self.take_over_table(table);
+        // First of all that it is behind: nothing of the rest counts without that.
+        let behind = NodeRecord { members, up_to_date: false, complete: false, ..record };
+        let mut records = vec![Record::Node(behind)];
+        records.extend(self.take_over_table(table));
         records.extend(bases.iter().map(|&(volume, generation)| Record::Half {
             volume,
             generation,
             ancestors: Vec::new(),
         }));
-        records.push(Record::Node(NodeRecord { members, up_to_date: false, complete: false, ..record }));
         let lsn = self.append(&records);
         self.purge_deleted(table, lsn);
         self.set_phase(Phase::Target(Target {

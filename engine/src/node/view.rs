@@ -124,6 +124,8 @@ pub struct VolumeView {
     pub sectors: u64,
     /// Size in 512-byte sectors that hosts see.
     pub sectors_shown: u64,
+    /// Number of its last change.
+    pub change: u64,
 }
 
 /// Where a node would read a block from.

@@ -17,6 +17,8 @@ pub(super) struct Volume {
     pub(super) sectors: u64,
     /// The size that hosts have been told.
     pub(super) shown: u64,
+    /// Something is, or was, kept with it, and in force.
+    pub(super) items_shown: bool,
     /// It is being deleted: nothing new is begun.
     pub(super) leaving: bool,
     pub(super) mirrored: bool,
@@ -52,6 +54,7 @@ impl Volume {
         Volume {
             sectors,
             shown: 0,
+            items_shown: false,
             leaving: false,
             mirrored,
             detect_zeros: false,

@@ -1,4 +1,4 @@
-//! Volumes that grow, and volumes that are deleted. `engine/docs/volumes.md` has the cases.
+//! Volumes that grow, volumes that are deleted, and what is kept with them. `engine/docs/volumes.md` has the cases.
 //!
 //! The owner orders the changes of a mirrored volume. In a pair: the partner writes a change down, then the owner, then
 //! hosts see it. Alone: this node writes it down, and a partner that comes back takes the whole table over before
@@ -8,19 +8,21 @@
 //! - No host is told of a size that a node which may serve does not have in writing.
 //! - A volume is deleted on a node only when nothing of it is in hand there; nothing new is begun from the moment on that
 //!   it is to be deleted.
+//! - What is kept is in force, on a node that may serve, from before the answer on; only one of two changes that were
+//!   asked for on the same ground is made.
 //! - Each change has a number that is larger than that of the change before, and the epoch in which it was made.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Node;
 use super::event::{Action, Notice};
 use super::membership::Service;
 use super::op::Reading;
 use super::phase::{Phase, Rejoin};
-use super::volume::Volume;
-use crate::guest::GuestError;
+use crate::guest::{GuestError, Items};
 use crate::ids::{Epoch, VolumeId};
-use crate::mirror::message::{Control, VolumeChange, VolumeEntry, VolumeRefusal};
+use crate::mirror::message::{Control, VolumeChange, VolumeRefusal};
 use crate::planted::Bug;
 use crate::pool::{Lsn, Record, SECTORS_MAX};
 
@@ -68,6 +70,8 @@ pub(super) struct Changes {
     theirs: BTreeMap<VolumeId, Ordered>,
     /// Operators here whose question is with the owner, by the owner's epoch.
     forwarded: BTreeMap<u64, Epoch>,
+    /// Target: what the source keeps with its volumes, until it comes with its table.
+    pub(super) received: BTreeMap<VolumeId, Items>,
 }
 
 impl Node {
@@ -89,12 +93,12 @@ impl Node {
     ) -> Result<bool, VolumeRefusal> {
         let state = self.volumes.get(&volume).ok_or(VolumeRefusal::Unknown(volume))?;
         let (sectors, mirrored, owner) = (state.sectors, state.mirrored, state.owner);
-        if let VolumeChange::Grow { sectors: wanted } = what {
-            match () {
-                () if wanted == sectors && wanted == state.shown => return Ok(false),
-                () if wanted <= sectors => return Err(VolumeRefusal::NotLarger { sectors }),
-                () if wanted > SECTORS_MAX => return Err(VolumeRefusal::TooLarge { most: SECTORS_MAX }),
-                () => {}
+        if let VolumeChange::Grow { sectors: wanted } = &what {
+            match *wanted {
+                wanted if wanted == sectors && wanted == state.shown => return Ok(false),
+                wanted if wanted <= sectors => return Err(VolumeRefusal::NotLarger { sectors }),
+                wanted if wanted > SECTORS_MAX => return Err(VolumeRefusal::TooLarge { most: SECTORS_MAX }),
+                _ => {}
             }
         }
         if self.changes.ours.contains_key(&volume) || self.changes.theirs.contains_key(&volume) {
@@ -116,8 +120,10 @@ impl Node {
         if !may {
             return Err(VolumeRefusal::NotNow);
         }
+        self.may_keep(volume, &what)?;
+        let closes = what == VolumeChange::Delete;
         self.changes.ours.insert(volume, Change { asker, what, stage: Stage::Begun });
-        if what == VolumeChange::Delete {
+        if closes {
             self.close_volume(volume);
         }
         Ok(true)
@@ -227,20 +233,19 @@ impl Node {
     }
 
     fn change_step(&mut self, volume: VolumeId) -> bool {
-        let Change { what, stage, .. } = self.changes.ours[&volume];
-        match stage {
+        match self.changes.ours[&volume].stage {
             Stage::Writing(lsn) if self.is_durable(lsn) => self.change_done(volume),
             Stage::Writing(_) => return false,
             Stage::Told(epoch, _) if self.is_paired_in(epoch) => return false,
             // The pair ended, and nothing is in writing here: it begins anew, if this node goes on.
-            Stage::Told(..) | Stage::Begun => return self.begin_writing(volume, what),
+            Stage::Told(..) | Stage::Begun => return self.begin_writing(volume),
         }
         true
     }
 
-    fn begin_writing(&mut self, volume: VolumeId, what: VolumeChange) -> bool {
+    fn begin_writing(&mut self, volume: VolumeId) -> bool {
         self.set_stage(volume, Stage::Begun);
-        let idle = what != VolumeChange::Delete || self.is_idle(volume);
+        let idle = self.changes.ours[&volume].what != VolumeChange::Delete || self.is_idle(volume);
         let mirrored = self.volumes.get(&volume).is_some_and(|state| state.mirrored);
         match &self.phase {
             Phase::Failed | Phase::Stopped => self.change_broken_off(volume),
@@ -248,7 +253,7 @@ impl Node {
             _ if !mirrored => return false,
             Phase::Paired(pair) if idle && self.service() == Service::Pair && self.link.is_some() => {
                 let (epoch, linked) = (pair.epoch, pair.link_lost.is_none());
-                return linked && self.tell_change(epoch, volume, what);
+                return linked && self.tell_change(epoch, volume);
             }
             Phase::Alone(alone) if idle => match &alone.rejoin {
                 Rejoin::None | Rejoin::Stalled(_) => self.write_change(volume),
@@ -280,14 +285,16 @@ impl Node {
         }
     }
 
-    fn tell_change(&mut self, epoch: Epoch, volume: VolumeId, what: VolumeChange) -> bool {
+    fn tell_change(&mut self, epoch: Epoch, volume: VolumeId) -> bool {
+        let what = self.changes.ours[&volume].what.clone();
         let change = self.store().pool().metadata().volume(volume).map_or(0, |meta| meta.change) + 1;
         self.set_stage(volume, Stage::Told(epoch, change));
-        self.say(Control::VolumeChange { epoch, volume, change, what });
         let early = match what {
             VolumeChange::Grow { .. } => Bug::GrownBeforePartner,
             VolumeChange::Delete => Bug::DeletedBeforePartner,
+            VolumeChange::Keep { .. } => Bug::KeptBeforePartner,
         };
+        self.say(Control::VolumeChange { epoch, volume, change, what });
         if self.has(early) {
             self.write_change(volume);
         }
@@ -302,22 +309,45 @@ impl Node {
         }
     }
 
+    /// The partner cannot write it down: it is in writing on neither.
+    pub(super) fn change_refused(
+        &mut self,
+        epoch: Epoch,
+        volume: VolumeId,
+        change: u64,
+        refusal: VolumeRefusal,
+    ) {
+        let told = self.changes.ours.get(&volume).map(|ours| ours.stage);
+        if self.is_paired_in(epoch)
+            && told == Some(Stage::Told(epoch, change))
+            && let Some(Change { asker, .. }) = self.changes.ours.remove(&volume)
+        {
+            self.answer_change(asker, Err(refusal));
+        }
+    }
+
     /// Writes a change down here.
     fn write_change(&mut self, volume: VolumeId) {
-        let Some(what) = self.changes.ours.get(&volume).map(|change| change.what) else { return };
-        let lsn = self.append_change(volume, what);
+        let Some(what) = self.changes.ours.get(&volume).map(|change| change.what.clone()) else { return };
+        let lsn = self.append_change(volume, &what);
         self.set_stage(volume, Stage::Writing(lsn));
     }
 
-    fn append_change(&mut self, volume: VolumeId, what: VolumeChange) -> Lsn {
+    fn append_change(&mut self, volume: VolumeId, what: &VolumeChange) -> Lsn {
         let epoch = self.acting_epoch();
         let meta = self.store().pool().metadata().volume(volume).expect("a running volume has metadata");
         let (change, now) = (meta.change + 1, meta.sectors);
         let (sectors, deleted) = match what {
-            VolumeChange::Grow { sectors } => (sectors, false),
+            VolumeChange::Grow { sectors } => (*sectors, false),
             VolumeChange::Delete => (now, true),
+            VolumeChange::Keep { .. } => (now, false),
         };
-        let lsn = self.append(&[Record::VolumeState { volume, sectors, change, epoch, deleted }]);
+        let mut records = vec![Record::VolumeState { volume, sectors, change, epoch, deleted }];
+        if let VolumeChange::Keep { name, value, .. } = what {
+            let (name, revision, value) = (*name, change, Arc::clone(value));
+            records.push(Record::VolumeItem { volume, name, revision, value });
+        }
+        let lsn = self.append(&records);
         if deleted {
             self.drop_volume(volume);
             self.store_mut().purge(volume, lsn);
@@ -325,7 +355,7 @@ impl Node {
         lsn
     }
 
-    fn drop_volume(&mut self, volume: VolumeId) {
+    pub(super) fn drop_volume(&mut self, volume: VolumeId) {
         if self.volumes.remove(&volume).is_some() {
             self.actions.push_back(Action::VolumeSize { volume, sectors: None });
         }
@@ -340,6 +370,9 @@ impl Node {
             state.sectors = sectors;
         }
         self.show(volume);
+        if matches!(what, VolumeChange::Keep { .. }) {
+            self.show_items(volume);
+        }
         if let Phase::Paired(pair) = &self.phase
             && let Some(meta) = self.store().pool().metadata().volume(volume).filter(|meta| meta.mirrored)
         {
@@ -373,11 +406,11 @@ impl Node {
         }
         let me = self.me();
         let makes_sense = self.volumes.get(&volume).is_some_and(|state| {
-            let grows =
-                |sectors| matches!(what, VolumeChange::Grow { sectors: to } if to > sectors && to <= SECTORS_MAX);
-            state.mirrored
-                && state.owner != me
-                && (what == VolumeChange::Delete || grows(state.sectors))
+            let possible = match &what {
+                VolumeChange::Grow { sectors } => *sectors > state.sectors && *sectors <= SECTORS_MAX,
+                VolumeChange::Delete | VolumeChange::Keep { .. } => true,
+            };
+            state.mirrored && state.owner != me && possible
         });
         if !makes_sense || change != known + 1 {
             if let Some(link) = self.link {
@@ -385,26 +418,32 @@ impl Node {
             }
             return;
         }
+        if !self.has_room_to_keep(volume, &what) {
+            let refusal = VolumeRefusal::NoRoom;
+            return self.say(Control::VolumeRefused { epoch, volume, change, refusal });
+        }
+        let closes = what == VolumeChange::Delete;
         self.changes.theirs.insert(volume, Ordered { epoch, change, what, writing: None });
-        if what == VolumeChange::Delete {
+        if closes {
             self.close_volume(volume);
         }
     }
 
     fn ordered_step(&mut self, volume: VolumeId) -> bool {
-        let Ordered { epoch, change, what, writing } = self.changes.theirs[&volume];
+        let Ordered { epoch, change, ref what, writing } = self.changes.theirs[&volume];
         let here = self.is_paired_in(epoch);
         match writing {
             Some(lsn) if self.is_durable(lsn) => {
-                self.changes.theirs.remove(&volume);
-                match what {
+                match *what {
                     VolumeChange::Grow { sectors } => {
                         if let Some(state) = self.volumes.get_mut(&volume) {
                             state.sectors = state.sectors.max(sectors);
                         }
                     }
                     VolumeChange::Delete => self.notice(Notice::VolumeDeleted(volume)),
+                    VolumeChange::Keep { .. } => self.show_items(volume),
                 }
+                self.changes.theirs.remove(&volume);
                 if here {
                     self.say(Control::VolumeChanged { epoch, volume, change });
                 }
@@ -416,9 +455,10 @@ impl Node {
                     state.leaving = false;
                 }
             }
-            None if what == VolumeChange::Delete && !self.is_idle(volume) => return false,
+            None if *what == VolumeChange::Delete && !self.is_idle(volume) => return false,
             None => {
-                let lsn = self.append_change(volume, what);
+                let what = what.clone();
+                let lsn = self.append_change(volume, &what);
                 if let Some(ordered) = self.changes.theirs.get_mut(&volume) {
                     ordered.writing = Some(lsn);
                 }
@@ -439,11 +479,12 @@ impl Node {
     pub(super) fn resend_changes(&mut self) {
         let Phase::Paired(pair) = &self.phase else { return };
         let epoch = pair.epoch;
-        let ours = self.changes.ours.iter().map(|(&volume, change)| (volume, change.what, change.stage));
-        for (volume, what, stage) in ours.collect::<Vec<_>>() {
-            if let Stage::Told(_, change) = stage {
-                self.say(Control::VolumeChange { epoch, volume, change, what });
-            }
+        let told = self.changes.ours.iter().filter_map(|(&volume, ours)| match ours.stage {
+            Stage::Told(_, change) => Some((volume, change, ours.what.clone())),
+            Stage::Begun | Stage::Writing(_) => None,
+        });
+        for (volume, change, what) in told.collect::<Vec<_>>() {
+            self.say(Control::VolumeChange { epoch, volume, change, what });
         }
         let me = self.me();
         let mine = self.volumes.iter().filter(|(_, state)| state.mirrored && state.owner == me);
@@ -473,6 +514,7 @@ impl Node {
         let linear = self.volumes.iter().filter(|(_, state)| !state.mirrored);
         for volume in linear.map(|(&id, _)| id).collect::<Vec<_>>() {
             self.show(volume);
+            self.show_items(volume);
         }
         self.show_deleted(false);
     }
@@ -493,6 +535,7 @@ impl Node {
                 state.sectors = sectors;
             }
             self.show(volume);
+            self.show_items(volume);
         }
         self.show_deleted(true);
     }
@@ -500,97 +543,5 @@ impl Node {
     /// Is a deleted volume still being taken apart?
     pub(super) fn is_purging(&self) -> bool {
         self.store().purging().next().is_some()
-    }
-
-    /// Mirrored volumes that are deleted.
-    pub(super) fn deleted_volumes(&self) -> Vec<VolumeId> {
-        let all = self.store().pool().metadata().volumes();
-        all.filter(|(_, meta)| meta.mirrored && meta.deleted).map(|(id, _)| id).collect()
-    }
-
-    /// Source: all mirrored volumes as they are here.
-    pub(super) fn volume_table(&self) -> Vec<VolumeEntry> {
-        if self.has(Bug::AbsentPartnerNotTold) {
-            return Vec::new();
-        }
-        let all = self.store().pool().metadata().volumes().filter(|(_, meta)| meta.mirrored);
-        all.map(|(volume, meta)| VolumeEntry {
-            volume,
-            uuid: meta.uuid,
-            sectors: meta.sectors,
-            change: meta.change,
-            epoch: meta.changed_in,
-            deleted: meta.deleted,
-        })
-        .collect()
-    }
-
-    /// Target: can the source's table be taken over? Room for its volumes is needed, and nothing may lie beyond the
-    /// end of one that is smaller there: no writes were acknowledged there, unless a person has put old disks back.
-    pub(super) fn may_take_over(&mut self, table: &[VolumeEntry]) -> bool {
-        let (pool, cache) = (self.store().pool(), self.store().cache());
-        let metadata = pool.metadata();
-        let new = table.iter().filter(|entry| metadata.volume(entry.volume).is_none()).count();
-        let known = |entry: &&VolumeEntry| entry.sectors <= SECTORS_MAX;
-        let foreign = table
-            .iter()
-            .find(|entry| !known(entry) || metadata.volume(entry.volume).is_some_and(|meta| !meta.mirrored));
-        let cut = table.iter().find(|entry| {
-            let size = pool.extent_blocks() * 8;
-            let first = u32::try_from(entry.sectors.div_ceil(size)).unwrap_or(u32::MAX);
-            let meta = metadata.volume(entry.volume).filter(|meta| entry.sectors < meta.sectors);
-            meta.is_some_and(|meta| {
-                let (from, to) = (entry.sectors.div_ceil(8), meta.sectors.div_ceil(8));
-                meta.map.iter_from(first).next().is_some()
-                    || cache.held_in(entry.volume, from..to).next().is_some()
-            })
-        });
-        let problem = match (foreign, cut) {
-            _ if metadata.volumes().len() + new > pool.volumes_max() => {
-                "this node's pool has no room for the volumes of its partner; add a disk".into()
-            }
-            (Some(entry), _) => format!("volume {} is not the partner's volume of that id", entry.volume),
-            (_, Some(entry)) => format!(
-                "volume {} holds data beyond the end that it has at the partner; clear this node's disks",
-                entry.volume
-            ),
-            _ => return true,
-        };
-        self.notice(Notice::NeedsDecision(problem));
-        false
-    }
-
-    /// Target: what is to be written down so that the volumes are as the source has them.
-    pub(super) fn take_over_table(&mut self, table: &[VolumeEntry]) -> Vec<Record> {
-        let mut records = Vec::new();
-        for entry in table {
-            let VolumeEntry { volume, uuid, sectors, change, epoch, deleted } = *entry;
-            let here = self.store().pool().metadata().volume(volume);
-            let now = here.map(|meta| (meta.sectors, meta.change, meta.changed_in, meta.deleted));
-            if now.is_none() {
-                records.push(Record::VolumeCreate { volume, uuid, sectors, mirrored: true });
-            }
-            // The change that is taken back here may have been the first.
-            if now != Some((sectors, change, epoch, deleted)) && (now.is_some() || change > 0) {
-                records.push(Record::VolumeState { volume, sectors, change, epoch, deleted });
-            }
-            if deleted {
-                self.drop_volume(volume);
-                continue;
-            }
-            let owner = self.config.preferred;
-            let config = self.config.volumes.iter().find(|config| config.id == volume);
-            let detect_zeros = config.is_some_and(|config| config.detect_zeros);
-            let state = self.volumes.entry(volume).or_insert_with(|| Volume::new(sectors, true, owner));
-            (state.sectors, state.leaving, state.detect_zeros) = (sectors, false, detect_zeros);
-        }
-        records
-    }
-
-    /// Target: what the table has deleted is taken apart when the record is durable.
-    pub(super) fn purge_deleted(&mut self, table: &[VolumeEntry], lsn: Lsn) {
-        for entry in table.iter().filter(|entry| entry.deleted) {
-            self.store_mut().purge(entry.volume, lsn);
-        }
     }
 }

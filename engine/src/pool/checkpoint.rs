@@ -4,6 +4,8 @@
 //! A change log that is too ragged for its room is written coarser: whole pages, then the whole volume. It may
 //! name too much after a restart, never too little.
 
+use std::sync::Arc;
+
 use super::codec::{self, MAP_ENTRY_BYTES, TABLE_HEAD_BYTES};
 use super::extent_map::ExtentMap;
 use super::metadata::{Metadata, VolumeMeta};
@@ -12,6 +14,7 @@ use super::validate::REGION_SECTORS;
 use crate::bits::{BitSet, PAGE_BITS};
 use crate::format::frame::{CHECKPOINT_FRAME_BYTES_MAX, FrameHeader, FrameKind, HEADER_BYTES, frame_bytes};
 use crate::format::record::kind;
+use crate::guest::Item;
 use crate::ids::{DiskId, VolumeId};
 
 const HOT_AREAS_PER_TABLE: usize = 1024;
@@ -167,6 +170,10 @@ fn side_records(metadata: &Metadata, coarseness: u32) -> Vec<u8> {
         if volume.change > 0 {
             let (change, epoch, deleted) = (volume.change, volume.changed_in, volume.deleted);
             codec::encode(&Record::VolumeState { volume: id, sectors, change, epoch, deleted }, &mut out);
+        }
+        for (&name, Item { revision, value }) in &volume.items {
+            let (revision, value) = (*revision, Arc::clone(value));
+            codec::encode(&Record::VolumeItem { volume: id, name, revision, value }, &mut out);
         }
         let (generation, ancestors) = (volume.generation, volume.ancestors.clone());
         codec::encode(&Record::Half { volume: id, generation, ancestors }, &mut out);

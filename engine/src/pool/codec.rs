@@ -5,14 +5,14 @@
 
 use bytemuck::{Pod, bytes_of, pod_read_unaligned};
 
-use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
+use super::record::{ANCESTORS_MAX, ITEM_BYTES_MAX, NodeRecord, Record, Slot};
 use super::zero_bits::{BLOCKS_MAX, ZeroBits};
 use crate::bits::PageWords;
 use crate::format::record::{
-    CreateBody, HalfBody, IndexBody, MapBody, NodeBody, RecordHead, RunBody, StateBody, TableBody,
+    CreateBody, HalfBody, IndexBody, ItemBody, MapBody, NodeBody, RecordHead, RunBody, StateBody, TableBody,
     UnsureBody, ZeroBody, ZeroMapBody, kind,
 };
-use crate::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
+use crate::ids::{DiskId, Epoch, Generation, ItemName, Members, Uuid, VolumeId};
 
 /// Bytes of a record's head.
 pub(super) const HEAD_BYTES: usize = size_of::<RecordHead>();
@@ -111,6 +111,17 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
             let (sectors, change, epoch) = ((*sectors).into(), (*change).into(), epoch.0.into());
             let body = StateBody { sectors, change, epoch, deleted: u8::from(*deleted), reserved: [0; 7] };
             put(out, kind::VOLUME_STATE, *volume, bytes_of(&body));
+        }
+        Record::VolumeItem { volume, name, revision, value } => {
+            let bytes = (value.len() as u32).into();
+            let at = begin(out, kind::VOLUME_ITEM, *volume);
+            out.extend_from_slice(bytes_of(&ItemBody {
+                revision: (*revision).into(),
+                name: name.0.into(),
+                bytes,
+            }));
+            out.extend_from_slice(value);
+            finish(out, at);
         }
         Record::VolumeDelete { volume } => put(out, kind::VOLUME_DELETE, *volume, &[]),
         Record::Half { volume, generation, ancestors } => {
@@ -226,6 +237,7 @@ fn record(kind: u8, volume: VolumeId, rest: &[u8]) -> Result<Record, Malformed> 
                 deleted: state.deleted != 0,
             }
         }
+        kind::VOLUME_ITEM => item(volume, rest)?,
         kind::HALF => half(volume, rest)?,
         kind::MAP => {
             let (extent, slot) = map_entry(rest)?;
@@ -310,6 +322,14 @@ fn zero_map(volume: VolumeId, bytes: &[u8]) -> Result<Stored<'static>, Malformed
 fn lines(bytes: &[u8]) -> Result<(DiskId, u64, u32), Malformed> {
     let run: UnsureBody = body(bytes)?;
     Ok((DiskId(run.disk.get()), run.first.get(), run.count.get()))
+}
+
+fn item(volume: VolumeId, bytes: &[u8]) -> Result<Record, Malformed> {
+    let (head, rest) = split::<ItemBody>(bytes)?;
+    let count = head.bytes.get() as usize;
+    let value = rest.get(..count).filter(|_| count <= ITEM_BYTES_MAX);
+    let value = value.ok_or(Malformed("an item is too long"))?.into();
+    Ok(Record::VolumeItem { volume, name: ItemName(head.name.get()), revision: head.revision.get(), value })
 }
 
 fn half(volume: VolumeId, bytes: &[u8]) -> Result<Record, Malformed> {

@@ -5,6 +5,7 @@
 //! of each disk that is large enough, room is spared for a copy of log and checkpoint areas: see `copies`.
 
 use super::error::PoolError;
+use super::metadata::VOLUME_BYTES;
 use super::record::Slot;
 use crate::block::BLOCK_BYTES;
 use crate::format::frame::CHECKPOINT_FRAME_BYTES_MAX;
@@ -25,8 +26,6 @@ pub const EXTENT_BYTES_MAX: u64 = 128 << 20;
 pub const LOG_BYTES_MIN: u64 = 32 << 10;
 /// Room in a checkpoint for what is not map: at least and at most.
 const SIDE_BYTES: (u64, u64) = (128 << 10, 64 << 20);
-/// Room that a volume may count on in a checkpoint: enough for some 900 hot areas.
-const VOLUME_BYTES: u64 = 4096;
 /// Most room in a checkpoint for the blocks that read as zero inside mapped extents.
 const ZERO_BYTES_MAX: u64 = 32 << 20;
 /// A copy of the metadata takes at most this part of a disk: on smaller disks none is made.

@@ -64,7 +64,7 @@ impl Log {
     }
 
     /// Most bytes of records in an entry: after a checkpoint, four of the largest fit into the log.
-    fn payload_max(&self) -> usize {
+    pub(super) fn payload_max(&self) -> usize {
         (self.bytes as usize / 4).min(ENTRY_BYTES_MAX) - HEADER_BYTES
     }
 

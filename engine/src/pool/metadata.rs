@@ -4,6 +4,7 @@
 //! already contained, all of them and in order, changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -12,10 +13,22 @@ use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
 use super::validate::REGION_SECTORS;
 use super::zero_bits::ZeroBits;
 use crate::bits::BitSet;
-use crate::ids::{DiskId, Epoch, Generation, Uuid, VolumeId};
+use crate::guest::{Item, Items};
+use crate::ids::{DiskId, Epoch, Generation, ItemName, Uuid, VolumeId};
 
 /// Slots that a record has freed.
 pub type Freed = SmallVec<[Slot; 1]>;
+
+/// Bytes of a checkpoint that a volume may count on (enough for some 900 hot areas), and as much again for each of these that its items begin.
+pub(super) const VOLUME_BYTES: u64 = 4096;
+/// Beside its bytes an item takes so many: the heads of its record.
+const ITEM_HEAD_BYTES: usize = 32;
+
+/// Room in a checkpoint that a volume with these items counts on, as a number of volumes without any.
+pub fn room(items: &Items) -> usize {
+    let bytes = items.values().map(|item| item.value.len() + ITEM_HEAD_BYTES).sum::<usize>();
+    1 + bytes.div_ceil(VOLUME_BYTES as usize)
+}
 
 /// One volume.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -42,9 +55,19 @@ pub struct VolumeMeta {
     pub log: BitSet,
     /// Where the extents lie, and which blocks of them read as zero.
     pub map: ExtentMap,
+    /// What is kept with it.
+    pub items: Items,
 }
 
 impl VolumeMeta {
+    fn put(&mut self, name: ItemName, item: Item) {
+        if item.value.is_empty() {
+            self.items.remove(&name);
+        } else {
+            self.items.insert(name, item);
+        }
+    }
+
     /// No mark names what lies beyond this end any more.
     fn forget_beyond(&mut self, sectors: u64) {
         self.hot.retain(|area| u64::from(*area) * 8 < sectors);
@@ -80,6 +103,19 @@ impl Metadata {
     /// All volumes, by id.
     pub fn volumes(&self) -> impl ExactSizeIterator<Item = (VolumeId, &VolumeMeta)> + '_ {
         self.volumes.iter().map(|(id, volume)| (*id, volume))
+    }
+
+    /// Room that the volumes may count on in a checkpoint, as a number of volumes that have no items.
+    pub fn volumes_room(&self) -> usize {
+        self.volumes.values().map(|volume| room(&volume.items)).sum()
+    }
+
+    /// The same if this item were put there.
+    pub(super) fn volumes_room_with(&self, volume: VolumeId, name: ItemName, bytes: usize) -> usize {
+        let Some(meta) = self.volumes.get(&volume) else { return self.volumes_room() };
+        let mut changed = VolumeMeta { items: meta.items.clone(), ..VolumeMeta::default() };
+        changed.put(name, Item { revision: 0, value: vec![0; bytes].into() });
+        self.volumes_room() - room(&meta.items) + room(&changed.items)
     }
 
     /// Lines of the disks' checksum areas that may not be those of the data.
@@ -122,6 +158,7 @@ impl Metadata {
             }
             Record::VolumeState { volume, sectors, change, epoch, deleted } => self.with(*volume, |volume| {
                 if *deleted {
+                    volume.items.clear();
                     (volume.generation, volume.ancestors) = (Generation(0), Vec::new());
                     volume.hot.clear();
                     volume.log.clear();
@@ -131,6 +168,9 @@ impl Metadata {
                 }
                 (volume.sectors, volume.deleted) = (*sectors, *deleted);
                 (volume.change, volume.changed_in) = (*change, *epoch);
+            }),
+            Record::VolumeItem { volume, name, revision, value } => self.with(*volume, |volume| {
+                volume.put(*name, Item { revision: *revision, value: Arc::clone(value) });
             }),
             Record::Half { volume, generation, ancestors } => self.with(*volume, |volume| {
                 volume.generation = *generation;

@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::block::{BLOCK_BYTES, PagePool, payload_from, zeros as zero_blocks};
-use crate::ids::{DiskId, VolumeId};
+use crate::ids::{DiskId, ItemName, VolumeId};
 use crate::io::{DiskOp, DiskResult};
 use crate::planted::{Bug, Planted};
 
@@ -55,10 +55,10 @@ pub use identify::probe;
 pub use layout::{
     DiskState, EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Identity, LOG_BYTES_MIN, PoolDisk, PoolOptions,
 };
-pub use metadata::{Freed, Metadata, VolumeMeta};
+pub use metadata::{Freed, Metadata, VolumeMeta, room};
 pub use opening::{OpenReport, Opening};
 pub use reading::DamagedCopy;
-pub use record::{ANCESTORS_MAX, Lsn, NodeRecord, Record, Slot};
+pub use record::{ANCESTORS_MAX, ITEM_BYTES_MAX, Lsn, NodeRecord, Record, Slot};
 pub use repair::Repair;
 pub use sums::SumArea;
 pub use table::{DiskNews, DiskRefusal, NewDisk};
@@ -164,9 +164,20 @@ impl Pool {
         self.layout.home
     }
 
-    /// Most volumes of this pool.
+    /// Most volumes of this pool. Items that are kept with volumes count too: see [`Metadata::volumes_room`].
     pub fn volumes_max(&self) -> usize {
         self.layout.volumes_max()
+    }
+
+    /// Can so many bytes be kept with a volume under this name, and be written down at one stroke?
+    pub fn has_room_for_item(&self, volume: VolumeId, name: ItemName, bytes: usize) -> bool {
+        let room = self.metadata.volumes_room_with(volume, name, bytes);
+        bytes == 0 || (bytes <= self.item_bytes_max() && room <= self.volumes_max())
+    }
+
+    /// Most bytes of an item: with the record of its change it must fit into one entry of the log.
+    pub fn item_bytes_max(&self) -> usize {
+        ITEM_BYTES_MAX.min(self.log.payload_max() / 2)
     }
 
     /// Changes the metadata in memory at once, and on disk in the order of the calls; durable when

@@ -1,10 +1,14 @@
 //! What the metadata log records. Each record says what is so, not what changed, so that applying it again
 //! does no harm.
 
-use crate::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
+use std::sync::Arc;
+
+use crate::ids::{DiskId, Epoch, Generation, ItemName, Members, Uuid, VolumeId};
 
 /// Most ancestors of a generation that are kept.
 pub const ANCESTORS_MAX: usize = 8;
+/// Most bytes of an item that is kept with a volume.
+pub const ITEM_BYTES_MAX: usize = 32 << 10;
 
 /// What the node durably says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -173,6 +177,17 @@ pub enum Record {
         epoch: Epoch,
         /// Is it deleted?
         deleted: bool,
+    },
+    /// What is kept under a name with a volume; empty: nothing any more. Ends with the volume.
+    VolumeItem {
+        /// The volume.
+        volume: VolumeId,
+        /// The name.
+        name: ItemName,
+        /// Number of the volume's change that put it there.
+        revision: u64,
+        /// At most [`ITEM_BYTES_MAX`] bytes.
+        value: Arc<[u8]>,
     },
     /// The block checksums in these lines of the disk's checksum area may not be those of the data.
     UnsureAdd {

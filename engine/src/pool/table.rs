@@ -281,7 +281,7 @@ impl Pool {
             let (disk, bytes, needed) = (new.device, new.geometry.bytes, SUPERBLOCK_AREA_BYTES);
             return Err(DiskRefusal::Size(PoolError::TooSmall { disk, bytes, needed }));
         }
-        let needs = (self.metadata.volumes().len(), self.metadata.zero_extents() + self.zeros_coming);
+        let needs = (self.metadata.volumes_room(), self.metadata.zero_extents() + self.zeros_coming);
         let disk = self.layout.plan_more(place, new.uuid, &new.geometry, needs).map_err(|error| {
             DiskRefusal::Size(match error {
                 PoolError::TooSmall { bytes, needed, .. } => {
@@ -324,7 +324,7 @@ impl Pool {
             return Err(DiskRefusal::NoRoom { extents: self.space.live_on(disk) });
         }
         let counted = if self.space.is_open(disk) { entry.bytes } else { 0 };
-        let (volumes, most) = (self.metadata.volumes().len(), self.layout.volumes_max_without(counted));
+        let (volumes, most) = (self.metadata.volumes_room(), self.layout.volumes_max_without(counted));
         if volumes > most {
             return Err(DiskRefusal::Volumes { volumes, most });
         }

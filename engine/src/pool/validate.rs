@@ -4,7 +4,7 @@
 use super::SECTORS_MAX;
 use super::layout::Layout;
 use super::metadata::Metadata;
-use super::record::Record;
+use super::record::{ITEM_BYTES_MAX, Record};
 use crate::ids::VolumeId;
 
 /// 512-byte sectors per region of the change log.
@@ -19,10 +19,17 @@ pub(super) fn check(record: &Record, metadata: &Metadata, layout: &Layout) -> Re
         | Record::HotClear { .. }
         | Record::LogClear { .. } => true,
         Record::VolumeCreate { volume, sectors, .. } => {
-            if metadata.volume(*volume).is_none() && metadata.volumes().len() >= layout.volumes_max() {
+            if metadata.volume(*volume).is_none() && metadata.volumes_room() >= layout.volumes_max() {
                 return Err("more volumes than the pool has room for");
             }
             *sectors <= SECTORS_MAX
+        }
+        Record::VolumeItem { volume, name, value, .. } => {
+            let room = metadata.volumes_room_with(*volume, *name, value.len());
+            if room > layout.volumes_max() && !value.is_empty() {
+                return Err("an item that the pool has no room for");
+            }
+            value.len() <= ITEM_BYTES_MAX
         }
         Record::VolumeState { volume, sectors, .. } => {
             let beyond = sectors.div_ceil(layout.extent_bytes / 512);

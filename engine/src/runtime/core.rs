@@ -31,7 +31,7 @@ use super::timer::Timer;
 use super::transport::{Inbox, Transport};
 use crate::arbiter::{ArbiterError, Ask};
 use crate::backend::{BackendRequest, BlockBackend, DiskSink};
-use crate::guest::{Command, GuestError, PathState, Sectors, StatusRun};
+use crate::guest::{Command, GuestError, Items, PathState, Sectors, StatusRun};
 use crate::ids::{DiskId, RequestId, VolumeId};
 use crate::io::{DiskError, DiskRequest, DiskResult, IoId};
 use crate::mirror::message::{Message, VolumeChange, VolumeRefusal};
@@ -57,6 +57,8 @@ pub(super) struct Core {
     changers: Operators<VolumeRefusal>,
     /// The volumes as hosts see them; `None`: deleted.
     sizes: RwLock<BTreeMap<VolumeId, Option<u64>>>,
+    /// What is kept with the volumes, in force.
+    items: RwLock<BTreeMap<VolumeId, Arc<Items>>>,
     pub(super) lifecycle: Lifecycle,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) timer: Timer,
@@ -108,6 +110,7 @@ impl Core {
             operators: Operators::default(),
             changers: Operators::default(),
             sizes: RwLock::default(),
+            items: RwLock::default(),
             lifecycle: Lifecycle::default(),
             clock,
             timer: Timer::new(),
@@ -181,6 +184,27 @@ impl Core {
         let (id, answer) = self.changers.enter().ok_or(VolumeRefusal::NotNow)?;
         self.happened(Event::Volume { id, volume, what });
         answer.recv().unwrap_or(Err(VolumeRefusal::Interrupted))
+    }
+
+    /// Wants a volume changed; tells `done` what came of it, on whatever thread has the answer.
+    pub(super) fn begin_change(
+        &self,
+        volume: VolumeId,
+        what: VolumeChange,
+        done: Box<dyn FnOnce(Result<(), VolumeRefusal>) + Send>,
+    ) {
+        let entered = self.changers.enter_with(Box::new(|answer| {
+            done(answer.unwrap_or(Err(VolumeRefusal::Interrupted)));
+        }));
+        match entered {
+            Ok(id) => self.happened(Event::Volume { id, volume, what }),
+            Err(caller) => caller(Some(Err(VolumeRefusal::NotNow))),
+        }
+    }
+
+    /// What is kept with a volume.
+    pub(super) fn items(&self, volume: VolumeId) -> Arc<Items> {
+        self.items.read().get(&volume).cloned().unwrap_or_default()
     }
 
     /// The size that hosts see, `None` inside if the volume is deleted; `None` if the node has not said yet.
@@ -323,6 +347,9 @@ impl Core {
             Action::Notice(notice) => self.lifecycle.notice(notice),
             Action::PoolAnswer { id, result } => self.operators.answer(id, result),
             Action::VolumeAnswer { id, result } => self.changers.answer(id, result),
+            Action::VolumeItems { volume, items } => {
+                self.items.write().insert(volume, items);
+            }
             Action::VolumeSize { volume, sectors } => {
                 self.sizes.write().insert(volume, sectors);
             }

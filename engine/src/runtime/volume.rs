@@ -8,9 +8,10 @@ use parking_lot::{Condvar, Mutex};
 use super::core::Core;
 use super::engine::Handle;
 use crate::guest::{
-    Command, GuestError, GuestResult, PathState, Sectors, Sink, StatusRun, VirtualVolume, VolumeInfo,
+    Command, GuestError, GuestResult, Items, PathState, Sectors, Sink, StatusRun, VirtualVolume, VolumeInfo,
 };
-use crate::ids::{RequestId, VolumeId};
+use crate::ids::{ItemName, RequestId, VolumeId};
+use crate::mirror::message::{VolumeChange, VolumeRefusal};
 use crate::node::config::VolumeConfig;
 
 /// Keeps its engine alive.
@@ -61,6 +62,21 @@ impl VirtualVolume for Volume {
 
     fn is_gone(&self) -> bool {
         self.handle.core.size(self.config.id) == Some(None)
+    }
+
+    fn items(&self) -> Arc<Items> {
+        self.handle.core.items(self.config.id)
+    }
+
+    fn keep(
+        &self,
+        name: ItemName,
+        expect: u64,
+        value: &[u8],
+        done: Box<dyn FnOnce(Result<(), VolumeRefusal>) + Send>,
+    ) {
+        let what = VolumeChange::Keep { name, expect, value: value.into() };
+        self.handle.core.begin_change(self.config.id, what, done);
     }
 
     fn abort(&self, request: RequestId, sink: &Arc<dyn Sink>, token: u64) {

@@ -4,7 +4,7 @@
 use super::plan::{Plan, Setup, Verb, VolumeSetup};
 use super::rng::Rng;
 use crate::arbiter::Arbitration;
-use crate::ids::{NodeName, VolumeId};
+use crate::ids::{ItemName, NodeName, VolumeId};
 use crate::node::config::WhenFull;
 
 /// How large the generated runs are.
@@ -85,6 +85,7 @@ pub fn plan(seed: u64, scale: Scale) -> Plan {
     slow_copies(&mut plan, &mut root.fork("slow copies"), unit);
     disk_changes(&mut plan, &mut root.fork("disk changes"), unit);
     volume_changes(&mut plan, &mut root.fork("volume changes"), unit);
+    item_changes(&mut plan, &mut root.fork("item changes"), unit);
     let last = plan.steps.iter().map(|step| step.at_us).max().unwrap_or(0);
     plan.at(last + rng.below(unit * 4) + 1, Verb::HealAll);
     plan.sort();
@@ -339,6 +340,29 @@ fn volume_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
     }
 }
 
+/// In some plans something is kept with volumes, at both nodes within moments, whatever else happens.
+fn item_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
+    let last = plan.steps.iter().map(|step| step.at_us).max().unwrap_or(0).max(unit * 4);
+    if !rng.chance(0.3) {
+        return;
+    }
+    for _ in 0..rng.between(2, 12) {
+        let mut at = unit * 2 + rng.below(last);
+        let volume = VolumeId(rng.below(plan.setup.volumes.len() as u64) as u32 + 1);
+        for _ in 0..rng.between(1, 4) {
+            let (who, name) = (rng.pick(&NodeName::BOTH), ItemName(rng.below(2) as u32));
+            let bytes = if rng.chance(0.15) { 0 } else { rng.pick(&[8, 100, 3_000]) };
+            plan.at(at, Verb::Keep { who, volume, name, seen: rng.chance(0.9), bytes });
+            at += rng.below(3_000);
+        }
+        if rng.chance(0.2) {
+            let victim = rng.pick(&NodeName::BOTH);
+            plan.at(at, death(rng, victim));
+            plan.at(at + rng.between(1_000, unit * 3), Verb::Start { who: victim });
+        }
+    }
+}
+
 /// Both nodes die, within a moment or one long after the other, and come back in either order.
 fn crash_both(plan: &mut Plan, rng: &mut Rng, at: u64, unit: u64) -> u64 {
     let first = rng.pick(&NodeName::BOTH);
@@ -458,6 +482,7 @@ mod tests {
             "RemoveDisk",
             "KeepDisk",
             "Grow",
+            "Keep",
             "Delete",
             "HealAll",
             "Rot",

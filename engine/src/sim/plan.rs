@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arbiter::Arbitration;
 use crate::guest::Sectors;
-use crate::ids::{NodeName, VolumeId};
+use crate::ids::{ItemName, NodeName, VolumeId};
 use crate::node::config::WhenFull;
 
 /// One virtual volume.
@@ -350,6 +350,19 @@ pub enum Verb {
         volume: VolumeId,
         /// The new size in 512-byte sectors.
         sectors: u64,
+    },
+    /// Somebody at the node keeps something with a volume, in place of what is in force there; of a linear one, at node a.
+    Keep {
+        /// Which node is asked.
+        who: NodeName,
+        /// The volume.
+        volume: VolumeId,
+        /// Under which name.
+        name: ItemName,
+        /// On the ground of what is in force; else of something older.
+        seen: bool,
+        /// How much; none: nothing any more.
+        bytes: u32,
     },
     /// An operator at the node deletes a volume, if the node is open and it is not the last.
     Delete {

@@ -173,6 +173,10 @@ impl Trace {
                 self.number(id ^ 8 << 60);
                 self.value(result);
             }
+            Action::VolumeItems { volume, items } => {
+                self.number(u64::from(volume.0) << 48 ^ 9 << 60);
+                self.value(items);
+            }
             Action::VolumeSize { volume, sectors } => {
                 self.number(u64::from(volume.0) << 48 ^ sectors.unwrap_or(0));
             }

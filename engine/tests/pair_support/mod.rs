@@ -14,6 +14,7 @@ mod watch;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 pub(crate) use disk::DiskHold;
 pub(crate) use guests::Look;
@@ -24,7 +25,7 @@ use arbiter::{Question, Way};
 use disk::Disk;
 use twinsan::arbiter::{Arbitration, Register};
 use twinsan::block::{BLOCK_BYTES, PagePool};
-use twinsan::guest::GuestResult;
+use twinsan::guest::{GuestResult, Items};
 use twinsan::ids::{BootId, NodeName, Uuid, VolumeId};
 use twinsan::io::Geometry;
 use twinsan::mirror::message::{Body, Message, VolumeRefusal};
@@ -92,6 +93,8 @@ struct Side {
     notices: Vec<Notice>,
     /// The volumes as its hosts see them; `None`: deleted.
     sizes: BTreeMap<VolumeId, Option<u64>>,
+    /// What is kept with the volumes, in force.
+    items: BTreeMap<VolumeId, Arc<Items>>,
 }
 
 /// Two nodes, their disks, the link between them and the arbiter.
@@ -152,6 +155,7 @@ impl Pair {
             answers: VecDeque::new(),
             notices: Vec::new(),
             sizes: BTreeMap::new(),
+            items: BTreeMap::new(),
         };
         let mut pair = Pair {
             setup,
@@ -201,6 +205,7 @@ impl Pair {
         let life = self.lives;
         let side = self.side(node);
         assert!(side.node.is_none(), "node {node} lives");
+        side.items.clear();
         (side.node, side.life) = (Some(Node::new(config, &[DISK])), life);
         self.happens(node, Event::Tick);
         self.settle();
@@ -450,6 +455,7 @@ impl Pair {
                 assert!(self.changes.insert(id, result).is_none(), "answered once");
             }
             Action::VolumeSize { volume, sectors } => drop(self.side(name).sizes.insert(volume, sectors)),
+            Action::VolumeItems { volume, items } => drop(self.side(name).items.insert(volume, items)),
             Action::Notice(notice) => self.side(name).notices.push(notice),
         }
     }

@@ -1,5 +1,6 @@
 //! What operators want of the volumes, and what becomes of it.
 
+use twinsan::guest::Items;
 use twinsan::ids::{NodeName, VolumeId};
 use twinsan::mirror::message::{VolumeChange, VolumeRefusal};
 use twinsan::node::event::Event;
@@ -18,7 +19,7 @@ impl Pair {
 
     /// What the operator has been told, if anything.
     pub(crate) fn outcome(&self, change: u64) -> Option<Result<(), VolumeRefusal>> {
-        self.changes.get(&change).copied()
+        self.changes.get(&change).cloned()
     }
 
     /// Wants a volume changed, and waits for what comes of it.
@@ -36,6 +37,11 @@ impl Pair {
     /// The size of a volume that hosts of a node see; `None` if it is deleted.
     pub(crate) fn size(&self, node: NodeName, volume: VolumeId) -> Option<u64> {
         self.sides[node.index()].sizes.get(&volume).copied().flatten()
+    }
+
+    /// What is kept with a volume, as it is in force on a node.
+    pub(crate) fn kept(&self, node: NodeName, volume: VolumeId) -> Items {
+        self.sides[node.index()].items.get(&volume).map_or_else(Items::new, |items| (**items).clone())
     }
 
     /// Bytes of a node's pool that are not free.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use twinsan::ids::{DiskId, Generation, VolumeId};
+use twinsan::ids::{DiskId, Generation, ItemName, VolumeId};
 use twinsan::pool::{NodeRecord, Pool, Record, Slot, check};
 
 use super::Disk;
@@ -22,6 +22,8 @@ pub(crate) struct PlainVolume {
     pub(crate) map: BTreeMap<u32, (Slot, [u64; 2])>,
     /// Blocks of mapped extents that read as zero: extent, block.
     pub(crate) zeros: BTreeSet<(u32, u32)>,
+    /// What is kept with it: revision and bytes.
+    items: BTreeMap<ItemName, (u64, Vec<u8>)>,
 }
 
 /// The metadata as the model sees them.
@@ -46,7 +48,13 @@ impl Plain {
                     (volume.generation, volume.ancestors) = (Generation(0), Vec::new());
                     volume.hot.clear();
                     volume.log.clear();
+                    volume.items.clear();
                 }
+            }
+            Record::VolumeItem { volume, name, revision, value } => {
+                let items = &mut self.volumes.get_mut(volume).unwrap_or(&mut none).items;
+                items.insert(*name, (*revision, value.to_vec()));
+                items.retain(|_, (_, value)| !value.is_empty());
             }
             Record::Half { volume, generation, ancestors } => {
                 let volume = self.volumes.get_mut(volume).unwrap_or(&mut none);
@@ -202,6 +210,11 @@ fn plain_of(pool: &Pool, like: &Plain) -> Result<Plain, String> {
             log: volume.log.iter().collect(),
             map,
             zeros: zeros.collect(),
+            items: volume
+                .items
+                .iter()
+                .map(|(&name, item)| (name, (item.revision, item.value.to_vec())))
+                .collect(),
         };
         plain.volumes.insert(id, plain_volume);
     }

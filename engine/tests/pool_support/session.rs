@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use twinsan::block::{PagePool, Payload};
-use twinsan::ids::{DiskId, Epoch, Generation, Members, Uuid, VolumeId};
+use twinsan::ids::{DiskId, Epoch, Generation, ItemName, Members, Uuid, VolumeId};
 use twinsan::io::{DiskError, DiskOp, DiskResult, Geometry};
 use twinsan::planted::{Bug, Planted};
 use twinsan::pool::{DiskState, NodeRecord, Opening, Pool, PoolIo, Record, Slot};
@@ -252,7 +252,10 @@ impl<'a> Session<'a> {
         let state =
             |volume, sectors, deleted| Record::VolumeState { volume, sectors, change, epoch, deleted };
         if let Some(volume) = self.model.volumes.keys().last().copied() {
-            self.append(&[state(volume, SECTORS + change, false)], 0);
+            let name = ItemName(change as u32 % 2);
+            let value = vec![change as u8; (change % 3) as usize * 700].into();
+            let item = Record::VolumeItem { volume, name, revision: change, value };
+            self.append(&[state(volume, SECTORS + change, false), item], 0);
         }
         if let Some((volume, _, _)) = self.first_mapped() {
             self.append(&[state(volume, SECTORS + change, true)], 0);

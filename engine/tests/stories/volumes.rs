@@ -4,7 +4,7 @@
 use crate::pair_support::{A, B, DiskHold, Pair, VOLUME, said};
 use crate::{NEW, OLD};
 use twinsan::guest::{Command, GuestError, Sectors};
-use twinsan::ids::NodeName;
+use twinsan::ids::{ItemName, NodeName};
 use twinsan::mirror::message::{PeerPhase, VolumeChange, VolumeRefusal};
 use twinsan::planted::Bug;
 
@@ -12,8 +12,18 @@ use twinsan::planted::Bug;
 const SMALL: u64 = 200_000;
 const LARGE: u64 = 300_008;
 const GROW: VolumeChange = VolumeChange::Grow { sectors: LARGE };
+const NAME: ItemName = ItemName(7);
 /// The first block behind the old end.
 const BEYOND: u64 = SMALL / 8;
+
+/// Something is kept, in place of what has this revision.
+fn keep(text: &str, expect: u64) -> VolumeChange {
+    VolumeChange::Keep { name: NAME, expect, value: text.as_bytes().into() }
+}
+
+fn changes() -> [VolumeChange; 3] {
+    [GROW, VolumeChange::Delete, keep("kept", 0)]
+}
 
 fn sizes(pair: &Pair) -> [Option<u64>; 2] {
     NodeName::BOTH.map(|node| pair.size(node, VOLUME))
@@ -41,7 +51,7 @@ enum At {
 const STEPS: [At; 5] = [At::Asked, At::WritingThere, At::Written, At::WritingHere, At::Done];
 
 /// A pair whose change, asked for at node a, has come to this step.
-fn stopped_at(at: At, what: VolumeChange) -> (Pair, u64) {
+fn stopped_at(at: At, what: &VolumeChange) -> (Pair, u64) {
     let mut pair = Pair::with(&[]);
     pair.write(A, 0, NEW).expect("written");
     pair.flush(A).expect("flushed");
@@ -52,23 +62,28 @@ fn stopped_at(at: At, what: VolumeChange) -> (Pair, u64) {
         At::WritingHere => pair.hold_disk(A, DiskHold::Flushes),
         At::Done => pair.hold(B, said::volume_shown),
     }
-    let change = pair.begin_change(A, VOLUME, what);
+    let change = pair.begin_change(A, VOLUME, what.clone());
     assert_eq!(pair.outcome(change), (at == At::Done).then_some(Ok(())), "{at:?}");
     (pair, change)
 }
 
 /// Is the volume as if the change had happened, on both nodes; or as if it had not, on both?
-fn happened(pair: &mut Pair, what: VolumeChange) -> bool {
+fn happened(pair: &mut Pair, what: &VolumeChange) -> bool {
     assert!(tables_agree(pair), "{:?} and {:?}", pair.table(A), pair.table(B));
     let (volumes, deleted) = pair.table(A);
     let happened = match what {
-        VolumeChange::Grow { sectors } => volumes == [(VOLUME, sectors)],
+        VolumeChange::Grow { sectors } => volumes == [(VOLUME, *sectors)],
         VolumeChange::Delete => deleted == [VOLUME],
+        VolumeChange::Keep { .. } => pair.kept(A, VOLUME).contains_key(&NAME),
     };
     match what {
         VolumeChange::Delete if happened => assert_eq!(sizes(pair), [None; 2]),
         VolumeChange::Delete => {
             assert_eq!(NodeName::BOTH.map(|node| pair.read(node, 0)), [NEW; 2], "it has its data back");
+        }
+        VolumeChange::Keep { .. } => {
+            assert_eq!(pair.kept(A, VOLUME), pair.kept(B, VOLUME), "the same is in force on both");
+            assert_eq!(NodeName::BOTH.map(|node| pair.read(node, 0)), [NEW; 2]);
         }
         VolumeChange::Grow { .. } => {
             assert_eq!(sizes(pair), [Some(if happened { LARGE } else { SMALL }); 2]);
@@ -167,10 +182,10 @@ fn a_delete_waits_for_what_is_in_hand() {
 /// One of the two dies at each step of a change, and comes back to the other.
 #[test]
 fn a_change_happens_on_both_or_on_neither_whoever_dies() {
-    for what in [GROW, VolumeChange::Delete] {
+    for what in changes() {
         for at in STEPS {
             for victim in NodeName::BOTH {
-                let (mut pair, change) = stopped_at(at, what);
+                let (mut pair, change) = stopped_at(at, &what);
                 pair.crash(victim);
                 pair.release(victim.partner());
                 pair.release_disk(victim.partner());
@@ -179,7 +194,7 @@ fn a_change_happens_on_both_or_on_neither_whoever_dies() {
                 pair.restart(victim);
                 pair.until_paired();
                 pair.pass_millis(500);
-                let happened = happened(&mut pair, what);
+                let happened = happened(&mut pair, &what);
                 let acknowledged = pair.outcome(change) == Some(Ok(()));
                 assert!(happened || !acknowledged, "{what:?}, {victim} dies at {at:?}");
                 // The owner goes on with what it was asked for.
@@ -192,10 +207,10 @@ fn a_change_happens_on_both_or_on_neither_whoever_dies() {
 /// Both die, and come back in either order.
 #[test]
 fn a_change_happens_on_both_or_on_neither_though_both_die() {
-    for what in [GROW, VolumeChange::Delete] {
+    for what in changes() {
         for at in STEPS {
             for first in NodeName::BOTH {
-                let (mut pair, change) = stopped_at(at, what);
+                let (mut pair, change) = stopped_at(at, &what);
                 let acknowledged = pair.outcome(change) == Some(Ok(()));
                 pair.crash(A);
                 pair.crash(B);
@@ -204,7 +219,7 @@ fn a_change_happens_on_both_or_on_neither_though_both_die() {
                 pair.restart(first.partner());
                 pair.until_paired();
                 pair.pass_millis(500);
-                assert!(happened(&mut pair, what) || !acknowledged, "{what:?} at {at:?}");
+                assert!(happened(&mut pair, &what) || !acknowledged, "{what:?} at {at:?}");
             }
         }
     }
@@ -213,9 +228,9 @@ fn a_change_happens_on_both_or_on_neither_though_both_die() {
 /// The link is lost for a moment at each step: the pair goes on, and so does the change.
 #[test]
 fn a_change_survives_a_link_that_comes_back() {
-    for what in [GROW, VolumeChange::Delete] {
+    for what in changes() {
         for at in STEPS {
-            let (mut pair, change) = stopped_at(at, what);
+            let (mut pair, change) = stopped_at(at, &what);
             pair.cut();
             NodeName::BOTH.into_iter().for_each(|node| pair.release_disk(node));
             pair.release(A);
@@ -225,7 +240,7 @@ fn a_change_survives_a_link_that_comes_back() {
             pair.until("the operator has an answer", |pair| pair.outcome(change).is_some());
             assert_eq!(pair.outcome(change), Some(Ok(())), "{what:?} at {at:?}");
             pair.pass_millis(100);
-            assert!(happened(&mut pair, what));
+            assert!(happened(&mut pair, &what));
         }
     }
 }
@@ -233,9 +248,9 @@ fn a_change_survives_a_link_that_comes_back() {
 /// The link is lost for good; then the nodes find each other again.
 #[test]
 fn a_change_is_settled_by_the_one_that_goes_on() {
-    for what in [GROW, VolumeChange::Delete] {
+    for what in changes() {
         for at in STEPS {
-            let (mut pair, change) = stopped_at(at, what);
+            let (mut pair, change) = stopped_at(at, &what);
             pair.cut();
             NodeName::BOTH.into_iter().for_each(|node| pair.release_disk(node));
             pair.release(A);
@@ -245,7 +260,7 @@ fn a_change_is_settled_by_the_one_that_goes_on() {
             pair.heal();
             pair.until_paired();
             pair.pass_millis(500);
-            let happened = happened(&mut pair, what);
+            let happened = happened(&mut pair, &what);
             assert!(happened || outcome == Err(VolumeRefusal::Interrupted), "{what:?} at {at:?}");
         }
     }
@@ -285,7 +300,7 @@ fn a_partner_that_was_away_learns_what_became_of_the_volumes() {
 /// A change while the partner is being brought up to date: it is told at once, by beginning anew.
 #[test]
 fn a_target_learns_of_a_change_too() {
-    for what in [GROW, VolumeChange::Delete] {
+    for what in changes() {
         let mut pair = Pair::with(&[]);
         pair.crash(B);
         pair.until_phase(A, PeerPhase::Alone);
@@ -296,12 +311,12 @@ fn a_target_learns_of_a_change_too() {
         pair.restart(B);
         pair.until_phase(B, PeerPhase::Target);
         pair.pass_millis(50);
-        let change = pair.begin_change(A, VOLUME, what);
+        let change = pair.begin_change(A, VOLUME, what.clone());
         pair.release(A);
         pair.until_paired();
         pair.pass_millis(200);
         assert_eq!(pair.outcome(change), Some(Ok(())));
-        assert!(happened(&mut pair, what));
+        assert!(happened(&mut pair, &what));
     }
 }
 
@@ -316,14 +331,15 @@ fn after_the_owner_dies(what: VolumeChange, bugs: &[Bug]) -> (Option<Result<(), 
     pair.release(B);
     pair.until_phase(B, PeerPhase::Alone);
     let (volumes, deleted) = pair.table(B);
-    (outcome, volumes == [(VOLUME, LARGE)] || deleted == [VOLUME])
+    (outcome, volumes == [(VOLUME, LARGE)] || deleted == [VOLUME] || !pair.kept(B, VOLUME).is_empty())
 }
 
 /// Were a change acknowledged before the partner has it, it would be taken back when the owner dies.
 #[test]
 fn a_change_is_acknowledged_when_both_have_it() {
-    for (what, bug) in [(GROW, Bug::GrownBeforePartner), (VolumeChange::Delete, Bug::DeletedBeforePartner)] {
-        assert_eq!(after_the_owner_dies(what, &[]), (None, false));
+    let bugs = [Bug::GrownBeforePartner, Bug::DeletedBeforePartner, Bug::KeptBeforePartner];
+    for (what, bug) in changes().into_iter().zip(bugs) {
+        assert_eq!(after_the_owner_dies(what.clone(), &[]), (None, false));
         assert_eq!(after_the_owner_dies(what, &[bug]), (Some(Ok(())), false), "taken back");
     }
 }
@@ -380,4 +396,74 @@ fn read_after_an_undurable_delete(bugs: &[Bug]) -> Option<u8> {
 fn the_space_of_a_deleted_volume_is_free_when_that_is_durable() {
     assert_eq!(read_after_an_undurable_delete(&[]), Some(NEW));
     assert_ne!(read_after_an_undurable_delete(&[Bug::DeletedSpaceReusedEarly]), Some(NEW));
+}
+
+/// Two ask at both nodes, one after the other, on the ground of the same. What came of it, and what is kept.
+fn two_who_have_seen_the_same(bugs: &[Bug]) -> ([Option<Result<(), VolumeRefusal>>; 2], Vec<u8>) {
+    let mut pair = Pair::with(bugs);
+    let first = pair.change(A, VOLUME, keep("of one", 0));
+    let second = pair.change(B, VOLUME, keep("of the other", 0));
+    assert_eq!(pair.kept(A, VOLUME), pair.kept(B, VOLUME));
+    ([Some(first), Some(second)], pair.kept(B, VOLUME)[&NAME].value.to_vec())
+}
+
+/// Were it replaced whatever it is by now, one would be told that it is kept what another has replaced unseen.
+#[test]
+fn of_two_who_have_seen_the_same_one_is_refused() {
+    let refused = Some(Err(VolumeRefusal::Changed { revision: 1 }));
+    assert_eq!(two_who_have_seen_the_same(&[]), ([Some(Ok(())), refused], b"of one".to_vec()));
+    let (outcomes, kept) = two_who_have_seen_the_same(&[Bug::KeptUncompared]);
+    assert_eq!((outcomes, kept), ([Some(Ok(())), Some(Ok(()))], b"of the other".to_vec()));
+}
+
+#[test]
+fn what_is_kept_is_in_force_on_both_nodes_when_it_is_answered_until_it_is_replaced() {
+    let mut pair = Pair::with(&[]);
+    for (round, asked) in [A, B, A, B].into_iter().enumerate() {
+        let (round, text) = (round as u64, format!("round {round}"));
+        assert_eq!(pair.change(asked, VOLUME, keep(&text, round)), Ok(()));
+        for node in NodeName::BOTH {
+            let item = &pair.kept(node, VOLUME)[&NAME];
+            assert_eq!((item.revision, &*item.value), (round + 1, text.as_bytes()));
+        }
+    }
+    for victim in NodeName::BOTH {
+        pair.crash(victim);
+        pair.until_phase(victim.partner(), PeerPhase::Alone);
+        assert_eq!(pair.kept(victim.partner(), VOLUME)[&NAME].revision, 4);
+        pair.restart(victim);
+        pair.until_paired();
+        assert_eq!(pair.kept(victim, VOLUME)[&NAME].revision, 4);
+    }
+    assert_eq!(pair.change(B, VOLUME, keep("", 4)), Ok(()));
+    assert!(NodeName::BOTH.iter().all(|node| pair.kept(*node, VOLUME).is_empty()));
+}
+
+/// A partner that was away has what was replaced or kept meanwhile, and no more what is not kept any more.
+#[test]
+fn a_partner_that_was_away_has_what_is_kept() {
+    let mut pair = Pair::with(&[]);
+    let other = VolumeChange::Keep { name: ItemName(8), expect: 0, value: (*b"other").into() };
+    assert_eq!(pair.change(A, VOLUME, other), Ok(()));
+    assert_eq!(pair.change(A, VOLUME, keep("old", 0)), Ok(()));
+    pair.crash(B);
+    pair.until_phase(A, PeerPhase::Alone);
+    assert_eq!(pair.change(A, VOLUME, keep("new", 2)), Ok(()));
+    let gone = VolumeChange::Keep { name: ItemName(8), expect: 1, value: (*b"").into() };
+    assert_eq!(pair.change(A, VOLUME, gone), Ok(()));
+    pair.restart(B);
+    pair.until_paired();
+    assert_eq!(pair.kept(A, VOLUME), pair.kept(B, VOLUME));
+    assert_eq!(pair.kept(B, VOLUME).keys().collect::<Vec<_>>(), [&NAME]);
+    pair.crash(A);
+    pair.until_phase(B, PeerPhase::Alone);
+    assert_eq!(&*pair.kept(B, VOLUME)[&NAME].value, b"new");
+}
+
+#[test]
+fn what_is_too_much_is_refused_and_nothing_is_lost() {
+    let mut pair = Pair::with(&[]);
+    assert_eq!(pair.change(B, VOLUME, keep(&"x".repeat(40_000), 0)), Err(VolumeRefusal::NoRoom));
+    assert_eq!(pair.change(A, VOLUME, keep("enough", 0)), Ok(()));
+    assert_eq!(&*pair.kept(B, VOLUME)[&NAME].value, b"enough");
 }

@@ -33,6 +33,7 @@ mod disks;
 mod faults;
 mod guests;
 mod invariants;
+mod items;
 mod losses;
 mod offline;
 mod origin;
@@ -136,6 +137,7 @@ pub struct Cluster {
     died_first: Option<NodeName>,
     violation: Option<Violation>,
     knowledge: volumes::Knowledge,
+    kept: items::Kept,
     link_dues: Vec<LinkDue>,
 }
 
@@ -193,6 +195,7 @@ impl Cluster {
             died_first: None,
             violation: None,
             knowledge: volumes::Knowledge::default(),
+            kept: items::Kept::default(),
             link_dues: Vec::new(),
             setup,
         }
@@ -407,6 +410,7 @@ impl Cluster {
             Action::Notice(notice) => self.noticed(name, life, notice),
             Action::PoolAnswer { id, result } => self.pool_answered(name, id, result),
             Action::VolumeAnswer { id, result } => self.volume_answered(name, id, result),
+            Action::VolumeItems { volume, items } => self.items_shown(name, volume, items),
             Action::Release { .. } | Action::VolumeSize { .. } => {}
         }
     }
@@ -519,6 +523,7 @@ impl Cluster {
         let geometries = slot.connect(&mut self.fault_rng);
         slot.asked.clear();
         slot.changes.clear();
+        slot.items.clear();
         slot.node = Some(Node::new(config, &geometries));
         let life = slot.life;
         self.on_network(|network, now, dues| network.started(now, name, life, dues));

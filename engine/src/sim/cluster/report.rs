@@ -146,6 +146,10 @@ counters! {
     volumes_grown,
     /// Volumes that were deleted, as was acknowledged.
     volumes_deleted,
+    /// Changes of what is kept with volumes, as was acknowledged.
+    items_kept,
+    /// Those that were refused because something later was kept.
+    items_refused,
     /// Changes of volumes that were refused.
     volume_refusals,
     /// Changes of volumes of which the operator did not hear what came of them.

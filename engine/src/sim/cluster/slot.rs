@@ -1,9 +1,11 @@
 //! One of the two servers: its clock, its disks, and the node in the current life of its memory.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use super::disks::Asked;
 use crate::arbiter::Arbitration;
+use crate::guest::Items;
 use crate::ids::{BootId, NodeName, Uuid, VolumeId};
 use crate::io::Geometry;
 use crate::mirror::message::{PeerPhase, VolumeChange};
@@ -67,6 +69,8 @@ pub(super) struct Slot {
     pub(super) questions: u64,
     /// Changes of volumes that the operator waits for.
     pub(super) changes: BTreeMap<u64, (VolumeId, VolumeChange)>,
+    /// What is kept with the volumes, as it is in force.
+    pub(super) items: BTreeMap<VolumeId, Arc<Items>>,
     pub(super) paused: bool,
     /// When the last pause began.
     pub(super) paused_at: Instant,
@@ -102,6 +106,7 @@ impl Slot {
             asked: BTreeMap::new(),
             questions: 0,
             changes: BTreeMap::new(),
+            items: BTreeMap::new(),
             paused: false,
             paused_at: Instant::ZERO,
             inbox: VecDeque::new(),

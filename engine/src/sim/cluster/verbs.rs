@@ -75,6 +75,9 @@ impl Cluster {
             Verb::RemoveDisk { who, which } => self.remove_disk(who, which),
             Verb::KeepDisk { who, which } => self.keep_disk(who, which),
             Verb::Grow { who, volume, sectors } => self.grow_volume(who, volume, sectors),
+            Verb::Keep { who, volume, name, seen, bytes } => {
+                self.keep_item(who, volume, name, seen, bytes);
+            }
             Verb::Delete { who, volume } => self.delete_volume(who, volume),
             Verb::Check => {
                 self.check_history();

@@ -36,7 +36,7 @@ impl Cluster {
         }
     }
 
-    fn change_volume(&mut self, who: NodeName, volume: VolumeId, what: VolumeChange) {
+    pub(super) fn change_volume(&mut self, who: NodeName, volume: VolumeId, what: VolumeChange) {
         let linear = !self.hosts.is_mirrored(volume);
         let who = if linear { NodeName::A } else { who };
         let slot = &mut self.slots[who.index()];
@@ -48,7 +48,7 @@ impl Cluster {
         }
         slot.questions += 1;
         let id = slot.questions;
-        slot.changes.insert(id, (volume, what));
+        slot.changes.insert(id, (volume, what.clone()));
         self.deliver(who, Event::Volume { id, volume, what });
     }
 
@@ -59,11 +59,15 @@ impl Cluster {
         self.story(&who.to_string(), || format!("{what:?} of volume {volume}: {result:?}"));
         match (result, what) {
             (Err(VolumeRefusal::Interrupted), _) => self.counters.volume_changes_lost += 1,
+            (Err(VolumeRefusal::Changed { .. }), _) => self.counters.items_refused += 1,
             (Err(_), _) => self.counters.volume_refusals += 1,
             (Ok(()), VolumeChange::Grow { sectors }) => {
                 self.counters.volumes_grown += 1;
                 self.knowledge.grown.insert(volume, sectors);
                 self.hosts.grow(volume, sectors);
+            }
+            (Ok(()), VolumeChange::Keep { name, expect, value }) => {
+                self.item_kept(who, volume, (name, expect, value));
             }
             (Ok(()), VolumeChange::Delete) => {
                 self.counters.volumes_deleted += 1;
@@ -99,6 +103,7 @@ impl Cluster {
             return;
         }
         let node = view.name;
+        self.inspect_items(view);
         for volume in view.volumes.iter().filter(|volume| volume.mirrored || node == NodeName::A) {
             let id = volume.id;
             if self.knowledge.deleted.contains(&id) {
@@ -145,6 +150,7 @@ impl Cluster {
         let [Some(a), Some(b)] = &views else { return };
         self.inspect_volumes(a);
         self.inspect_volumes(b);
+        self.compare_items();
         let table = |view: &View| -> Vec<(VolumeId, u64, u64)> {
             let mirrored = view.volumes.iter().filter(|volume| volume.mirrored);
             mirrored.map(|volume| (volume.id, volume.sectors, volume.sectors_shown)).collect()

@@ -5,9 +5,10 @@ use core::fmt::Write as _;
 
 use super::*;
 use crate::guest::GuestError;
-use crate::ids::{BootId, Generation, Members, NodeName, Uuid};
+use crate::ids::{BootId, Generation, ItemName, Members, NodeName, Uuid};
 use crate::mirror::message::{
-    Control, HalfSummary, Hello, PROTOCOL_VERSION, PeerPhase, VolumeChange, VolumeEntry, VolumeRefusal,
+    Control, HalfSummary, Hello, ItemEntry, PROTOCOL_VERSION, PeerPhase, VolumeChange, VolumeEntry,
+    VolumeRefusal,
 };
 use crate::mirror::wire::layout::HEADER_BYTES;
 
@@ -81,6 +82,7 @@ fn control() -> Vec<(&'static str, Control)> {
     let sent = Instant::from_nanos(1 << 40);
     let (uuid, change) = (Uuid(6), 4);
     let entry = VolumeEntry { volume, uuid, sectors: 4096, change, epoch, deleted: true };
+    let item = ItemEntry { name: ItemName(2), revision: 4, value: (*b"kept").into() };
     let grow = VolumeChange::Grow { sectors: 1 << 20 };
     vec![
         ("hello", Control::Hello(hello)),
@@ -117,6 +119,11 @@ fn control() -> Vec<(&'static str, Control)> {
         ("volume-shown", Control::VolumeShown { epoch, volume, change: 5 }),
         ("volume-ask", Control::VolumeAsk { epoch, id, volume, what: VolumeChange::Delete }),
         ("volume-answer", Control::VolumeAnswer { epoch, id, result: Err(VolumeRefusal::Interrupted) }),
+        (
+            "volume-refused",
+            Control::VolumeRefused { epoch, volume, change: 5, refusal: VolumeRefusal::NoRoom },
+        ),
+        ("volume-items", Control::VolumeItems { epoch, volume, items: vec![item] }),
     ]
 }
 
