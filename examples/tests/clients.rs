@@ -235,6 +235,40 @@ fn qemu_writes_patterns_flushes_discards_and_clears_on_both_paths() {
     demo.stop_and_compare();
 }
 
+/// Blocks, a hole and blocks, from one mirrored volume to the other, through either node.
+#[test]
+fn qemu_finds_on_both_nodes_what_libiscsi_had_copied() {
+    if !have_qemu() {
+        return;
+    }
+    let Some(python) = have_client() else { return };
+    let demo = Demo::start("copy");
+    let write = |pattern: u8, mib: u32| format!("write -P {pattern:#x} {mib}M 10M");
+    let blocks = [write(0x11, 0), write(0x22, 10), write(0x33, 30), format!("write -P 0x44 {} 512", 7 << 20)];
+    qemu_io(demo.url(0, 0), &[], &blocks);
+    for node in [0, 1] {
+        let to_mib = 100 * (node as u64 + 1);
+        let mut copy = script(&python, "copy.py");
+        copy.args([demo.url(0, node), demo.url(1, node), "0"]);
+        run(copy.args([&to_mib.to_string(), "40"]));
+        let read =
+            |pattern: u8, mib: u64, mibs: u64| format!("read -P {pattern:#x} {}M {mibs}M", to_mib + mib);
+        let found = [
+            read(0x11, 0, 7),
+            format!("read -P 0x44 {} 512", (to_mib + 7) << 20),
+            read(0x11, 8, 2),
+            read(0x22, 10, 10),
+            read(0, 20, 10),
+            read(0x33, 30, 10),
+            read(0, 40, 10),
+        ];
+        for reader in [0, 1] {
+            qemu_io(demo.url(1, reader), &[], &found);
+        }
+    }
+    demo.stop_and_compare();
+}
+
 /// The Python that plays the host with two paths, if it can.
 fn have_client() -> Option<String> {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());

@@ -41,7 +41,7 @@ pub(crate) const LIST_BYTES_MAX: usize = HEADER_BYTES + DESCRIPTORS_BYTES_MAX;
 const SEGMENT_BLOCKS_MAX: u16 = 32_768;
 /// Copies of one session at once.
 pub(crate) const COPIES_MAX: usize = 8;
-/// What is read and written at a time: 1 MiB.
+/// What is read and written at a time: 1 MiB, as large as the extents of most pools.
 const PIECE_SECTORS: u64 = 2048;
 const _: () = assert!(PIECE_SECTORS.is_multiple_of(SECTORS_PER_BLOCK));
 /// In place of the number of a CSCD descriptor: the unit that the command was sent to (SPC-4 table 148).

@@ -36,8 +36,9 @@ impl Segment {
             let count = left.min(PIECE_SECTORS);
             return Piece { offset: left - count, count };
         }
-        // Pieces end at the destination's blocks, which are then written whole.
-        let count = left.min(PIECE_SECTORS - (self.to + done) % SECTORS_PER_BLOCK);
+        // Pieces end where extents do, mostly: of those at the destination blocks are written whole, and extents that
+        // get nothing but zeros stay holes.
+        let count = left.min(PIECE_SECTORS - (self.to + done) % PIECE_SECTORS);
         Piece { offset: done, count }
     }
 
