@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from os import path
 
 import plan
@@ -89,6 +89,7 @@ class Story:
         self.looked_at = 0.0
         self.leaving = None
         self.flipped = self.told = 0
+        self.begun = Counter()
         self.pauses = defaultdict(list)
         self.pauses_met = []
         self.troubles = []
@@ -158,6 +159,7 @@ class Story:
         return sum(node.told("cannot be used") for node in self.pair.nodes)
 
     def begin(self, fault):
+        self.begun["link" if "link" in fault else fault["fault"]] += 1
         if "link" in fault:
             self.link.tell(fault["link"])
         elif fault["fault"] == "death":
@@ -306,6 +308,8 @@ def report(story):
     for trouble in story.troubles:
         print(f"WRONG: {trouble}")
     writes = client.counts["write"] + client.counts["unmap"]
+    others = ", ".join(f"{what} {count}" for what, count in sorted(story.begun.items()) if what != "link")
+    print(f"{story.begun['link']} faults of the link, {others}")
     print(f"{client.counts['read']} reads checked, {client.counts['retry']} requests retried, {client.sessions} sessions")
     print(f"{writes} acknowledged writes, {len(client.wrong)} lost, {len(story.watch.split) + len(shared)} split-brain acks")
     return not (client.wrong or story.watch.split or shared or story.troubles)
