@@ -297,7 +297,8 @@ def report(story):
         print(f"pause under all single faults: {spread(sum(story.pauses.values(), []))}")
     print(f"link: {', '.join(f'{count} {what}' for what, count in counts.items())}")
     print(f"{counts['flipped']} bits flipped between nodes and {counts['flipped_greetings']} in greetings; "
-          f"{story.refusals()} times a node dropped the link for what came")
+          f"{story.refusals()} times a node dropped the link for what came, {counts['holes_reset']} times both waited for "
+          f"what was lost until the connection was reset")
     shared = epochs_shared([node.said() for node in story.pair.nodes])
     for node, kind, epoch in story.watch.split[:20]:
         print(f"node {'ab'[node]} answered a {kind} while the other served alone in epoch {epoch}")
