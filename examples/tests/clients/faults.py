@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from os import path
 
 import plan
@@ -89,6 +89,7 @@ class Story:
         self.looked_at = 0.0
         self.leaving = None
         self.flipped = self.told = 0
+        self.begun = Counter()
         self.pauses = defaultdict(list)
         self.pauses_met = []
         self.troubles = []
@@ -158,6 +159,7 @@ class Story:
         return sum(node.told("cannot be used") for node in self.pair.nodes)
 
     def begin(self, fault):
+        self.begun["link" if "link" in fault else fault["fault"]] += 1
         if "link" in fault:
             self.link.tell(fault["link"])
         elif fault["fault"] == "death":
@@ -295,7 +297,8 @@ def report(story):
         print(f"pause under all single faults: {spread(sum(story.pauses.values(), []))}")
     print(f"link: {', '.join(f'{count} {what}' for what, count in counts.items())}")
     print(f"{counts['flipped']} bits flipped between nodes and {counts['flipped_greetings']} in greetings; "
-          f"{story.refusals()} times a node dropped the link for what came")
+          f"{story.refusals()} times a node dropped the link for what came, {counts['holes_reset']} times both waited for "
+          f"what was lost until the connection was reset")
     shared = epochs_shared([node.said() for node in story.pair.nodes])
     for node, kind, epoch in story.watch.split[:20]:
         print(f"node {'ab'[node]} answered a {kind} while the other served alone in epoch {epoch}")
@@ -306,6 +309,8 @@ def report(story):
     for trouble in story.troubles:
         print(f"WRONG: {trouble}")
     writes = client.counts["write"] + client.counts["unmap"]
+    others = ", ".join(f"{what} {count}" for what, count in sorted(story.begun.items()) if what != "link")
+    print(f"{story.begun['link']} faults of the link, {others}")
     print(f"{client.counts['read']} reads checked, {client.counts['retry']} requests retried, {client.sessions} sessions")
     print(f"{writes} acknowledged writes, {len(client.wrong)} lost, {len(story.watch.split) + len(shared)} split-brain acks")
     return not (client.wrong or story.watch.split or shared or story.troubles)

@@ -18,7 +18,9 @@ with a line of JSON: what was done to connections and bytes so far. It ends with
     pass                    ends all this
     count                   does nothing more
 
-WAY is ab, from node a to node b, or ba, or both. After `swallow` a stream goes on with a hole in it, after `hold` without.
+WAY is ab, from node a to node b, or ba, or both. After `swallow` a stream goes on with a hole in it, after `hold` without. A
+hole shows with the next frame; TCP itself has none. Nodes that both wait for what was lost, and so send nothing, are not left
+alone with it for ever: after a while the connection is reset, as by a firewall that has forgotten it.
 """
 
 import asyncio
@@ -33,8 +35,10 @@ CHUNK_BYTES = 32 << 10
 # What may be on its way, as in the buffers of a switch.
 LINE_BYTES = 1 << 20
 GREETING_BYTES = 64
+# So many seconds after the link passes again a stream with a hole in it is reset.
+HOLE_PATIENCE = 5
 COUNTED = ("connections", "cut", "reset", "refused", "half_open", "swallowed_bytes", "held_bytes", "late_bytes", "slowed_bytes",
-           "flipped", "flipped_greetings")
+           "flipped", "flipped_greetings", "holes_reset")
 
 
 class Way:
@@ -95,6 +99,7 @@ class Stream:
             self.room.set()
             if self.way.loses:
                 self.counts["swallowed_bytes"] += len(data)
+                self.connection.has_hole = True
             else:
                 await self.send(self.flipped(data))
 
@@ -131,7 +136,7 @@ class Connection:
 
     def __init__(self, link, near, far):
         self.link = link
-        self.flipped = False
+        self.flipped = self.has_hole = False
         self.ends = (near, far)
         self.ended = asyncio.get_running_loop().create_future()
 
@@ -202,10 +207,18 @@ class Link:
                 connection.end({"cut": "cut", "half": way}.get(verb, "reset"))
         elif verb == "pass":
             self.refuses = False
+            holes = [connection for connection in self.connections if connection.has_hole]
+            asyncio.get_running_loop().call_later(HOLE_PATIENCE, self.reset, holes)
         for each in [way] if way in self.ways else self.ways:
             self.change(self.ways[each], verb, numbers)
         flipped = sum(connection.flipped for connection in self.connections)
         return {**self.counts, "open": len(self.connections), "flipped_open": flipped}
+
+    def reset(self, connections):
+        """Resets those of these connections that are still open."""
+        for connection in self.connections.intersection(connections):
+            self.counts["holes_reset"] += 1
+            connection.end("reset")
 
     def change(self, way, verb, numbers):
         if verb == "pass":
