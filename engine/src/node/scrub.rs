@@ -8,7 +8,6 @@
 
 use super::Node;
 use super::phase::Phase;
-use super::volume::Volume;
 use crate::block::BLOCK_BYTES;
 use crate::ids::VolumeId;
 use crate::time::{Duration, Instant};
@@ -76,7 +75,7 @@ impl Node {
 
     fn begin_pass(&mut self, doubt: bool) {
         self.scrub.pass = Some(Pass { doubt, volume: VolumeId(0), reading: false, next_at: self.now });
-        self.volumes.values_mut().for_each(Volume::begin_chunks);
+        self.each(|volume, _| volume.begin_chunks());
     }
 
     fn may_scrub(&self) -> bool {
