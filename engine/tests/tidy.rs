@@ -26,6 +26,12 @@ const PARTS: &[&str] = &["store", "cache", "pool", "mirror", "arbiter", "format"
 /// What parts may not know.
 const ABOVE: &[&str] = &["crate::node", "crate::runtime", "crate::sim", "crate::backend"];
 
+/// What a volume's machine may not know: the control part of its node, and other volumes. Of `node` only these are for it.
+const MACHINES: &str = "engine/src/node/volume/";
+const FOR_MACHINES: &[&str] = &["crate::node::config", "crate::node::event"];
+const CONTROL: &[&str] =
+    &["super::super", "crate::node::", "Node", "Phase", "Question", "Register", "Hello", "BTreeMap<VolumeId"];
+
 struct Source {
     /// Relative to the workspace, with `/`.
     path: String,
@@ -214,6 +220,22 @@ fn nothing_points_up() {
             }
         }
     }
+    none(complaints);
+}
+
+#[test]
+fn a_volumes_machine_knows_nothing_but_its_volume() {
+    let mut complaints = Vec::new();
+    let sources = sources();
+    for source in sources.iter().filter(|source| source.is_under(&[MACHINES])) {
+        for (at, line) in source.code() {
+            let known = FOR_MACHINES.iter().fold(line.to_string(), |line, known| line.replace(known, ""));
+            let known = known.replace("NodeName", "").replace("NodeConfig", "");
+            let named = CONTROL.iter().find(|name| known.contains(**name));
+            complaints.extend(named.map(|name| format!("{}:{at}: {name}", source.path)));
+        }
+    }
+    assert!(sources.iter().any(|source| source.is_under(&[MACHINES])), "they are not where they were");
     none(complaints);
 }
 

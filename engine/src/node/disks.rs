@@ -3,11 +3,10 @@
 
 use super::Node;
 use super::event::{Action, Notice, PoolAsk};
-use super::op::Reading;
 use super::view::{DiskUse, DiskView};
 use crate::ids::{DiskId, Uuid};
 use crate::pool::{DiskNews, DiskRefusal, DiskState, Pool, PoolDisk};
-use crate::store::{Read, ReadToken, Store};
+use crate::store::Store;
 
 impl Node {
     /// An operator asks. Each request is answered once.
@@ -68,18 +67,10 @@ impl Node {
         }
     }
 
-    /// Asks the partner for damaged blocks that stand in the way of a move: with a good copy in the cache the extent can
-    /// go. Where there is none to ask, they are met again in the next round.
+    /// Damaged blocks stand in the way of moves: their volumes ask the partner for them.
     pub(super) fn clear_the_way(&mut self) {
         while let Some((volume, block)) = self.store_mut().poll_in_the_way() {
-            if !self.may_mend(volume, block) {
-                continue;
-            }
-            let (token, blocks) = (self.next_id(), block..block + 1);
-            // It is read once more: meanwhile it may have been overwritten.
-            if matches!(self.store_mut().scrub(volume, blocks.clone(), ReadToken(token)), Read::Pending) {
-                self.reading.insert(token, Reading::Scrub { volume, blocks });
-            }
+            self.with(volume, |volume, cx| volume.clear_the_way(cx, block));
         }
     }
 

@@ -7,11 +7,10 @@
 
 use super::Node;
 use super::event::Notice;
-use super::op::Settling;
 use super::phase::{Alone, Deciding, Lost, Paired, Phase, Recording, Rejoin, Waiting};
 use super::stop::PairStop;
 use super::volume::regions;
-use crate::arbiter::{Answer, Arbitration, Ask, Register};
+use crate::arbiter::{Answer, Ask, Register};
 use crate::guest::GuestError;
 use crate::ids::{BootId, Epoch, Generation, Members, NodeName, VolumeId};
 use crate::mirror::message::{Control, HalfSummary, PeerPhase};
@@ -20,78 +19,15 @@ use crate::planted::Bug;
 use crate::pool::{NodeRecord, Record};
 use crate::time::Instant;
 
-/// What a guest of a mirrored volume can expect now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Service {
-    /// Served as one of a pair.
-    Pair,
-    /// Served alone.
-    Alone,
-    /// Served alone, but new writes wait.
-    AloneReads,
-    /// Wait: it will be decided soon.
-    Hold,
-    /// Use the other path.
-    Refuse,
-}
-
 /// What is written down of a half.
 pub(super) fn half_record(half: HalfSummary) -> Record {
     Record::Half { volume: half.volume, generation: half.generation, ancestors: half.ancestors }
 }
 
 impl Node {
-    /// Does the lease run?
-    pub(super) fn lease_runs(&self) -> bool {
-        match &self.phase {
-            Phase::Paired(pair) => {
-                let blind = self.has(Bug::PausedNodeAnswers) || self.has(Bug::LeaseNeverEnds);
-                self.now < pair.lease_until || blind
-            }
-            _ => false,
-        }
-    }
-
     /// Is the link of this pair down?
     pub(super) fn is_link_lost(&self) -> bool {
         matches!(&self.phase, Phase::Paired(pair) if pair.link_lost.is_some())
-    }
-
-    pub(super) fn service(&self) -> Service {
-        match &self.phase {
-            Phase::Paired(pair) if self.lease_runs() && !pair.stop.holds() => Service::Pair,
-            Phase::Paired(_) | Phase::Waiting(_) | Phase::Recording(_) => Service::Hold,
-            Phase::Deciding(deciding) if deciding.refusing => Service::Refuse,
-            Phase::Deciding(_) => Service::Hold,
-            Phase::Alone(alone) => self.alone_service(alone),
-            Phase::Target(_) if self.has(Bug::StaleServesReads) => Service::AloneReads,
-            _ => Service::Refuse,
-        }
-    }
-
-    fn alone_service(&self, alone: &Alone) -> Service {
-        // Without an arbiter the node that would stop has given up its right when it proposes the join.
-        let gave_up =
-            !self.has_arbiter() && self.record().members == Members::BOTH && !self.goes_on_unasked();
-        match &alone.rejoin {
-            Rejoin::Swapping { .. } if self.is_swap_overdue() => Service::Refuse,
-            Rejoin::Swapping { .. } => Service::Hold,
-            Rejoin::Confirming { .. } | Rejoin::Proposing { .. } | Rejoin::Undoing { .. } if gave_up => {
-                Service::Hold
-            }
-            Rejoin::Draining(..)
-            | Rejoin::Preparing { .. }
-            | Rejoin::Proposing { .. }
-            | Rejoin::Confirming { .. }
-            | Rejoin::Undoing { .. } => Service::AloneReads,
-            _ if self.stopping => Service::AloneReads,
-            _ => Service::Alone,
-        }
-    }
-
-    /// Without an arbiter: is this the node that goes on?
-    pub(super) fn goes_on_unasked(&self) -> bool {
-        self.config.arbitration == Arbitration::Preferred && self.config.preferred == self.me()
     }
 
     /// Moves the phase on as far as time and durability allow. True if it moved.
@@ -188,18 +124,6 @@ impl Node {
         }
     }
 
-    /// The right to serve is back, or a new one was won: go on with what was held.
-    pub(super) fn service_resumed(&mut self) {
-        if self.lease_runs() {
-            for held in core::mem::take(&mut self.held) {
-                self.acknowledge(held);
-            }
-        }
-        for (id, volume, command) in core::mem::take(&mut self.parked) {
-            self.guest(id, volume, command);
-        }
-    }
-
     pub(super) fn enter_pair(
         &mut self,
         epoch: Epoch,
@@ -207,9 +131,7 @@ impl Node {
         register: Option<Register>,
         boot: BootId,
     ) {
-        for volume in self.volumes.values_mut().filter(|volume| volume.mirrored) {
-            volume.begin_pair(owner);
-        }
+        self.each_mirrored(|volume, cx| volume.begin_pair(cx, owner));
         self.show_mirrored();
         self.store_mut().set_eager(false);
         self.owner_clock = None;
@@ -343,23 +265,16 @@ impl Node {
         self.set_phase(Phase::Recording(Recording { epoch, lsn, register, bring_up }));
     }
 
-    pub(super) fn mirrored(&self) -> Vec<VolumeId> {
-        self.volumes.iter().filter(|(_, volume)| volume.mirrored).map(|(&id, _)| id).collect()
-    }
-
     /// The hot set, and the regions of writes that the partner may or may not have.
     fn marks_for_takeover(&self) -> Vec<Record> {
         let mut records = self.hot_as_regions();
         if self.has(Bug::MarkForgottenAtTakeover) {
             records.clear();
         }
-        for write in self.writes.values().filter(|write| write.sent.is_some()) {
-            let run = regions(write.blocks());
-            records.push(Record::LogAdd {
-                volume: write.volume,
-                first: run.start,
-                count: run.end - run.start,
-            });
+        for (&volume, machine) in &self.volumes {
+            for run in machine.sent_blocks().map(regions) {
+                records.push(Record::LogAdd { volume, first: run.start, count: run.end - run.start });
+            }
         }
         records
     }
@@ -395,31 +310,20 @@ impl Node {
         })));
         self.store_mut().set_eager(true);
         self.drop_partners_business();
-        for volume in self.volumes.values_mut().filter(|volume| volume.mirrored) {
-            volume.end_pair();
-            volume.hot.clear();
-            volume.owner = self.config.name;
-        }
+        let me = self.me();
+        self.each_mirrored(|volume, cx| {
+            volume.end_pair(cx);
+            volume.owner = me;
+        });
         self.show_mirrored();
-        self.keep_sent_writes();
-        for held in core::mem::take(&mut self.held) {
-            let (request, volume, blocks, version) = (held.request, held.volume, held.blocks, held.version);
-            self.settling.push(Settling { request, volume, blocks, version, result: Default::default() });
-        }
-        self.reclaim_forwarded();
-        self.service_resumed();
+        self.each(|volume, cx| volume.go_on_alone(cx));
         self.notice(Notice::Alone(epoch));
         self.consider_peer();
     }
 
     /// The other side goes on, or nobody: everything held is answered, nothing of it is executed later.
     pub(super) fn lose(&mut self) {
-        self.drop_partners_business();
-        self.refuse_all(GuestError::Unavailable);
-        for volume in self.volumes.values_mut().filter(|volume| volume.mirrored) {
-            volume.end_pair();
-            volume.hot.clear();
-        }
+        self.forget_mirrored();
         self.store_mut().set_eager(false);
         let ask_at = self.now + self.config.mirror.arbiter_retry;
         self.set_phase(Phase::Lost(Lost { register: None, ask_at, yielding: None, completing: None }));
@@ -462,7 +366,7 @@ impl Node {
         match &mut self.phase {
             Phase::Paired(pair) => {
                 pair.link_lost.get_or_insert(now);
-                self.link_lost_in_pair();
+                self.each(|volume, cx| volume.link_lost(cx));
             }
             Phase::Joined(joined) => {
                 joined.link_lost.get_or_insert(now);
@@ -483,6 +387,15 @@ impl Node {
         pair.probe_at = self.now;
         if pair.link_lost.take().is_some() {
             self.resume_pair();
+        }
+    }
+
+    /// The link is back within the lease: everything that was not answered goes out again.
+    fn resume_pair(&mut self) {
+        self.each(|volume, cx| volume.resume_pair(cx));
+        self.resend_changes();
+        if self.lease_runs() {
+            self.service_resumed();
         }
     }
 

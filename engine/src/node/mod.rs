@@ -1,30 +1,30 @@
 //! The node: a pure state machine that routes events to the parts and their wishes back out as actions.
 //!
+//! Here is the control part: membership, configuration, start and stop, rejoin, disks, space. What it does with guests'
+//! data is done by one machine per virtual volume (`volume`), which knows nothing of all this but its right.
+//!
 //! | module | what it decides |
 //! |---|---|
 //! | `membership` | the phase: who may serve, leases, takeover |
+//! | `rights` | what the machines of the volumes may do |
+//! | `machines` | which of them is stepped, when |
+//! | `volume` | everything of one volume |
 //! | `start` | what a node that starts, or has lost, may do |
 //! | `source`, `target` | rejoin and resync, on either side |
-//! | `resync` | which region is copied next, and when its mark goes |
+//! | `resync` | which volume copies next |
+//! | `messages` | whom a message of the partner concerns |
 //! | `stop` | the clean stop |
-//! | `guest` | what becomes of a guest's request |
-//! | `write` | a write at the node that orders it |
-//! | `waiting` | who goes first when the log, room or the right to serve is there |
-//! | `partner` | a write that the owner ordered; a write forwarded to the owner |
-//! | `read`, `flush`, `paths` | what they say |
-//! | `mend`, `scrub` | what becomes of damaged blocks, and how they are looked for |
+//! | `scrub` | which volume is looked at next for damage, and how fast |
 //! | `disks` | disks that are added and removed |
 //! | `volumes` | volumes that grow and are deleted |
-//! | `hot` | which areas may differ right now |
 //! | `items` | what is kept with a volume |
-//! | `space` | a write that finds no space; thresholds of the pool's use |
-//! | `status` | which blocks hold data |
+//! | `space` | thresholds of the pool's use, a partner that is full |
+//! | `paths` | what hosts are told of the paths and the blocks of a volume |
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::block::PagePool;
-use crate::guest::{Command, GuestError, GuestResult};
-use crate::ids::{BootId, DiskId, Epoch, NodeName, RequestId, VolumeId};
+use crate::ids::{BootId, DiskId, Epoch, NodeName, VolumeId};
 use crate::io::Geometry;
 use crate::mirror::message::{Control, Hello, Message};
 use crate::planted::Bug;
@@ -38,43 +38,34 @@ pub mod view;
 
 mod arbitration;
 mod disks;
-mod flush;
-mod forward;
-mod guest;
-mod hot;
 mod items;
-mod lock;
+mod machines;
 mod membership;
-pub mod mend;
-mod op;
+mod messages;
 mod open;
-mod partner;
 mod paths;
 mod peek;
 mod phase;
-mod read;
 mod resync;
+mod rights;
 pub mod scrub;
 mod source;
 mod space;
 mod start;
-mod status;
 mod stop;
 mod target;
 mod volume;
 mod volume_table;
 mod volumes;
-mod waiting;
-mod write;
 
 use arbitration::Question;
 use config::{NodeConfig, SpaceLevel};
 use event::{Action, Event, Notice};
-use op::{Flush, Forwarded, Held, Incoming, Reading, Settling, Write};
 use phase::Phase;
 use volume::Volume;
+use volume::context::{Shared, Told};
+pub use volume::mend;
 use volumes::Asker;
-use waiting::Waiting;
 
 /// One of the two storage controllers. Give it every [`Event`] with the time it is handled, then take all
 /// [`Action`]s from [`poll`](Node::poll), and come back not later than [`deadline`](Node::deadline).
@@ -88,6 +79,11 @@ pub struct Node {
     opening: Option<Opening>,
     store: Option<Store>,
     volumes: BTreeMap<VolumeId, Volume>,
+    machines: machines::Machines,
+    /// What the machines share.
+    shared: Shared,
+    /// What machines have told the control part, until it has heard it.
+    told: VecDeque<(VolumeId, Told)>,
     pages: PagePool,
     actions: VecDeque<Action>,
 
@@ -112,27 +108,10 @@ pub struct Node {
     /// The partner's clock as last heard, and when.
     owner_clock: Option<(Instant, Instant)>,
 
-    last_id: u64,
-    writes: BTreeMap<u64, Write>,
-    /// Lock waiters whose turn has come.
-    granted: VecDeque<lock::Granted>,
-    waiting: Waiting,
-    reading: BTreeMap<u64, Reading>,
-    forwarded: BTreeMap<u64, Forwarded>,
-    incoming: BTreeMap<(VolumeId, u64), Incoming>,
-    flushes: BTreeMap<u64, Flush>,
-    settling: Vec<Settling>,
-    held: Vec<Held>,
-    parked: VecDeque<(RequestId, VolumeId, Command)>,
-    aborting: BTreeSet<RequestId>,
-    blocks_in_flight: u64,
-    stable_sent_at: Instant,
-    cool_at: Instant,
-    /// Reads that wait for the partner's copy of damaged blocks.
-    mends: mend::Mends,
+    /// The last disk request of the opening.
+    last_io: u64,
     scrub: scrub::Scrub,
     stopping: bool,
-    resync: resync::Progress,
     space_level: SpaceLevel,
     /// The last target had no space: what frees some goes first.
     target_was_full: bool,
@@ -152,6 +131,9 @@ impl Node {
             ),
             store: None,
             volumes: BTreeMap::new(),
+            machines: machines::Machines::default(),
+            shared: Shared::default(),
+            told: VecDeque::new(),
             pages: PagePool::new(),
             actions: VecDeque::new(),
             now: Instant::ZERO,
@@ -168,25 +150,9 @@ impl Node {
             opened_at: Instant::ZERO,
             answered_at: None,
             owner_clock: None,
-            last_id: 0,
-            writes: BTreeMap::new(),
-            granted: VecDeque::new(),
-            waiting: Waiting::default(),
-            reading: BTreeMap::new(),
-            forwarded: BTreeMap::new(),
-            incoming: BTreeMap::new(),
-            flushes: BTreeMap::new(),
-            settling: Vec::new(),
-            held: Vec::new(),
-            parked: VecDeque::new(),
-            aborting: BTreeSet::new(),
-            blocks_in_flight: 0,
-            stable_sent_at: Instant::ZERO,
-            cool_at: Instant::ZERO,
-            mends: mend::Mends::default(),
+            last_io: 0,
             scrub: scrub::Scrub::default(),
             stopping: false,
-            resync: resync::Progress::default(),
             space_level: SpaceLevel::Normal,
             target_was_full: false,
             adding: BTreeMap::new(),
@@ -208,6 +174,7 @@ impl Node {
             self.pump();
         }
         self.send_hello();
+        self.hand_down();
     }
 
     /// Hands the event to the part that it concerns. False if nothing in the store can have moved.
@@ -242,10 +209,7 @@ impl Node {
     pub fn deadline(&self) -> Option<Instant> {
         let destage = self.store.as_ref().and_then(Store::deadline);
         let scrub = self.store.as_ref().and_then(|_| self.scrub_deadline());
-        [destage, scrub, self.phase_deadline(), self.forward_deadline(), self.hot_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [destage, scrub, self.phase_deadline(), self.volumes_deadline()].into_iter().flatten().min()
     }
 
     /// Lets the store move and gives what moved to those who wait for it, until nothing moves any more.
@@ -262,7 +226,7 @@ impl Node {
             self.clear_the_way();
             let mut moved = false;
             while let Some(read) = self.store_mut().poll_read() {
-                self.read_done(read);
+                self.with_giver_of(read.token.0, |volume, cx| volume.read_done(cx, read));
                 moved = true;
             }
             moved |= self.wake();
@@ -285,14 +249,11 @@ impl Node {
     /// Tries again whatever waits for durability, stability, room or the right to serve.
     fn wake(&mut self) -> bool {
         let mut moved = self.phase_step();
-        moved |= self.wake_waiting();
-        moved |= self.wake_settled();
-        moved |= self.wake_flushes();
+        moved |= self.wake_volumes();
         moved |= self.resync_step();
         moved |= self.volumes_step();
         self.scrub_step();
-        self.report_stable();
-        self.cool();
+        self.tidy_volumes();
         moved
     }
 
@@ -310,11 +271,6 @@ impl Node {
 
     fn me(&self) -> NodeName {
         self.config.name
-    }
-
-    fn next_id(&mut self) -> u64 {
-        self.last_id += 1;
-        self.last_id
     }
 
     fn is_durable(&self, lsn: Lsn) -> bool {
@@ -337,16 +293,5 @@ impl Node {
 
     fn say(&mut self, control: Control) {
         self.send(Message::control(control));
-    }
-
-    fn complete(&mut self, id: RequestId, result: GuestResult) {
-        self.actions.push_back(Action::Complete { id, result });
-        if self.aborting.remove(&id) {
-            self.actions.push_back(Action::Aborted { id });
-        }
-    }
-
-    fn refuse(&mut self, id: RequestId, error: GuestError) {
-        self.complete(id, Err(error));
     }
 }

@@ -3,7 +3,6 @@
 use super::Node;
 use super::event::{Action, Event, Notice, PoolAsk};
 use super::phase::{Phase, Starting};
-use super::volume::Volume;
 use crate::guest::GuestError;
 use crate::io::{DiskRequest, IoId};
 use crate::mirror::message::VolumeRefusal;
@@ -19,7 +18,9 @@ impl Node {
                     opening.io_done(id.0, result);
                 }
             }
-            Event::Guest { id, .. } => self.refuse(id, GuestError::Transitioning),
+            Event::Guest { id, .. } => {
+                self.actions.push_back(Action::Complete { id, result: Err(GuestError::Transitioning) });
+            }
             Event::Abort { id } => self.actions.push_back(Action::Aborted { id }),
             Event::Pool { id, ask } => {
                 if let PoolAsk::Add(new) = ask {
@@ -49,7 +50,7 @@ impl Node {
     fn step_opening(&mut self) {
         let Some(opening) = &mut self.opening else { return };
         while let Some(io) = opening.poll_io() {
-            self.last_id = self.last_id.max(io.token);
+            self.last_io = self.last_io.max(io.token);
             self.actions.push_back(Action::Disk(DiskRequest {
                 id: IoId(io.token),
                 disk: io.disk,
@@ -78,7 +79,7 @@ impl Node {
     }
 
     fn opened(&mut self, pool: Pool) {
-        let mut store = Store::new(pool, &self.config.cache, self.last_id, self.config.planted);
+        let mut store = Store::new(pool, &self.config.cache, self.last_io, self.config.planted);
         for volume in &self.config.volumes {
             if store.pool().metadata().volume(volume.id).is_none() {
                 store.append(&[Record::VolumeCreate {
@@ -90,10 +91,7 @@ impl Node {
             }
         }
         for (id, meta) in store.pool().metadata().volumes().filter(|(_, meta)| !meta.deleted) {
-            let mut volume = Volume::new(meta.sectors, meta.mirrored, self.config.preferred);
-            let config = self.config.volumes.iter().find(|config| config.id == id);
-            volume.detect_zeros = config.is_some_and(|config| config.detect_zeros);
-            self.volumes.insert(id, volume);
+            self.add_volume(id, meta.sectors, meta.mirrored);
         }
         self.store = Some(store);
         if let Some(problem) = self.keep_space().or(self.config.space.problem().map(str::to_string)) {
@@ -110,6 +108,7 @@ impl Node {
         }
         self.pump();
         self.send_hello();
+        self.hand_down();
     }
 
     pub(super) fn record(&self) -> NodeRecord {

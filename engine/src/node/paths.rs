@@ -1,11 +1,10 @@
-//! What initiators are told of the two paths to a volume (SPC-4 5.15.2.4).
+//! What hosts are told of the two paths to a volume (SPC-4 5.15.2.4), and of its blocks.
 
 use super::Node;
-use super::membership::Service;
 use super::phase::Phase;
 use super::volume::Volume;
 use crate::block::SECTORS_PER_BLOCK;
-use crate::guest::PathState;
+use crate::guest::{GuestError, PathState, Sectors, StatusRun};
 use crate::ids::VolumeId;
 use crate::mirror::message::PeerPhase;
 use crate::time::Instant;
@@ -14,7 +13,7 @@ impl Node {
     /// The path state of this node for a volume at `now`, and that of the partner as far as this node knows.
     pub fn path_states(&self, now: Instant, volume: VolumeId) -> [PathState; 2] {
         match self.volumes.get(&volume) {
-            Some(volume) if volume.mirrored => [self.own_path(now, volume), self.partners_path(volume)],
+            Some(volume) if volume.mirrored => [volume.path(now, self.me()), self.partners_path(volume)],
             Some(_) if !matches!(self.phase, Phase::Opening | Phase::Failed | Phase::Stopped) => {
                 [PathState::Optimized, PathState::Unavailable]
             }
@@ -25,18 +24,6 @@ impl Node {
     /// Size of the pool's extents in sectors, once it is open.
     pub fn extent_sectors(&self) -> Option<u64> {
         self.store.as_ref().map(|store| store.pool().extent_blocks() * SECTORS_PER_BLOCK)
-    }
-
-    fn own_path(&self, now: Instant, volume: &Volume) -> PathState {
-        let expired = matches!(&self.phase, Phase::Paired(pair) if now >= pair.lease_until);
-        match self.service() {
-            _ if expired => PathState::Transitioning,
-            Service::Pair if volume.owner == self.me() => PathState::Optimized,
-            Service::Pair => PathState::NonOptimized,
-            Service::Alone | Service::AloneReads => PathState::Optimized,
-            Service::Hold => PathState::Transitioning,
-            Service::Refuse => PathState::Unavailable,
-        }
     }
 
     fn partners_path(&self, volume: &Volume) -> PathState {
@@ -52,5 +39,28 @@ impl Node {
                 _ => PathState::Unavailable,
             },
         }
+    }
+
+    /// What the blocks that `at` touches are, at `now`: runs from its beginning on, each longer than none, neighbours
+    /// unlike. The answer may end before `at` does; ask on from there. It is as good as a read: by a node that may
+    /// serve, with every acknowledged write.
+    ///
+    /// # Errors
+    /// [`GuestError::Unavailable`] or [`GuestError::Transitioning`] if the node may not serve the volume now,
+    /// [`GuestError::OutOfRange`] if `at` is empty or begins behind the end of the volume.
+    pub fn block_status(
+        &self,
+        now: Instant,
+        volume: VolumeId,
+        at: Sectors,
+    ) -> Result<Vec<StatusRun>, GuestError> {
+        let [path, _] = self.path_states(now, volume);
+        match path {
+            PathState::Optimized | PathState::NonOptimized => {}
+            PathState::Transitioning => return Err(GuestError::Transitioning),
+            PathState::Unavailable => return Err(GuestError::Unavailable),
+        }
+        let volume = self.volumes.get(&volume).ok_or(GuestError::OutOfRange)?;
+        volume.status(self.store(), at)
     }
 }

@@ -1,9 +1,10 @@
 //! A look inside, for checkers and displays.
 
 use super::Node;
-use super::membership::Service;
-use super::phase::{Phase, Rejoin};
+use super::phase::Phase;
 use super::view::{Peek, View, VolumeView};
+use super::volume::Volume;
+use super::volume::right::Service;
 use crate::ids::{DiskId, Epoch, Members, NodeName, VolumeId};
 use crate::store::{Store, SumCounters};
 use crate::time::Instant;
@@ -16,13 +17,7 @@ impl Node {
             !expired && matches!(self.service(), Service::Pair | Service::Alone | Service::AloneReads);
         let (record, store) =
             (self.store.as_ref().map(|store| store.pool().metadata().node), self.store.as_ref());
-        let left = match &self.phase {
-            Phase::Alone(alone) => match &alone.rejoin {
-                Rejoin::Copying(resync) | Rejoin::Draining(resync, _) => resync.left(),
-                _ => 0,
-            },
-            _ => 0,
-        };
+        let copied = self.volumes.values().filter(|_| self.is_copying());
         View {
             name: self.me(),
             phase: self.phase.peer_phase(),
@@ -37,10 +32,10 @@ impl Node {
             pool_bytes_used: store.map_or(0, |store| store.pool().bytes_used()),
             pool_bytes_kept: store.map_or(0, |store| store.pool().bytes_kept()),
             space_level: self.space_level,
-            resync_regions_left: left,
-            resync_regions_total: self.resync.total,
-            resync_bytes_copied: self.resync.bytes_copied,
-            mends: self.mends.counters,
+            resync_regions_left: copied.map(Volume::regions_left).sum(),
+            resync_regions_total: self.shared.copies.total,
+            resync_bytes_copied: self.shared.copies.bytes_copied,
+            mends: self.shared.damage,
             scrub: self.scrub.report.clone(),
             sums: store.map_or(SumCounters::default(), Store::sum_counters),
             sum_lines_in_doubt: store.map_or(0, Store::sum_lines_in_doubt),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::resync::Resync;
+use super::volume::RegionRun;
 use crate::arbiter::Register;
 use crate::ids::{BootId, Epoch, VolumeId};
 use crate::mirror::message::PeerPhase;
@@ -113,7 +113,7 @@ pub(super) enum Rejoin {
     /// Waits for the partner's marks.
     Gathering {
         /// Regions to log, by volume.
-        regions: BTreeMap<VolumeId, Vec<(u64, u64)>>,
+        regions: BTreeMap<VolumeId, Vec<RegionRun>>,
         full: Vec<VolumeId>,
     },
     /// The marks are being written down.
@@ -121,9 +121,15 @@ pub(super) enum Rejoin {
     /// The partner writes down that it is behind.
     Telling,
     /// Copies; guests' writes go to both.
-    Copying(Resync),
+    Copying {
+        /// Not drained before this: the last attempt took too long.
+        drain_at: Instant,
+    },
     /// Nothing left to copy: new writes wait until the last are stable on both, but not for long.
-    Draining(Resync, Instant),
+    Draining {
+        /// Given up then.
+        until: Instant,
+    },
     /// The partner has no space for what it lacks: tried again then.
     Stalled(Instant),
     /// Writes down the epoch it will propose.

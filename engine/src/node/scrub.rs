@@ -2,20 +2,16 @@
 //! block with its checksum. In a pair, damage is put right from the partner; what cannot be is reported. The same pass,
 //! over just the extents that a crash has put in doubt, runs by itself when a node that may serve has come back.
 //!
+//! Each volume's machine reads its own extents (`volume::chunks`); here is which volume is next, and when.
+//!
 //! It pauses while the node is neither in a pair nor alone, and goes on where it was. A node that restarts forgets it.
 
-use core::ops::Range;
-
 use super::Node;
-use super::op::Reading;
 use super::phase::Phase;
 use crate::block::BLOCK_BYTES;
 use crate::ids::VolumeId;
-use crate::store::{Read, ReadToken};
 use crate::time::{Duration, Instant};
 
-/// Blocks read at once.
-const CHUNK_BLOCKS: u64 = 64;
 /// What could not be read for now is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 /// Most blocks that a report names.
@@ -46,9 +42,6 @@ struct Pass {
     /// Only extents with blocks in doubt.
     doubt: bool,
     volume: VolumeId,
-    extent: u32,
-    /// Blocks of the extent that are done.
-    at: u64,
     /// A chunk is being read.
     reading: bool,
     next_at: Instant,
@@ -81,8 +74,8 @@ impl Node {
     }
 
     fn begin_pass(&mut self, doubt: bool) {
-        let (volume, extent, at) = (VolumeId(0), 0, 0);
-        self.scrub.pass = Some(Pass { doubt, volume, extent, at, reading: false, next_at: self.now });
+        self.scrub.pass = Some(Pass { doubt, volume: VolumeId(0), reading: false, next_at: self.now });
+        self.each(|volume, _| volume.begin_chunks());
     }
 
     fn may_scrub(&self) -> bool {
@@ -98,58 +91,35 @@ impl Node {
             self.begin_pass(true);
         }
         let now = self.now;
-        let Some(pass) = self.scrub.pass.as_ref().filter(|pass| !pass.reading && now >= pass.next_at) else {
+        let Some(pass) = self.scrub.pass.as_mut().filter(|pass| !pass.reading && now >= pass.next_at) else {
             return;
         };
-        let Some((volume, blocks)) = self.next_chunk(pass) else {
+        // What it tells comes back while the step is done.
+        pass.reading = true;
+        let Some(blocks) = self.next_chunk() else {
             self.end_pass();
             return;
         };
-        let bytes = (blocks.end - blocks.start) * BLOCK_BYTES as u64;
         let rate = self.config.cache.scrub_bytes_per_second.max(1);
-        let token = self.next_id();
-        let size = self.store().pool().extent_blocks();
+        let nanos = (blocks * BLOCK_BYTES as u64).saturating_mul(1_000_000_000) / rate;
         if let Some(pass) = &mut self.scrub.pass {
-            (pass.volume, pass.extent, pass.at) = (volume, (blocks.start / size) as u32, blocks.start % size);
-            pass.next_at = now + Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate);
-            pass.reading = true;
-        }
-        match self.store_mut().scrub(volume, blocks.clone(), ReadToken(token)) {
-            Read::Ready(..) => self.scrubbed(volume, blocks),
-            Read::Pending => {
-                self.reading.insert(token, Reading::Scrub { volume, blocks });
-            }
+            pass.next_at = now + Duration::from_nanos(nanos);
         }
     }
 
-    /// The next blocks of a pass, within one extent.
-    fn next_chunk(&self, pass: &Pass) -> Option<(VolumeId, Range<u64>)> {
-        let (size, mut from) = (self.store().pool().extent_blocks(), (pass.volume, pass.extent));
-        let mut at = pass.at;
+    /// The next volume that has something to look at reads it; how many blocks that is.
+    fn next_chunk(&mut self) -> Option<u64> {
+        let Pass { doubt, volume: mut from, .. } = *self.scrub.pass.as_ref()?;
         loop {
-            let (volume, extent) = self.next_extent(pass.doubt, from)?;
-            if (volume, extent) != from {
-                at = 0;
+            let (&volume, _) = self.volumes.range(from..).next()?;
+            if let Some(pass) = &mut self.scrub.pass {
+                pass.volume = volume;
             }
-            let end = self.volumes.get(&volume).map_or(0, |volume| volume.sectors.div_ceil(8));
-            let first = u64::from(extent) * size;
-            let blocks = first + at..(first + (at + CHUNK_BLOCKS).min(size)).min(end);
-            if !blocks.is_empty() {
-                return Some((volume, blocks));
+            if let Some(blocks) = self.with(volume, |volume, cx| volume.next_chunk(cx, doubt)).flatten() {
+                return Some(blocks);
             }
-            (from, at) = ((volume, extent.checked_add(1)?), 0);
+            from = VolumeId(volume.0.checked_add(1)?);
         }
-    }
-
-    fn next_extent(&self, doubt: bool, from: (VolumeId, u32)) -> Option<(VolumeId, u32)> {
-        if doubt {
-            return self.store().next_in_doubt(from);
-        }
-        let volumes = self.store().pool().metadata().volumes().filter(|(id, _)| *id >= from.0);
-        volumes.into_iter().find_map(|(id, meta)| {
-            let first = if id == from.0 { from.1 } else { 0 };
-            meta.map.iter_from(first).next().map(|(extent, _)| (id, extent))
-        })
     }
 
     fn end_pass(&mut self) {
@@ -162,25 +132,33 @@ impl Node {
         }
     }
 
-    /// These blocks have been looked at.
-    pub(super) fn scrubbed(&mut self, volume: VolumeId, blocks: Range<u64>) {
-        let size = self.store().pool().extent_blocks();
-        let Some(pass) = self.scrub.pass.as_mut().filter(|pass| pass.is_at(volume, &blocks, size)) else {
-            return;
-        };
+    /// The pass at this volume, while it waits for a chunk.
+    fn pass_at(&mut self, volume: VolumeId) -> Option<&mut Pass> {
+        self.scrub.pass.as_mut().filter(|pass| pass.reading && pass.volume == volume)
+    }
+
+    /// So many blocks of the volume have been looked at.
+    pub(super) fn scrubbed(&mut self, volume: VolumeId, blocks: u64) {
+        let Some(pass) = self.pass_at(volume) else { return };
         pass.reading = false;
-        pass.at += blocks.end - blocks.start;
         if !pass.doubt {
-            self.scrub.report.bytes_done += (blocks.end - blocks.start) * BLOCK_BYTES as u64;
+            self.scrub.report.bytes_done += blocks * BLOCK_BYTES as u64;
         }
     }
 
-    /// These blocks have to be looked at once more.
-    pub(super) fn scrub_again(&mut self, volume: VolumeId, blocks: &Range<u64>, later: bool) {
-        let (size, now) = (self.store().pool().extent_blocks(), self.now);
-        if let Some(pass) = self.scrub.pass.as_mut().filter(|pass| pass.is_at(volume, blocks, size)) {
+    /// They have to be looked at once more.
+    pub(super) fn scrub_again(&mut self, volume: VolumeId, later: bool) {
+        let now = self.now;
+        if let Some(pass) = self.pass_at(volume) {
             pass.reading = false;
             pass.next_at = if later { now + RETRY } else { now };
+        }
+    }
+
+    /// The volume is no more: the pass does not wait for it.
+    pub(super) fn scrub_leaves(&mut self, volume: VolumeId) {
+        if let Some(pass) = self.pass_at(volume) {
+            pass.reading = false;
         }
     }
 
@@ -203,12 +181,5 @@ impl Node {
     pub(super) fn scrub_deadline(&self) -> Option<Instant> {
         let pass = self.scrub.pass.as_ref().filter(|pass| !pass.reading && self.may_scrub())?;
         Some(pass.next_at)
-    }
-}
-
-impl Pass {
-    /// Is this the chunk that it waits for? One of a pass that was ended is not.
-    fn is_at(&self, volume: VolumeId, blocks: &Range<u64>, size: u64) -> bool {
-        self.reading && self.volume == volume && u64::from(self.extent) * size + self.at == blocks.start
     }
 }

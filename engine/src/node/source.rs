@@ -12,7 +12,7 @@ use super::Node;
 use super::event::{Action, Notice};
 use super::membership::half_record;
 use super::phase::{Alone, Phase, Rejoin};
-use super::volume::{REGION_BLOCKS, regions};
+use super::volume::{REGION_BLOCKS, RegionRun, Volume, mapped_regions, regions};
 use crate::arbiter::{Answer, Ask, Register};
 use crate::guest::GuestError;
 use crate::ids::{Epoch, Generation, Members, VolumeId};
@@ -103,8 +103,8 @@ impl Node {
         epoch: Epoch,
         volume: VolumeId,
         hot: Vec<u32>,
-        runs: Vec<(u64, u64)>,
-        mapped: Vec<(u64, u64)>,
+        runs: Vec<RegionRun>,
+        mapped: Vec<RegionRun>,
     ) {
         let per_area = self.config.mirror.area_blocks / REGION_BLOCKS;
         let ignore_hot = self.has(Bug::TargetHotIgnored);
@@ -153,7 +153,7 @@ impl Node {
             };
             let mapped = match self.has(Bug::NewHalfGetsAll) {
                 true => vec![(0, u64::MAX)],
-                false => self.mapped_regions(volume),
+                false => mapped_regions(self.store().pool(), volume),
             };
             records.extend(mapped.into_iter().map(|(first, count)| Record::LogAdd { volume, first, count }));
             bases.push((volume, half.generation));
@@ -172,39 +172,13 @@ impl Node {
         (first < end).then(|| Record::LogAdd { volume, first, count: end - first })
     }
 
-    /// The regions in which some block does not read as zero. What is only in the cache lies in the hot set or in the
-    /// log.
-    pub(super) fn mapped_regions(&self, volume: VolumeId) -> Vec<(u64, u64)> {
-        let Some(meta) = self.store().pool().metadata().volume(volume) else { return Vec::new() };
-        let per_extent = self.store().pool().extent_blocks() / REGION_BLOCKS;
-        let mut runs: Vec<(u64, u64)> = Vec::new();
-        let mut add = |first: u64, count: u64| match runs.last_mut() {
-            Some((start, run)) if *start + *run == first => *run += count,
-            _ => runs.push((first, count)),
-        };
-        for (extent, _) in meta.map.iter() {
-            let first = u64::from(extent) * per_extent;
-            let Some(zeros) = meta.map.zeros(extent) else {
-                add(first, per_extent);
-                continue;
-            };
-            for region in 0..per_extent {
-                let blocks = (region * REGION_BLOCKS) as u32..((region + 1) * REGION_BLOCKS) as u32;
-                if zeros.count(blocks) < REGION_BLOCKS as u32 {
-                    add(first + region, 1);
-                }
-            }
-        }
-        runs
-    }
-
     pub(super) fn target_ready(&mut self, epoch: Epoch) {
         let Some(alone) = self.alone().filter(|alone| alone.epoch == epoch) else { return };
         if !matches!(alone.rejoin, Rejoin::Telling) {
             return;
         }
-        let resync = self.begin_resync();
-        self.set_rejoin(Rejoin::Copying(resync));
+        self.set_rejoin(Rejoin::Copying { drain_at: Instant::ZERO });
+        self.begin_resync();
     }
 
     pub(super) fn partner_joined(&mut self, proposed: Epoch) {
@@ -243,8 +217,8 @@ impl Node {
                 self.say(Control::BeTarget { epoch, bases, table });
                 self.set_rejoin(Rejoin::Telling);
             }
-            Rejoin::Copying(resync) if resync.is_copied() && self.now >= resync.drain_at => self.drain(),
-            Rejoin::Draining(_, until) if self.now >= *until => self.stop_draining(),
+            Rejoin::Copying { drain_at } if self.now >= *drain_at && self.is_copied() => self.drain(),
+            Rejoin::Draining { until } if self.now >= *until => self.stop_draining(),
             // The partner was not ready after all: begin anew.
             Rejoin::Gathering { .. } | Rejoin::Telling
                 if self.now >= alone.rejoin_since + self.config.mirror.lease =>
@@ -257,14 +231,16 @@ impl Node {
             {
                 self.start_link_over();
             }
-            Rejoin::Swapping { .. } if self.is_swap_overdue() && !self.parked.is_empty() => {
+            Rejoin::Swapping { .. }
+                if self.is_swap_overdue() && self.volumes.values().any(Volume::has_parked) =>
+            {
                 self.refuse_all(GuestError::Unavailable);
             }
             Rejoin::Stalled(until) if self.now >= *until => {
                 self.set_rejoin(Rejoin::None);
                 self.consider_peer();
             }
-            Rejoin::Draining(resync, _) if resync.is_settled() || self.has(Bug::WholeTooEarly) => {
+            Rejoin::Draining { .. } if self.has(Bug::WholeTooEarly) || self.is_resync_settled() => {
                 self.prepare_join()
             }
             Rejoin::Preparing { proposed, lsn } if self.is_durable(*lsn) => {
@@ -309,9 +285,9 @@ impl Node {
             | Rejoin::Telling
             | Rejoin::Preparing { .. }
             | Rejoin::Proposing { .. } => Some(alone.rejoin_since + self.config.mirror.lease),
-            Rejoin::Copying(resync) if resync.is_copied() => Some(resync.drain_at),
-            Rejoin::Copying(resync) => resync.retry_at(),
-            Rejoin::Draining(_, until) | Rejoin::Stalled(until) => Some(*until),
+            Rejoin::Copying { drain_at } if self.is_copied() => Some(*drain_at),
+            Rejoin::Copying { .. } => self.resync_retry_at(),
+            Rejoin::Draining { until } | Rejoin::Stalled(until) => Some(*until),
             _ => None,
         };
         [(asks && self.question.is_none()).then_some(alone.ask_at), retry].into_iter().flatten().min()
@@ -339,21 +315,16 @@ impl Node {
     fn drain(&mut self) {
         let until = self.now + self.config.mirror.lease;
         let Some(alone) = self.alone() else { return };
-        if let Rejoin::Copying(resync) = core::mem::replace(&mut alone.rejoin, Rejoin::None) {
-            alone.rejoin = Rejoin::Draining(resync, until);
-        }
+        alone.rejoin = Rejoin::Draining { until };
         self.term += 1;
         self.store_mut().urge();
     }
 
     /// A disk is too slow, here or there: guests are let through, and it is tried again.
     fn stop_draining(&mut self) {
-        let again = self.now + self.config.mirror.lease;
+        let drain_at = self.now + self.config.mirror.lease;
         let Some(alone) = self.alone() else { return };
-        if let Rejoin::Draining(mut resync, _) = core::mem::replace(&mut alone.rejoin, Rejoin::None) {
-            resync.drain_at = again;
-            alone.rejoin = Rejoin::Copying(resync);
-        }
+        alone.rejoin = Rejoin::Copying { drain_at };
         self.term += 1;
         self.service_resumed();
     }
@@ -362,7 +333,7 @@ impl Node {
     pub(super) fn partner_full(&mut self, epoch: Epoch) {
         let again = self.now + self.config.mirror.lease * 4;
         let Some(alone) = self.alone().filter(|alone| alone.epoch == epoch) else { return };
-        if matches!(alone.rejoin, Rejoin::Copying(_) | Rejoin::Draining(..)) {
+        if matches!(alone.rejoin, Rejoin::Copying { .. } | Rejoin::Draining { .. }) {
             self.target_was_full = true;
             self.set_rejoin(Rejoin::Stalled(again));
             self.notice(Notice::PartnerFull);
@@ -372,12 +343,11 @@ impl Node {
 
     /// Is anything that a guest may have to be told still on its way? Then the pair cannot begin.
     fn is_drained(&self) -> bool {
-        self.settling.is_empty()
-            && self.mirrored().into_iter().all(|id| {
-                let clean = self.store().pool().metadata().volume(id).is_some_and(|meta| meta.log.is_empty());
-                (clean || self.has(Bug::WholeTooEarly))
-                    && !self.writes.values().any(|write| write.volume == id && write.sent.is_some())
-            })
+        self.volumes.values().filter(|volume| volume.mirrored).all(|volume| {
+            let metadata = self.store().pool().metadata();
+            let clean = metadata.volume(volume.id).is_some_and(|meta| meta.log.is_empty());
+            (clean || self.has(Bug::WholeTooEarly)) && !volume.has_sent() && !volume.is_settling()
+        })
     }
 
     fn prepare_join(&mut self) {

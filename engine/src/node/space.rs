@@ -7,55 +7,21 @@
 //! other.
 
 use super::Node;
-use super::config::WhenFull;
 use super::event::Notice;
-use super::membership::Service;
-use super::op::Origin;
 use super::phase::Phase;
-use super::waiting::{Cause, Waiter};
-use crate::guest::GuestError;
-use crate::ids::VolumeId;
 use crate::pool::Lsn;
 
 impl Node {
-    /// There is no space for something that was asked for when `waits` was noted, or just now: is some on its way back,
-    /// freed by a record that is not durable yet?
-    pub(super) fn awaits_space(&self, volume: VolumeId, waits: Option<Lsn>) -> Option<Lsn> {
-        let pool = self.store().pool();
-        let waits = waits.filter(|_| !pool.is_owed(volume));
-        waits.or(pool.freeing()).filter(|lsn| *lsn > pool.durable())
-    }
-
-    /// A write found no space here: it waits for the record that frees what is on its way, or is over.
-    pub(super) fn lacks_space(&mut self, id: u64) -> Option<Lsn> {
-        let waits = self.awaits_space(self.writes[&id].volume, self.writes[&id].waits);
-        match (waits, self.writes.get_mut(&id)) {
-            (Some(_), Some(write)) => write.waits = waits,
-            _ => self.fail_write(id, GuestError::OutOfSpace),
+    /// The partner has no space for a write: it leaves the pair in the ordinary way, so that whoever decides about lost
+    /// partners decides about this one too. This node asks before the partner knows.
+    pub(super) fn drop_full_partner(&mut self) {
+        if !matches!(self.phase, Phase::Paired(_)) {
+            return;
         }
-        waits
-    }
-
-    /// The partner has no space for a write that this node ordered: refused, or done without the partner. It leaves the
-    /// pair in the ordinary way, so that whoever decides about lost partners decides about this one too. It asks before
-    /// the partner knows; should the partner win nevertheless, the write is answered as retryable, and refused there.
-    pub(super) fn partner_lacks_space(&mut self, id: u64) {
-        let may_go_on = self.has_arbiter() || self.goes_on_unasked();
-        let degrades = self.config.mirror.when_partner_full == WhenFull::Degrade && may_go_on;
-        let from_here = matches!(self.writes[&id].origin, Origin::Guest(_));
-        let left = matches!(&self.phase, Phase::Deciding(_)) && degrades && from_here;
-        if degrades && self.service() == Service::Pair && !self.stopping {
-            self.notice(Notice::PartnerDropped);
-            self.waiting.add(Waiter::Write(id), Cause::Service);
-            // A write of the partner's guest ends with the pair: the guest asks again, here.
-            self.leave_pair();
-            if let Phase::Deciding(deciding) = &mut self.phase {
-                deciding.quiet = true;
-            }
-        } else if left {
-            self.waiting.add(Waiter::Write(id), Cause::Service);
-        } else {
-            self.fail_write(id, GuestError::OutOfSpace);
+        self.notice(Notice::PartnerDropped);
+        self.leave_pair();
+        if let Phase::Deciding(deciding) = &mut self.phase {
+            deciding.quiet = true;
         }
     }
 

@@ -5,6 +5,7 @@
 use super::Node;
 use super::event::Notice;
 use super::phase::{Phase, Rejoin};
+use super::volume::Volume;
 use crate::guest::GuestError;
 use crate::ids::{Epoch, Members};
 use crate::mirror::message::Control;
@@ -87,17 +88,14 @@ impl Node {
 
     /// Nothing of a mirrored volume is in flight, and everything is stable here.
     fn is_quiet(&self) -> bool {
-        let idle = self.writes.values().all(|write| write.sent.is_none())
-            && self.incoming.is_empty()
-            && self.held.is_empty();
-        idle && self.is_all_stable()
+        self.volumes.values().all(Volume::is_quiet) && self.is_all_stable()
     }
 
     /// Everything written is stable here, linear volumes too, of which nothing new is begun once a stop is asked
     /// for.
     pub(super) fn is_all_stable(&self) -> bool {
         let version = self.store().version();
-        let idle = self.writes.values().all(|write| self.volumes[&write.volume].mirrored);
+        let idle = self.volumes.values().all(|volume| volume.mirrored || volume.has_no_write());
         let sums = !self.stopping || self.store().are_sums_settled();
         idle && sums && self.volumes.keys().all(|&id| self.store().stable_through(id) >= version)
     }
@@ -110,9 +108,9 @@ impl Node {
             Phase::Alone(alone) => {
                 let free = matches!(
                     alone.rejoin,
-                    Rejoin::None | Rejoin::Copying(_) | Rejoin::Gathering { .. } | Rejoin::Stalled(_)
+                    Rejoin::None | Rejoin::Copying { .. } | Rejoin::Gathering { .. } | Rejoin::Stalled(_)
                 );
-                if free && self.settling.is_empty() && self.is_quiet() {
+                if free && !self.volumes.values().any(Volume::is_settling) && self.is_quiet() {
                     self.stopped();
                 }
             }
@@ -142,8 +140,8 @@ impl Node {
 
     /// Writes that a reader at the partner may have seen go to disk here. Their areas are hot.
     fn settle_kept_writes(&mut self) {
-        if self.writes.values().any(|write| write.sent.is_some()) {
-            self.keep_sent_writes();
+        if self.volumes.values().any(Volume::has_sent) {
+            self.each(|volume, cx| volume.keep_sent_writes(cx));
             self.store_mut().urge();
         }
     }

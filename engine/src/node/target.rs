@@ -9,10 +9,9 @@ use super::Node;
 use super::event::Action;
 use super::phase::{Joined, Phase, Target};
 use super::source::whole_record;
-use super::volume::regions;
-use super::waiting::Waiter;
-use crate::block::{Payload, SECTORS_PER_BLOCK};
-use crate::guest::ZERO_SECTORS_MAX;
+use super::volume::copies::Copied;
+use super::volume::{mapped_regions, regions};
+use crate::block::Payload;
 use crate::ids::{Epoch, Generation, Members, VolumeId};
 use crate::mirror::message::{Body, Control, HalfSummary, Hello, Message, PROTOCOL_VERSION, VolumeEntry};
 use crate::pool::{NodeRecord, Record};
@@ -33,16 +32,6 @@ const SETS_PART: usize = 4096;
 
 fn slice<T: Clone>(list: &[T], part: usize) -> Vec<T> {
     list.chunks(SETS_PART).nth(part).map(<[T]>::to_vec).unwrap_or_default()
-}
-
-/// What became of a copy.
-enum Applied {
-    /// In the cache, with this version.
-    At(u64),
-    /// The cache is full; later.
-    NoRoom,
-    /// The pool is full.
-    NoSpace,
 }
 
 impl Node {
@@ -95,109 +84,7 @@ impl Node {
         self.consider_peer();
     }
 
-    /// Routes a message of the partner. Nothing but its hello counts before it has introduced itself.
-    pub(super) fn message(&mut self, message: Message) {
-        let Message { body, data } = message;
-        if self.peer.is_none() && !matches!(body, Body::Control(Control::Hello(_))) {
-            return;
-        }
-        if !self.is_sane(&body) {
-            if let Some(link) = self.link {
-                self.actions.push_back(Action::Disconnect { link });
-            }
-            return;
-        }
-        match body {
-            Body::Write { epoch, volume, order, first, blocks, zero, carried, origin } => {
-                let range = first..first + u64::from(blocks);
-                self.write_received(epoch, volume, order, range, zero, carried.then_some(data), origin);
-            }
-            Body::WriteDone { epoch, volume, order, stored } => self.write_done(epoch, volume, order, stored),
-            Body::Forward { epoch, volume, id, at, zero, deadline } => {
-                self.forward_received(epoch, volume, id, at, zero, data, deadline.at_owner());
-            }
-            Body::Copy { epoch, volume, tag, first, blocks, zero, fresh: _ } => {
-                self.copy_received(epoch, Copy { volume, tag, first, blocks, zero, data });
-            }
-            Body::CopyStable { epoch, tag } => self.copy_stable(epoch, tag),
-            Body::Control(control) => self.control(control, data),
-        }
-    }
-
-    /// Is what a message of the partner names within a mirrored volume, and of a size that a guest may ask for?
-    fn is_sane(&self, body: &Body) -> bool {
-        let blocks_max = ZERO_SECTORS_MAX / SECTORS_PER_BLOCK + 1;
-        let fits = |volume: &VolumeId, first: u64, blocks: u32| {
-            let end = first.checked_add(u64::from(blocks));
-            blocks > 0
-                && u64::from(blocks) <= blocks_max
-                && self.volumes.get(volume).is_some_and(|state| {
-                    state.mirrored && end.is_some_and(|end| end <= state.sectors.div_ceil(SECTORS_PER_BLOCK))
-                })
-        };
-        let (me, paired) = (self.me(), matches!(self.phase, Phase::Paired(_)));
-        let mine = |volume: &VolumeId| self.volumes.get(volume).is_some_and(|state| state.owner == me);
-        match body {
-            Body::Write { volume, first, blocks, .. } => {
-                fits(volume, *first, *blocks) && !(paired && mine(volume))
-            }
-            Body::Copy { volume, first, blocks, .. } => fits(volume, *first, *blocks),
-            Body::Forward { volume, at, .. } => {
-                // One that was deleted meanwhile is refused to the guest.
-                let mirrored = self.volumes.get(volume).is_none_or(|state| state.mirrored);
-                mirrored && at.count > 0 && at.count <= ZERO_SECTORS_MAX
-            }
-            _ => true,
-        }
-    }
-
-    fn control(&mut self, control: Control, data: Payload) {
-        match control {
-            Control::Hello(hello) => self.greeted(hello),
-            Control::Probe { epoch, sent } => self.probed(epoch, sent),
-            Control::ProbeReply { epoch, sent, clock } => self.probe_answered(epoch, sent, clock),
-            Control::ForwardRefused { epoch, id, error } => self.forward_refused(epoch, id, error),
-            Control::Cancel { epoch, id } => self.cancel_received(epoch, id),
-            Control::Cancelled { epoch, id } => self.forward_cancelled(epoch, id),
-            Control::FlushAsk { epoch, id, volume } => self.flush_asked(epoch, id, volume),
-            Control::FlushDone { epoch, id } => self.partner_flushed(epoch, id),
-            Control::Stable { epoch, volume, order } => self.partner_stable(epoch, volume, order),
-            Control::Cool { epoch, volume, areas } => self.cooled(epoch, volume, areas),
-            Control::ReadAsk { epoch, id, volume, first, blocks } => {
-                self.read_asked(epoch, id, volume, first..first.saturating_add(u64::from(blocks)));
-            }
-            Control::ReadReply { epoch, id, error } => self.read_replied(epoch, id, error, data),
-            Control::SetsAsk { epoch, full } => self.sets_asked(epoch, &full),
-            Control::Sets { epoch, volume, hot, regions, mapped } => {
-                self.sets_received(epoch, volume, hot, regions, mapped);
-            }
-            Control::SetsEnd { epoch } => self.sets_complete(epoch),
-            Control::BeTarget { epoch, bases, table } => self.become_target(epoch, &bases, &table),
-            Control::TargetReady { epoch } => self.target_ready(epoch),
-            Control::Join { epoch, proposed, halves } => self.join_asked(epoch, proposed, halves),
-            Control::Joined { proposed } => self.partner_joined(proposed),
-            Control::Go { epoch } => self.told_to_go(epoch),
-            Control::StopAsk { epoch } => self.stop_asked(epoch),
-            Control::StopReady { epoch } => self.stop_ready(epoch),
-            Control::HandedOver { epoch } => self.handed_over(epoch),
-            Control::Yield { epoch } => self.yielded(epoch),
-            Control::Hot { epoch, volume, areas } => self.only_hot(epoch, volume, &areas),
-            Control::NoSpace { epoch } => self.partner_full(epoch),
-            Control::VolumeChange { epoch, volume, change, what } => {
-                self.change_told(epoch, volume, change, what);
-            }
-            Control::VolumeChanged { epoch, volume, change } => self.change_written(epoch, volume, change),
-            Control::VolumeShown { epoch, volume, change } => self.change_shown(epoch, volume, change),
-            Control::VolumeAsk { epoch, id, volume, what } => self.change_asked(epoch, id, volume, what),
-            Control::VolumeAnswer { epoch, id, result } => self.change_answered(epoch, id, result),
-            Control::VolumeRefused { epoch, volume, change, refusal } => {
-                self.change_refused(epoch, volume, change, refusal);
-            }
-            Control::VolumeItems { volume, items, .. } => self.items_received(volume, items),
-        }
-    }
-
-    fn sets_asked(&mut self, epoch: Epoch, full: &[VolumeId]) {
+    pub(super) fn sets_asked(&mut self, epoch: Epoch, full: &[VolumeId]) {
         if !self.ready_to_rejoin() {
             return;
         }
@@ -206,7 +93,10 @@ impl Node {
             let Some(meta) = metadata.volume(volume) else { continue };
             let hot: Vec<u32> = meta.hot.iter().copied().collect();
             let regions = meta.log.runs();
-            let mapped = if full.contains(&volume) { self.mapped_regions(volume) } else { Vec::new() };
+            let mapped = match full.contains(&volume) {
+                true => mapped_regions(self.store().pool(), volume),
+                false => Vec::new(),
+            };
             let parts = [hot.len(), regions.len(), mapped.len()].map(|len| len.div_ceil(SETS_PART));
             for part in 0..parts.into_iter().max().unwrap_or(0) {
                 let (hot, regions, mapped) = (slice(&hot, part), slice(&regions, part), slice(&mapped, part));
@@ -217,7 +107,12 @@ impl Node {
     }
 
     /// The source has all marks: write down that this half is behind, and who has the data.
-    fn become_target(&mut self, epoch: Epoch, bases: &[(VolumeId, Generation)], table: &[VolumeEntry]) {
+    pub(super) fn become_target(
+        &mut self,
+        epoch: Epoch,
+        bases: &[(VolumeId, Generation)],
+        table: &[VolumeEntry],
+    ) {
         if !self.ready_to_rejoin() || !self.may_take_over(table) {
             return;
         }
@@ -305,12 +200,12 @@ impl Node {
             let applied = self.apply_copy(&copy);
             let Phase::Target(target) = &mut self.phase else { return true };
             match applied {
-                Applied::At(version) => target.received.push_back((copy.tag, version)),
-                Applied::NoRoom => {
+                Copied::At(version) => target.received.push_back((copy.tag, version)),
+                Copied::NoRoom => {
                     target.waiting.push_front(copy);
                     return false;
                 }
-                Applied::NoSpace => {
+                Copied::NoSpace => {
                     let epoch = target.epoch;
                     target.full = true;
                     target.waiting.clear();
@@ -321,29 +216,10 @@ impl Node {
         }
     }
 
-    fn apply_copy(&mut self, copy: &Copy) -> Applied {
+    fn apply_copy(&mut self, copy: &Copy) -> Copied {
         let range = copy.first..copy.first + u64::from(copy.blocks);
-        let known =
-            self.volumes.get(&copy.volume).is_some_and(|volume| range.end <= volume.sectors.div_ceil(8));
-        if !known || (!copy.zero && copy.data.len() as u64 != u64::from(copy.blocks)) {
-            return Applied::At(self.store().version());
-        }
-        if !self.take_room(Waiter::Copies, u64::from(copy.blocks)) {
-            return Applied::NoRoom;
-        }
-        let now = self.now;
-        if !copy.zero && !self.store_mut().reserve(copy.volume, range.clone()) {
-            return if self.awaits_space(copy.volume, None).is_some() {
-                Applied::NoRoom
-            } else {
-                Applied::NoSpace
-            };
-        }
-        let store = self.store_mut();
-        Applied::At(match copy.zero {
-            true => store.zero(now, copy.volume, range),
-            false => store.write(now, copy.volume, copy.first, &copy.data),
-        })
+        let copied = self.with(copy.volume, |volume, cx| volume.take_copy(cx, range, copy.zero, &copy.data));
+        copied.unwrap_or_else(|| Copied::At(self.store().version()))
     }
 
     fn confirm_copies(&mut self, epoch: Epoch) {
@@ -365,7 +241,7 @@ impl Node {
     }
 
     /// Everything the source sent is confirmed: write down that both are members of `proposed`.
-    fn join_asked(&mut self, epoch: Epoch, proposed: Epoch, halves: Vec<HalfSummary>) {
+    pub(super) fn join_asked(&mut self, epoch: Epoch, proposed: Epoch, halves: Vec<HalfSummary>) {
         let early = self.has(crate::planted::Bug::WholeTooEarly);
         let Phase::Target(target) = &self.phase else { return };
         let settled = target.received.is_empty() && target.waiting.is_empty() && !target.full;
@@ -391,7 +267,7 @@ impl Node {
         }
     }
 
-    fn told_to_go(&mut self, epoch: Epoch) {
+    pub(super) fn told_to_go(&mut self, epoch: Epoch) {
         let Phase::Joined(joined) = &self.phase else { return };
         if joined.proposed != epoch {
             return;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::Node;
 use super::event::Notice;
-use super::volume::Volume;
 use crate::guest::Items;
 use crate::ids::VolumeId;
 use crate::mirror::message::VolumeEntry;
@@ -96,11 +95,12 @@ impl Node {
                 self.drop_volume(volume);
                 continue;
             }
-            let owner = self.config.preferred;
-            let config = self.config.volumes.iter().find(|config| config.id == volume);
-            let detect_zeros = config.is_some_and(|config| config.detect_zeros);
-            let state = self.volumes.entry(volume).or_insert_with(|| Volume::new(sectors, true, owner));
-            (state.sectors, state.leaving, state.detect_zeros) = (sectors, false, detect_zeros);
+            if !self.volumes.contains_key(&volume) {
+                self.add_volume(volume, sectors, true);
+            }
+            if let Some(state) = self.volumes.get_mut(&volume) {
+                (state.sectors, state.leaving) = (sectors, false);
+            }
         }
         records
     }

@@ -17,10 +17,10 @@ use std::sync::Arc;
 
 use super::Node;
 use super::event::{Action, Notice};
-use super::membership::Service;
-use super::op::Reading;
 use super::phase::{Phase, Rejoin};
-use crate::guest::{GuestError, Items};
+use super::volume::Volume;
+use super::volume::right::Service;
+use crate::guest::Items;
 use crate::ids::{Epoch, VolumeId};
 use crate::mirror::message::{Control, VolumeChange, VolumeRefusal};
 use crate::planted::Bug;
@@ -169,49 +169,18 @@ impl Node {
         }
     }
 
-    fn is_paired_in(&self, epoch: Epoch) -> bool {
+    pub(super) fn is_paired_in(&self, epoch: Epoch) -> bool {
         matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch)
     }
 
     /// Nothing new is begun of this volume; what has not been sent or logged is given up.
     fn close_volume(&mut self, volume: VolumeId) {
-        let Some(state) = self.volumes.get_mut(&volume) else { return };
-        state.leaving = true;
-        for (id, of, command) in core::mem::take(&mut self.parked) {
-            if of == volume {
-                self.refuse(id, GuestError::Gone);
-            } else {
-                self.parked.push_back((id, of, command));
-            }
-        }
-        self.give_up_writes(volume);
-        let unsent = |(_, write): &(&u64, &super::op::Forwarded)| write.volume == volume && !write.ever_sent;
-        for id in self.forwarded.iter().filter(unsent).map(|(&id, _)| id).collect::<Vec<_>>() {
-            if let Some(write) = self.forwarded.remove(&id) {
-                self.refuse(write.request, GuestError::Gone);
-            }
-        }
+        self.with(volume, |volume, cx| volume.close(cx));
     }
 
     /// Is nothing of this volume in hand?
     fn is_idle(&self, volume: VolumeId) -> bool {
-        let reads = self.reading.values().chain(self.mends.readings());
-        let of_it = |reading: &Reading| match reading {
-            Reading::Guest { volume: of, .. }
-            | Reading::Partner { volume: of, .. }
-            | Reading::Scrub { volume: of, .. }
-            | Reading::Region { volume: of, .. } => *of == volume,
-            // Its write is in hand.
-            Reading::Merge { .. } => false,
-        };
-        self.writes.values().all(|write| write.volume != volume)
-            && self.incoming.keys().all(|(of, _)| *of != volume)
-            && self.forwarded.values().all(|write| write.volume != volume)
-            && self.flushes.values().all(|flush| flush.volume != volume)
-            && self.settling.iter().all(|settling| settling.volume != volume)
-            && self.held.iter().all(|held| held.volume != volume)
-            && self.parked.iter().all(|(_, of, _)| *of != volume)
-            && !reads.into_iter().any(of_it)
+        self.volumes.get(&volume).is_none_or(Volume::is_idle)
     }
 
     /// Takes changes as far as they can go now. True if one moved.
@@ -261,8 +230,8 @@ impl Node {
                 Rejoin::Gathering { .. }
                 | Rejoin::Merging { .. }
                 | Rejoin::Telling
-                | Rejoin::Copying(_)
-                | Rejoin::Draining(..) => {
+                | Rejoin::Copying { .. }
+                | Rejoin::Draining { .. } => {
                     self.start_link_over();
                     self.write_change(volume);
                 }
@@ -353,12 +322,6 @@ impl Node {
             self.store_mut().purge(volume, lsn);
         }
         lsn
-    }
-
-    pub(super) fn drop_volume(&mut self, volume: VolumeId) {
-        if self.volumes.remove(&volume).is_some() {
-            self.actions.push_back(Action::VolumeSize { volume, sectors: None });
-        }
     }
 
     /// It is in writing on both, or on the only one that counts.

@@ -1,9 +1,11 @@
-//! Which blocks of a volume hold data: for GET LBA STATUS, and for whoever copies a volume.
+//! Which blocks of a volume hold data, for GET LBA STATUS and for whoever copies a volume; and what its path is.
 
-use super::Node;
+use super::Volume;
+use super::right::Service;
 use crate::block::{Block, SECTORS_PER_BLOCK};
 use crate::guest::{BlockState, GuestError, PathState, Sectors, StatusRun};
-use crate::ids::VolumeId;
+use crate::ids::NodeName;
+use crate::store::Store;
 use crate::time::Instant;
 
 /// Most runs of an answer.
@@ -18,34 +20,20 @@ fn add(runs: &mut Vec<(u64, BlockState)>, count: u64, state: BlockState) {
     }
 }
 
-impl Node {
-    /// What the blocks that `at` touches are, at `now`: runs from its beginning on, each longer than none, neighbours
-    /// unlike. The answer may end before `at` does; ask on from there. It is as good as a read: by a node that may
-    /// serve, with every acknowledged write.
+impl Volume {
+    /// What the blocks that `at` touches are, by a node that may serve: runs from its beginning on, each longer than none,
+    /// neighbours unlike. The answer may end before `at` does.
     ///
     /// # Errors
-    /// [`GuestError::Unavailable`] or [`GuestError::Transitioning`] if the node may not serve the volume now,
     /// [`GuestError::OutOfRange`] if `at` is empty or begins behind the end of the volume.
-    pub fn block_status(
-        &self,
-        now: Instant,
-        volume: VolumeId,
-        at: Sectors,
-    ) -> Result<Vec<StatusRun>, GuestError> {
-        let [path, _] = self.path_states(now, volume);
-        match path {
-            PathState::Optimized | PathState::NonOptimized => {}
-            PathState::Transitioning => return Err(GuestError::Transitioning),
-            PathState::Unavailable => return Err(GuestError::Unavailable),
-        }
-        let sectors = self.volumes.get(&volume).map_or(0, |state| state.sectors);
-        let at = Sectors::new(at.start, at.count.min(sectors.saturating_sub(at.start)));
+    pub(in crate::node) fn status(&self, store: &Store, at: Sectors) -> Result<Vec<StatusRun>, GuestError> {
+        let at = Sectors::new(at.start, at.count.min(self.sectors.saturating_sub(at.start)));
         if at.count == 0 {
             return Err(GuestError::OutOfRange);
         }
         let first = at.blocks().start;
         let end = at.blocks().end.min(first + BLOCKS_MAX);
-        let mut runs = self.block_runs(volume, first..end);
+        let mut runs = self.block_runs(store, first..end);
         runs.truncate(RUNS_MAX);
         let mut next = first;
         Ok(runs
@@ -59,8 +47,21 @@ impl Node {
             .collect())
     }
 
-    fn block_runs(&self, volume: VolumeId, blocks: core::ops::Range<u64>) -> Vec<(u64, BlockState)> {
-        let (cache, pool) = (self.store().cache(), self.store().pool());
+    /// The path of this node to it, a mirrored one, at `now`, as initiators are told (SPC-4 5.15.2.4).
+    pub(in crate::node) fn path(&self, now: Instant, me: NodeName) -> PathState {
+        if self.right.is_pair() && now >= self.right.lease_until {
+            return PathState::Transitioning;
+        }
+        match self.service(now) {
+            Service::Pair if self.owner != me => PathState::NonOptimized,
+            Service::Pair | Service::Alone | Service::AloneReads => PathState::Optimized,
+            Service::Hold => PathState::Transitioning,
+            Service::Refuse => PathState::Unavailable,
+        }
+    }
+
+    fn block_runs(&self, store: &Store, blocks: core::ops::Range<u64>) -> Vec<(u64, BlockState)> {
+        let (cache, pool, volume) = (store.cache(), store.pool(), self.id);
         let size = pool.extent_blocks();
         let mut runs = Vec::new();
         let mut next = blocks.start;

@@ -8,17 +8,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Node;
-use super::event::Notice;
+use super::Volume;
+use super::context::{Context, Told};
 use super::op::Reading;
-use super::phase::Phase;
 use crate::block::Payload;
 use crate::guest::{Command, GuestError};
-use crate::ids::{Epoch, VolumeId};
+use crate::ids::Epoch;
 use crate::mirror::message::Control;
+use crate::node::event::Notice;
 use crate::store::{Damage, Damaged};
 
-/// Most blocks that are known to have no good copy.
+/// Most blocks of a volume that are known to have no good copy.
 const HOPELESS_MAX: usize = 1000;
 
 /// Damaged blocks in this life.
@@ -36,7 +36,6 @@ pub struct MendCounters {
 #[derive(Debug)]
 struct Mending {
     reading: Reading,
-    volume: VolumeId,
     first: u64,
     found: Payload,
     version: u64,
@@ -56,14 +55,13 @@ struct Asked {
     damage: Damage,
 }
 
-/// All reads that wait for blocks of the partner.
+/// All reads of a volume that wait for blocks of the partner.
 #[derive(Debug, Default)]
 pub(super) struct Mends {
     open: BTreeMap<u64, Mending>,
     asked: BTreeMap<u64, Asked>,
     /// Blocks of which the partner has no good copy either, as far as found while the link is up.
-    hopeless: BTreeSet<(VolumeId, u64)>,
-    pub(super) counters: MendCounters,
+    hopeless: BTreeSet<u64>,
 }
 
 impl Mends {
@@ -72,190 +70,180 @@ impl Mends {
     }
 }
 
-impl Node {
+impl Volume {
     /// Can the partner be asked for a block now?
-    fn has_second_copy(&self) -> bool {
-        let linked = matches!(&self.phase, Phase::Paired(pair) if pair.link_lost.is_none());
-        linked && self.link.is_some() && self.lease_runs()
+    fn has_second_copy(&self, cx: &Context<'_>) -> bool {
+        self.mirrored && self.right.is_linked_pair() && self.lease_runs(cx)
     }
 
     /// May the partner have a good copy of this block, and can it be asked for it now?
-    pub(super) fn may_mend(&self, volume: VolumeId, block: u64) -> bool {
-        let mirrored = self.volumes.get(&volume).is_some_and(|volume| volume.mirrored);
-        mirrored && self.has_second_copy() && !self.mends.hopeless.contains(&(volume, block))
+    pub(super) fn may_mend(&self, cx: &Context<'_>, block: u64) -> bool {
+        self.has_second_copy(cx) && !self.mends.hopeless.contains(&block)
     }
 
     /// A read found damaged blocks.
-    pub(super) fn mend(&mut self, reading: Reading, mut damaged: Damaged) {
-        let (volume, first) = match &reading {
-            Reading::Guest { volume, at, .. } => (*volume, at.blocks().start),
+    pub(super) fn mend(&mut self, cx: &mut Context<'_>, reading: Reading, mut damaged: Damaged) {
+        let first = match &reading {
+            Reading::Guest { at, .. } => at.blocks().start,
             Reading::Merge { write } => {
                 let Some(write) = self.writes.get(write) else { return };
                 // Of a write only those count that it covers in part.
                 let at = write.at;
                 damaged.blocks.retain(|(block, _)| at.start > block * 8 || at.end() < (block + 1) * 8);
-                (write.volume, at.blocks().start)
+                at.blocks().start
             }
-            Reading::Scrub { volume, blocks } => (*volume, blocks.start),
+            Reading::Scrub { blocks } => blocks.start,
             Reading::Partner { .. } | Reading::Region { .. } => return,
         };
         let bad = damaged.blocks.iter().filter(|(_, damage)| *damage != Damage::Unsure).count();
-        self.mends.counters.damaged += bad as u64;
+        cx.shared.damage.damaged += bad as u64;
         let Damaged { found, version, blocks } = damaged;
         let (left, lost, again) = (blocks.len(), false, false);
-        let mut mending = Mending { reading, volume, first, found, version, left, lost, again };
+        let mut mending = Mending { reading, first, found, version, left, lost, again };
         if blocks.is_empty() {
-            return self.mended(mending);
+            return self.mended(cx, mending);
         }
-        let mirrored = self.volumes.get(&volume).is_some_and(|volume| volume.mirrored);
-        if mirrored && self.has_second_copy() {
-            self.ask_partner(mending, blocks);
-        } else if mirrored && matches!(self.phase, Phase::Paired(_)) {
-            self.read_later(mending.reading);
+        if self.has_second_copy(cx) {
+            self.ask_partner(cx, mending, blocks);
+        } else if self.mirrored && self.right.is_pair() {
+            self.read_later(cx, mending.reading);
         } else {
             for (block, damage) in blocks {
-                self.give_up(&mut mending, block, damage);
+                self.give_up(cx, &mut mending, block, damage);
             }
-            self.mended(mending);
+            self.mended(cx, mending);
         }
     }
 
-    fn ask_partner(&mut self, mending: Mending, blocks: Vec<(u64, Damage)>) {
-        let Phase::Paired(pair) = &self.phase else { return };
-        let (epoch, volume) = (pair.epoch, mending.volume);
+    fn ask_partner(&mut self, cx: &mut Context<'_>, mending: Mending, blocks: Vec<(u64, Damage)>) {
+        let (epoch, volume) = (self.right.epoch, self.id);
         let number = self.next_id();
         self.mends.open.insert(number, mending);
         for (block, damage) in blocks {
             let id = self.next_id();
             // What is written there meanwhile is newer than the answer.
-            self.store_mut().pin(volume, block..block + 1);
+            cx.store.pin(volume, block..block + 1);
             self.mends.asked.insert(id, Asked { mending: number, block, damage });
-            self.say(Control::ReadAsk { epoch, id, volume, first: block, blocks: 1 });
+            self.say(cx, Control::ReadAsk { epoch, id, volume, first: block, blocks: 1 });
         }
     }
 
     /// The partner's answer: a good copy, which also replaces the damaged one, or none.
-    pub(super) fn read_replied(
+    pub(in crate::node) fn read_replied(
         &mut self,
+        cx: &mut Context<'_>,
         epoch: Epoch,
         number: u64,
         error: Option<GuestError>,
         mut data: Payload,
     ) {
-        if !matches!(&self.phase, Phase::Paired(pair) if pair.epoch == epoch) {
+        if !self.right.is_pair_of(epoch) {
             return;
         }
         let Some(Asked { mending: id, block, damage }) = self.mends.asked.remove(&number) else { return };
         let mut mending = self.mends.open.remove(&id).expect("what was asked belongs to a read");
-        let (now, volume) = (self.now, mending.volume);
-        self.store_mut().unpin(volume, block..block + 1);
+        let volume = self.id;
+        cx.store.unpin(volume, block..block + 1);
         match (error, data.pop()) {
             (None, Some(copy)) if data.is_empty() => {
-                if self.store().room(1) {
-                    self.store_mut().repair(now, volume, block, core::slice::from_ref(&copy));
-                    self.mends.hopeless.remove(&(volume, block));
+                if cx.store.room(1) {
+                    cx.store.repair(cx.now, volume, block, core::slice::from_ref(&copy));
+                    self.mends.hopeless.remove(&block);
                     if damage != Damage::Unsure {
-                        self.tell_damaged(&mending, block, true);
+                        self.tell_damaged(cx, &mending, block, true);
                     }
                 }
-                let newer = self.store().cache().peek(volume, block).cloned();
+                let newer = cx.store.cache().peek(volume, block).cloned();
                 mending.found[(block - mending.first) as usize] = newer.unwrap_or(copy);
             }
-            _ => self.give_up(&mut mending, block, damage),
+            _ => self.give_up(cx, &mut mending, block, damage),
         }
         mending.left -= 1;
         if mending.left == 0 {
-            self.mended(mending);
+            self.mended(cx, mending);
         } else {
             self.mends.open.insert(id, mending);
         }
     }
 
     /// Nobody has a good copy of this block.
-    fn give_up(&mut self, mending: &mut Mending, block: u64, damage: Damage) {
-        let volume = mending.volume;
+    fn give_up(&mut self, cx: &mut Context<'_>, mending: &mut Mending, block: u64, damage: Damage) {
         if damage == Damage::Unsure {
             mending.again = true;
-            self.store_mut().trust(volume, block);
+            cx.store.trust(self.id, block);
         } else {
             mending.lost = true;
-            if self.has_second_copy() && self.mends.hopeless.len() < HOPELESS_MAX {
-                self.mends.hopeless.insert((volume, block));
+            if self.has_second_copy(cx) && self.mends.hopeless.len() < HOPELESS_MAX {
+                self.mends.hopeless.insert(block);
             }
-            self.tell_damaged(mending, block, false);
+            self.tell_damaged(cx, mending, block, false);
         }
     }
 
     /// A block was damaged, not just in doubt.
-    fn tell_damaged(&mut self, mending: &Mending, block: u64, repaired: bool) {
-        let volume = mending.volume;
-        let counters = &mut self.mends.counters;
+    fn tell_damaged(&self, cx: &mut Context<'_>, mending: &Mending, block: u64, repaired: bool) {
+        let counters = &mut cx.shared.damage;
         if repaired {
             counters.repaired += 1
         } else {
             counters.lost += 1
         }
-        self.notice(Notice::Damaged { volume, block, repaired });
+        cx.notice(Notice::Damaged { volume: self.id, block, repaired });
         if matches!(mending.reading, Reading::Scrub { .. }) {
-            self.scrub_found(volume, block, repaired);
+            cx.told.push_back((self.id, Told::ScrubFound { block, repaired }));
         }
     }
 
-    fn mended(&mut self, mending: Mending) {
-        let Mending { reading, volume, found, version, lost, again, .. } = mending;
+    fn mended(&mut self, cx: &mut Context<'_>, mending: Mending) {
+        let Mending { reading, found, version, lost, again, .. } = mending;
         match reading {
-            Reading::Guest { request, .. } if lost => self.refuse(request, GuestError::Medium),
-            Reading::Merge { write } if lost => self.merge_read(write, Err(GuestError::Medium)),
-            Reading::Guest { request, at, .. } if again => self.guest(request, volume, Command::Read { at }),
-            Reading::Merge { write } if again => self.merge_again(write),
-            Reading::Guest { request, at, term, .. } => {
-                self.answer_read(request, volume, at, term, found, version);
-            }
-            Reading::Merge { write } => self.merge_read(write, Ok(found)),
-            Reading::Scrub { volume, blocks } if again => self.scrub_again(volume, &blocks, false),
-            Reading::Scrub { volume, blocks } => self.scrubbed(volume, blocks),
+            Reading::Guest { request, .. } if lost => self.refuse(cx, request, GuestError::Medium),
+            Reading::Merge { write } if lost => self.merge_read(cx, write, Err(GuestError::Medium)),
+            Reading::Guest { request, at, .. } if again => self.guest(cx, request, Command::Read { at }),
+            Reading::Merge { write } if again => self.merge_again(cx, write),
+            Reading::Guest { request, at, term } => self.answer_read(cx, request, at, term, found, version),
+            Reading::Merge { write } => self.merge_read(cx, write, Ok(found)),
+            Reading::Scrub { blocks } if again => self.scrub_again(cx, &blocks, false),
+            Reading::Scrub { blocks } => self.scrubbed(cx, blocks),
             Reading::Partner { .. } | Reading::Region { .. } => {}
         }
     }
 
     /// The link is away, or the lease: the pair is about to be judged.
-    fn read_later(&mut self, reading: Reading) {
+    fn read_later(&mut self, cx: &mut Context<'_>, reading: Reading) {
         match reading {
-            Reading::Guest { request, volume, at, .. } => {
-                self.parked.push_back((request, volume, Command::Read { at }));
-            }
-            Reading::Merge { write } => self.merge_read(write, Err(GuestError::Transitioning)),
-            Reading::Scrub { volume, blocks } => self.scrub_again(volume, &blocks, true),
+            Reading::Guest { request, at, .. } => self.parked.push_back((request, Command::Read { at })),
+            Reading::Merge { write } => self.merge_read(cx, write, Err(GuestError::Transitioning)),
+            Reading::Scrub { blocks } => self.scrub_again(cx, &blocks, true),
             Reading::Partner { .. } | Reading::Region { .. } => {}
         }
     }
 
-    fn drop_mends(&mut self) -> impl Iterator<Item = Mending> + use<> {
-        for Asked { mending, block, .. } in core::mem::take(&mut self.mends.asked).into_values() {
-            let volume = self.mends.open[&mending].volume;
-            self.store_mut().unpin(volume, block..block + 1);
+    fn drop_mends(&mut self, cx: &mut Context<'_>) -> impl Iterator<Item = Mending> + use<> {
+        for Asked { block, .. } in core::mem::take(&mut self.mends.asked).into_values() {
+            cx.store.unpin(self.id, block..block + 1);
         }
         core::mem::take(&mut self.mends.open).into_values()
     }
 
     /// The link was lost: what was asked of the partner is read again from the start.
-    pub(super) fn restart_remote_reads(&mut self) {
+    pub(super) fn restart_remote_reads(&mut self, cx: &mut Context<'_>) {
         self.mends.hopeless.clear();
-        for mending in self.drop_mends() {
+        for mending in self.drop_mends(cx) {
             match mending.reading {
-                Reading::Merge { write } => self.merge_again(write),
-                reading => self.read_later(reading),
+                Reading::Merge { write } => self.merge_again(cx, write),
+                reading => self.read_later(cx, reading),
             }
         }
         self.reading.retain(|_, reading| !matches!(reading, Reading::Partner { .. }));
     }
 
     /// What was asked of the partner is given up.
-    pub(super) fn refuse_mends(&mut self, error: GuestError) {
-        for mending in self.drop_mends() {
+    pub(super) fn refuse_mends(&mut self, cx: &mut Context<'_>, error: GuestError) {
+        for mending in self.drop_mends(cx) {
             match mending.reading {
-                Reading::Guest { request, .. } => self.refuse(request, error),
-                reading @ Reading::Scrub { .. } => self.read_later(reading),
+                Reading::Guest { request, .. } => self.refuse(cx, request, error),
+                reading @ Reading::Scrub { .. } => self.read_later(cx, reading),
                 _ => {}
             }
         }

@@ -1,10 +1,10 @@
-//! What a node has in hand: writes, reads, flushes, forwarded writes.
+//! What a volume has in hand: writes, reads, flushes, forwarded writes.
 
 use core::ops::Range;
 
 use crate::block::{BLOCK_BYTES, Block, PagePool, Payload, SECTOR_BYTES, SECTORS_PER_BLOCK};
 use crate::guest::Sectors;
-use crate::ids::{RequestId, VolumeId};
+use crate::ids::RequestId;
 use crate::pool::Lsn;
 use crate::time::Instant;
 
@@ -20,7 +20,6 @@ pub(super) enum Origin {
 /// A write at the node that orders it (owner, alone, or linear).
 #[derive(Debug)]
 pub(super) struct Write {
-    pub(super) volume: VolumeId,
     pub(super) origin: Origin,
     pub(super) at: Sectors,
     pub(super) zero: bool,
@@ -47,6 +46,26 @@ pub(super) struct Write {
 }
 
 impl Write {
+    pub(super) fn new(origin: Origin, at: Sectors, zero: bool, fua: bool, data: Payload) -> Write {
+        Write {
+            origin,
+            at,
+            zero,
+            fua,
+            data,
+            locked: false,
+            merged: false,
+            merging: false,
+            reserved: false,
+            heated: false,
+            marked: false,
+            sent: None,
+            answered: false,
+            deadline: Instant::NEVER,
+            waits: None,
+        }
+    }
+
     pub(super) fn blocks(&self) -> Range<u64> {
         self.at.blocks()
     }
@@ -56,7 +75,6 @@ impl Write {
 #[derive(Debug)]
 pub(super) struct Forwarded {
     pub(super) request: RequestId,
-    pub(super) volume: VolumeId,
     pub(super) at: Sectors,
     pub(super) zero: bool,
     pub(super) fua: bool,
@@ -95,22 +113,21 @@ impl Incoming {
 #[derive(Debug)]
 pub(super) enum Reading {
     /// A guest's read.
-    Guest { request: RequestId, volume: VolumeId, at: Sectors, term: u64 },
+    Guest { request: RequestId, at: Sectors, term: u64 },
     /// The first or last block of a write.
     Merge { write: u64 },
     /// The partner cannot read it.
-    Partner { ask: u64, volume: VolumeId, blocks: Range<u64>, term: u64 },
+    Partner { ask: u64, blocks: Range<u64>, term: u64 },
     /// Blocks that the scrub looks at.
-    Scrub { volume: VolumeId, blocks: Range<u64> },
+    Scrub { blocks: Range<u64> },
     /// A region to resynchronise.
-    Region { volume: VolumeId, region: u64, link: u64 },
+    Region { region: u64, link: u64 },
 }
 
 /// A flush of one volume on this node, and on the partner.
 #[derive(Debug)]
 pub(super) struct Flush {
     pub(super) for_whom: Flusher,
-    pub(super) volume: VolumeId,
     pub(super) version: u64,
     /// Writes up to this order must be in the cache here first, then `version` is taken.
     pub(super) after_order: Option<u64>,
@@ -129,7 +146,6 @@ pub(super) enum Flusher {
 #[derive(Debug)]
 pub(super) struct Settling {
     pub(super) request: RequestId,
-    pub(super) volume: VolumeId,
     pub(super) blocks: Range<u64>,
     pub(super) version: u64,
     pub(super) result: Payload,
@@ -139,7 +155,6 @@ pub(super) struct Settling {
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) request: RequestId,
-    pub(super) volume: VolumeId,
     pub(super) blocks: Range<u64>,
     pub(super) version: u64,
     pub(super) fua: bool,

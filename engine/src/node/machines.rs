@@ -1,0 +1,314 @@
+//! The machines of the volumes, as the control part drives them. A step of a machine goes through [`Node::with`] or
+//! [`Node::each`] and no other way: before it the machine gets its right, after it the control part hears what it told.
+//!
+//! Invariants: no machine is stepped with an old right. Volumes are stepped in the order of their ids. A machine that
+//! waits for the log, the disks or another right is *awake*; only those are looked at in each round, so an event costs
+//! nothing for volumes that have nothing in hand.
+
+use std::collections::BTreeMap;
+
+use super::Node;
+use super::event::Action;
+use super::volume::context::{Context, Told};
+use super::volume::hot::TIDY_EVERY;
+use super::volume::right::{Right, Service};
+use super::volume::room::{Queue, Room, Waiter};
+use super::volume::{MACHINES_MAX, Volume, first_id, machine_of};
+use crate::guest::{Command, GuestError};
+use crate::ids::{Epoch, RequestId, VolumeId};
+use crate::mirror::message::Control;
+use crate::planted::Bug;
+use crate::time::Instant;
+
+/// The numbers of the machines of a node, which their ids carry.
+#[derive(Debug, Default)]
+pub(super) struct Machines {
+    volumes: Vec<VolumeId>,
+    /// Volumes that are gone: the last id that was given for them. One that comes back goes on there.
+    retired: BTreeMap<VolumeId, u64>,
+    /// Those that are awake, ascending.
+    awake: Vec<VolumeId>,
+    /// What was handed down last.
+    right: Option<Right>,
+    /// What those who wait for room waited under.
+    seen: Option<(Service, u64, Option<u64>, bool)>,
+    /// When those of a pair next have something to tell, or to let cool.
+    tidy_at: Instant,
+}
+
+impl Machines {
+    fn set_awake(&mut self, id: VolumeId, awake: bool) {
+        match self.awake.binary_search(&id) {
+            Ok(at) if !awake => drop(self.awake.remove(at)),
+            Err(at) if awake => self.awake.insert(at, id),
+            _ => {}
+        }
+    }
+
+    /// The next that is awake, behind `last`.
+    fn next_awake(&self, last: Option<VolumeId>) -> Option<VolumeId> {
+        let at = last.map_or(0, |last| self.awake.partition_point(|id| *id <= last));
+        self.awake.get(at).copied()
+    }
+}
+
+impl Node {
+    /// A machine for a volume that has none.
+    pub(super) fn add_volume(&mut self, id: VolumeId, sectors: u64, mirrored: bool) {
+        let last_id = self.machines.retired.remove(&id).unwrap_or_else(|| {
+            let machine = self.machines.volumes.len();
+            assert!(machine < MACHINES_MAX, "a pool has fewer volumes");
+            self.machines.volumes.push(id);
+            first_id(machine)
+        });
+        let mut volume = Volume::new(id, last_id, sectors, mirrored, self.config.preferred);
+        let config = self.config.volumes.iter().find(|config| config.id == id);
+        volume.detect_zeros = config.is_some_and(|config| config.detect_zeros);
+        self.volumes.insert(id, volume);
+        self.machines.right = None;
+    }
+
+    /// The volume is no more. Nothing of it is in hand but for what a node that is behind need not answer.
+    pub(super) fn drop_volume(&mut self, id: VolumeId) {
+        let Some(volume) = self.volumes.remove(&id) else { return };
+        self.machines.retired.insert(id, volume.last_id());
+        self.machines.set_awake(id, false);
+        self.scrub_leaves(id);
+        self.actions.push_back(Action::VolumeSize { volume: id, sectors: None });
+    }
+
+    fn split(&mut self) -> (&mut BTreeMap<VolumeId, Volume>, &mut Machines, Context<'_>) {
+        let Node { volumes, machines, now, config, store, pages, shared, actions, told, .. } = self;
+        let store = store.as_mut().expect("the pool is open");
+        (volumes, machines, Context { now: *now, config, store, pages, shared, actions, told })
+    }
+
+    /// Hands the right down to all machines if it has changed.
+    pub(super) fn hand_down(&mut self) {
+        let right = self.right();
+        if self.machines.right != Some(right) {
+            self.machines.right = Some(right);
+            self.volumes.values_mut().for_each(|volume| volume.hand_down(right));
+        }
+    }
+
+    /// A step of the machine of this volume, if there is one.
+    pub(super) fn with<R>(
+        &mut self,
+        id: VolumeId,
+        step: impl FnOnce(&mut Volume, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        self.hand_down();
+        let (volumes, machines, mut cx) = self.split();
+        let volume = volumes.get_mut(&id)?;
+        let result = step(volume, &mut cx);
+        machines.set_awake(id, volume.is_awake());
+        self.hear();
+        Some(result)
+    }
+
+    /// A step of the machine that gave this id.
+    pub(super) fn with_giver_of(&mut self, id: u64, step: impl FnOnce(&mut Volume, &mut Context<'_>)) {
+        if let Some(&volume) = self.machines.volumes.get(machine_of(id)) {
+            self.with(volume, step);
+        }
+    }
+
+    /// A step of every machine.
+    pub(super) fn each(&mut self, mut step: impl FnMut(&mut Volume, &mut Context<'_>)) {
+        self.hand_down();
+        let (volumes, machines, mut cx) = self.split();
+        for (&id, volume) in volumes {
+            step(volume, &mut cx);
+            machines.set_awake(id, volume.is_awake());
+        }
+        self.hear();
+    }
+
+    /// A step of every machine of a mirrored volume.
+    pub(super) fn each_mirrored(&mut self, mut step: impl FnMut(&mut Volume, &mut Context<'_>)) {
+        self.each(|volume, cx| {
+            if volume.mirrored {
+                step(volume, cx);
+            }
+        });
+    }
+
+    /// What machines have told the control part.
+    fn hear(&mut self) {
+        while let Some((volume, told)) = self.told.pop_front() {
+            match told {
+                Told::PartnerFull => self.drop_full_partner(),
+                Told::Scrubbed { blocks } => self.scrubbed(volume, blocks),
+                Told::ScrubAgain { later } => self.scrub_again(volume, later),
+                Told::ScrubFound { block, repaired } => self.scrub_found(volume, block, repaired),
+            }
+        }
+    }
+
+    /// A guest asks.
+    pub(super) fn guest(&mut self, id: RequestId, volume: VolumeId, command: Command) {
+        if self.volumes.contains_key(&volume) {
+            self.with(volume, |volume, cx| volume.guest(cx, id, command));
+        } else {
+            let error = self.why_gone(volume);
+            self.actions.push_back(Action::Complete { id, result: Err(error) });
+        }
+    }
+
+    /// There is no such volume here. Of a mirrored one only a node that may serve can tell.
+    fn why_gone(&self, volume: VolumeId) -> GuestError {
+        let known = self.store().pool().metadata().volume(volume);
+        let mirrored = known.is_some_and(|meta| meta.mirrored);
+        match self.service() {
+            Service::Hold | Service::Refuse if mirrored => GuestError::Unavailable,
+            _ => GuestError::Gone,
+        }
+    }
+
+    /// A guest gives a request up. It is answered when the request can no longer act.
+    pub(super) fn abort(&mut self, id: RequestId) {
+        let mut found = false;
+        self.each(|volume, cx| found = found || volume.abort(cx, id));
+        if !found {
+            self.actions.push_back(Action::Aborted { id });
+        }
+    }
+
+    /// The partner wants a forwarded write of its guest forgotten. Its message does not name the volume.
+    pub(super) fn cancel_received(&mut self, epoch: Epoch, id: u64) {
+        if !self.is_paired_in(epoch) {
+            return;
+        }
+        let mut ordered = false;
+        self.each(|volume, cx| ordered |= volume.cancel_received(cx, id));
+        if !ordered {
+            self.say(Control::Cancelled { epoch, id });
+        }
+    }
+
+    /// Tries again whatever waits in the machines for durability, stability, room or the right to serve. True if anything
+    /// moved.
+    pub(super) fn wake_volumes(&mut self) -> bool {
+        let mut moved = self.wake_unsettled();
+        let mut last = None;
+        while let Some(id) = self.machines.next_awake(last) {
+            moved |= self.with(id, Volume::wake).unwrap_or(false);
+            last = Some(id);
+        }
+        moved |= self.wake_queue(|room| &mut room.ready);
+        moved |= self.wake_queue(|room| &mut room.window);
+        moved
+    }
+
+    /// With another right something else may be needed than room.
+    fn wake_unsettled(&mut self) -> bool {
+        let right = self.right();
+        let stamp = (right.service(self.now), right.term, right.link, right.link_lost);
+        if self.machines.seen.replace(stamp) == Some(stamp) {
+            return false;
+        }
+        let mut moved = false;
+        for waiter in self.shared.room.unsettled() {
+            moved |= self.retry(waiter);
+        }
+        moved
+    }
+
+    /// Serves a queue until its first one has to wait.
+    fn wake_queue(&mut self, queue: fn(&mut Room) -> &mut Queue) -> bool {
+        let mut moved = false;
+        while let Some(first) = queue(&mut self.shared.room).front() {
+            if self.is_waiting(first) {
+                self.retry(first);
+                if queue(&mut self.shared.room).front() == Some(first) && self.is_waiting(first) {
+                    moved |= self.has(Bug::SmallWritesPassLarge) && self.wake_out_of_turn(queue);
+                    break;
+                }
+            } else {
+                queue(&mut self.shared.room).leave();
+            }
+            moved = true;
+        }
+        moved
+    }
+
+    /// The planted bug: whoever fits goes on.
+    fn wake_out_of_turn(&mut self, queue: fn(&mut Room) -> &mut Queue) -> bool {
+        let all = queue(&mut self.shared.room).all();
+        all.into_iter().filter(|&waiter| self.is_waiting(waiter) && self.retry(waiter)).count() > 0
+    }
+
+    fn is_waiting(&self, waiter: Waiter) -> bool {
+        match waiter {
+            Waiter::Volume(id, turn) => self.volumes.get(&id).is_some_and(|volume| volume.is_waiting(turn)),
+            Waiter::Copies => self.has_copies(),
+        }
+    }
+
+    /// True if it went on, whatever that came to.
+    fn retry(&mut self, waiter: Waiter) -> bool {
+        match waiter {
+            Waiter::Volume(id, turn) => self.with(id, |volume, cx| volume.retry(cx, turn)).unwrap_or(true),
+            Waiter::Copies => self.apply_copies(),
+        }
+    }
+
+    /// Those of a pair tell each other how far they are stable, and let areas cool.
+    pub(super) fn tidy_volumes(&mut self) {
+        if self.now >= self.machines.tidy_at && self.right().is_linked_pair() {
+            self.machines.tidy_at = self.now + TIDY_EVERY;
+            self.each(|volume, cx| volume.tidy_up(cx));
+        }
+    }
+
+    /// Forwarded writes that took too long are cancelled.
+    pub(super) fn check_time(&mut self) {
+        let mut last = None;
+        while let Some(id) = self.machines.next_awake(last) {
+            if self.volumes[&id].deadline().is_some_and(|at| self.now >= at) {
+                self.with(id, |volume, cx| volume.check_time(cx));
+            }
+            last = Some(id);
+        }
+    }
+
+    pub(super) fn volumes_deadline(&self) -> Option<Instant> {
+        let awake = self.machines.awake.iter().filter_map(|id| self.volumes[id].deadline());
+        let tidy = self.volumes.values().filter_map(|volume| volume.tidy_deadline(self.now, &self.config));
+        let tidy = tidy.min().map(|at| at.max(self.machines.tidy_at));
+        awake.chain(tidy).min()
+    }
+
+    pub(super) fn mirrored(&self) -> Vec<VolumeId> {
+        self.volumes.values().filter(|volume| volume.mirrored).map(|volume| volume.id).collect()
+    }
+
+    /// Every guest of a mirrored volume is told to go elsewhere; nothing of theirs is executed later, but for
+    /// writes that the partner may already show.
+    pub(super) fn refuse_all(&mut self, error: GuestError) {
+        self.each_mirrored(|volume, cx| volume.refuse_all(cx, error));
+    }
+
+    /// This life serves no more, linear volumes neither.
+    pub(super) fn refuse_everything(&mut self, error: GuestError) {
+        self.drop_partners_business();
+        self.each(|volume, cx| volume.refuse_all(cx, error));
+    }
+
+    pub(super) fn drop_partners_business(&mut self) {
+        self.each(|volume, cx| volume.drop_partners_business(cx));
+    }
+
+    /// A node that is behind, or may go on no more, has nothing of the pair in hand.
+    pub(super) fn forget_mirrored(&mut self) {
+        self.drop_partners_business();
+        self.refuse_all(GuestError::Unavailable);
+        self.each_mirrored(|volume, cx| volume.end_pair(cx));
+    }
+
+    /// The right to serve is back, or a new one was won: go on with what was held.
+    pub(super) fn service_resumed(&mut self) {
+        self.each(|volume, cx| volume.resume(cx));
+    }
+}

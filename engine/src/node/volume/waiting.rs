@@ -1,0 +1,152 @@
+//! What waits in a volume's machine, and for what: the log, room in the cache, or the right to serve. Room is the node's
+//! (`room`); what waits for it stands there.
+//!
+//! What is given up is not searched for: whoever wakes it finds that it is gone.
+
+use std::collections::BTreeSet;
+
+use super::Volume;
+use super::context::Context;
+use super::right::Service;
+use super::room::Waiter;
+use crate::pool::Lsn;
+
+/// Something of a volume that waits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(in crate::node) enum Turn {
+    /// A write at the node that orders it.
+    Write(u64),
+    /// A write that the partner ordered, by its order.
+    Incoming(u64),
+}
+
+/// What it waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Cause {
+    /// A record is to be durable.
+    Log(Lsn),
+    /// Its turn in a queue for room, where it stands by now.
+    Room,
+    /// The right to serve, the link, or a place in the hot set.
+    Service,
+}
+
+/// Everything that [`Cause::Service`] depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stamp {
+    service: Service,
+    term: u64,
+    link: Option<u64>,
+    link_lost: bool,
+    cooled: u64,
+}
+
+/// Everything that waits for the log or the right to serve.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    log: BTreeSet<(Lsn, Turn)>,
+    service: BTreeSet<Turn>,
+    seen: Option<Stamp>,
+    /// How often areas have cooled: those that wait for a place in the hot set look again.
+    pub(super) cooled: u64,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.log.is_empty() && self.service.is_empty()
+    }
+
+    /// Everything whose record is durable.
+    fn logged(&mut self, durable: Lsn) -> Vec<Turn> {
+        let mut ready = Vec::new();
+        while let Some(&(lsn, turn)) = self.log.first()
+            && lsn <= durable
+        {
+            self.log.pop_first();
+            ready.push(turn);
+        }
+        ready
+    }
+}
+
+impl Volume {
+    pub(super) fn wait(&mut self, cx: &Context<'_>, turn: Turn, cause: Cause) {
+        match cause {
+            Cause::Log(lsn) => {
+                self.waiting.log.insert((lsn, turn));
+            }
+            Cause::Room => debug_assert!(cx.shared.room.holds(Waiter::Volume(self.id, turn))),
+            Cause::Service => {
+                self.waiting.service.insert(turn);
+            }
+        }
+    }
+
+    /// Is there something that a step of the store, another right or time may move on?
+    pub(in crate::node) fn is_awake(&self) -> bool {
+        !(self.granted.is_empty()
+            && self.waiting.is_empty()
+            && self.forwarded.is_empty()
+            && self.settling.is_empty()
+            && self.flushes.is_empty())
+    }
+
+    fn stamp(&self, cx: &Context<'_>) -> Stamp {
+        let Self { right, waiting, .. } = self;
+        let (service, cooled) = (self.service(cx.now), waiting.cooled);
+        Stamp { service, term: right.term, link: right.link, link_lost: right.link_lost, cooled }
+    }
+
+    /// Tries again what waited for something that has come, but for room. True if anything moved.
+    pub(in crate::node) fn wake(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = self.wake_granted(cx);
+        let stamp = self.stamp(cx);
+        if self.waiting.seen != Some(stamp) {
+            self.waiting.seen = Some(stamp);
+            for turn in core::mem::take(&mut self.waiting.service) {
+                moved |= self.retry(cx, turn);
+            }
+        }
+        for turn in self.waiting.logged(cx.store.durable()) {
+            self.retry(cx, turn);
+            moved = true;
+        }
+        moved |= self.wake_settled(cx);
+        moved |= self.wake_flushes(cx);
+        moved
+    }
+
+    /// Is this still waiting for something?
+    pub(in crate::node) fn is_waiting(&self, turn: Turn) -> bool {
+        match turn {
+            Turn::Write(id) => self.writes.get(&id).is_some_and(|write| write.sent.is_none()),
+            Turn::Incoming(order) => self.incoming.contains_key(&order),
+        }
+    }
+
+    /// True if it went on, whatever that came to.
+    pub(in crate::node) fn retry(&mut self, cx: &mut Context<'_>, turn: Turn) -> bool {
+        match turn {
+            Turn::Write(id) => self.advance(cx, id),
+            Turn::Incoming(order) => self.try_incoming(cx, order),
+        }
+    }
+
+    pub(super) fn take_room(&self, cx: &mut Context<'_>, turn: Turn, count: u64) -> bool {
+        cx.take_room(Waiter::Volume(self.id, turn), count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_the_log_wakes_with_it() {
+        let mut waiting = Waiting::default();
+        waiting.log.extend([(Lsn(5), Turn::Write(1)), (Lsn(3), Turn::Write(2))]);
+        assert_eq!(waiting.logged(Lsn(2)), []);
+        assert_eq!(waiting.logged(Lsn(4)), [Turn::Write(2)]);
+        assert_eq!(waiting.logged(Lsn(9)), [Turn::Write(1)]);
+    }
+}
