@@ -13,7 +13,7 @@ use crate::planted::Bug;
 impl Node {
     pub(super) fn begin_flush(&mut self, for_whom: Flusher, volume: VolumeId) {
         let id = self.next_id();
-        let version = self.store().version();
+        let version = self.store().version(volume);
         self.store_mut().urge();
         let misses = self.has(Bug::FlushMissesUnconfirmed) && matches!(for_whom, Flusher::Guest(_));
         let after_order = self.volumes.get(&volume).filter(|_| !misses).map(|state| state.last_order);
@@ -63,7 +63,8 @@ impl Node {
     /// The partner may have acknowledged writes whose confirmation is still on its way here: they come first, whoever asks.
     /// At takeover they are in the cache before this is asked.
     fn flush_begins(&mut self, id: u64) -> bool {
-        let version = self.store().version();
+        let Some(volume) = self.flushes.get(&id).map(|flush| flush.volume) else { return false };
+        let version = self.store().version(volume);
         let Some(flush) = self.flushes.get_mut(&id) else { return false };
         let Some(order) = flush.after_order else { return true };
         let sent = self.volumes.get(&flush.volume).and_then(|state| state.sent.first_key_value());

@@ -151,14 +151,14 @@ impl Node {
         self.store_mut().unpin(volume, block..block + 1);
         match (error, data.pop()) {
             (None, Some(copy)) if data.is_empty() => {
-                if self.store().room(1) {
+                if self.store_mut().room(volume, 1) {
                     self.store_mut().repair(now, volume, block, core::slice::from_ref(&copy));
                     self.mends.hopeless.remove(&(volume, block));
                     if damage != Damage::Unsure {
                         self.tell_damaged(&mending, block, true);
                     }
                 }
-                let newer = self.store().cache().peek(volume, block).cloned();
+                let newer = self.store().cache(volume).peek(block).cloned();
                 mending.found[(block - mending.first) as usize] = newer.unwrap_or(copy);
             }
             _ => self.give_up(&mut mending, block, damage),

@@ -115,7 +115,7 @@ impl Node {
             self.waiting.add(waiter, Cause::Log(lsn));
             return false;
         }
-        if !self.take_room(waiter, range.end - range.start) {
+        if !self.take_room(waiter, volume, range.end - range.start) {
             return false;
         }
         self.apply_incoming(epoch, volume, order);

@@ -250,7 +250,7 @@ impl Node {
         zero: bool,
         fresh: bool,
     ) {
-        let version = self.store().version();
+        let version = self.store().version(volume);
         let forgets = fresh && self.has(Bug::FreshCopyNotAwaited);
         let Some((epoch, resync)) = self.resync_mut() else { return };
         resync.last_tag += 1;

@@ -60,14 +60,14 @@ impl Node {
     }
 
     fn block_runs(&self, volume: VolumeId, blocks: core::ops::Range<u64>) -> Vec<(u64, BlockState)> {
-        let (cache, pool) = (self.store().cache(), self.store().pool());
+        let (cache, pool) = (self.store().cache(volume), self.store().pool());
         let size = pool.extent_blocks();
         let mut runs = Vec::new();
         let mut next = blocks.start;
         while next < blocks.end && runs.len() <= RUNS_MAX {
             let end = ((next / size + 1) * size).min(blocks.end);
             let mapped = pool.place(volume, next).is_some();
-            let mut cached = cache.held_in(volume, next..end).peekable();
+            let mut cached = cache.held_in(next..end).peekable();
             let partial = mapped && pool.zeros(volume, (next / size) as u32).is_some();
             if cached.peek().is_none() && !partial {
                 let state = if mapped { BlockState::Data } else { BlockState::Unmapped };

@@ -299,7 +299,7 @@ impl Node {
             let applied = self.apply_copy(&copy);
             let Phase::Target(target) = &mut self.phase else { return true };
             match applied {
-                Applied::At(version) => target.received.push_back((copy.tag, version)),
+                Applied::At(version) => target.received.push_back((copy.tag, copy.volume, version)),
                 Applied::NoRoom => {
                     target.waiting.push_front(copy);
                     return false;
@@ -320,9 +320,9 @@ impl Node {
         let known =
             self.volumes.get(&copy.volume).is_some_and(|volume| range.end <= volume.sectors.div_ceil(8));
         if !known || (!copy.zero && copy.data.len() as u64 != u64::from(copy.blocks)) {
-            return Applied::At(self.store().version());
+            return Applied::At(0);
         }
-        if !self.take_room(Waiter::Copies, u64::from(copy.blocks)) {
+        if !self.take_room(Waiter::Copies, copy.volume, u64::from(copy.blocks)) {
             return Applied::NoRoom;
         }
         let now = self.now;
@@ -341,12 +341,11 @@ impl Node {
     }
 
     fn confirm_copies(&mut self, epoch: Epoch) {
-        let ids = self.mirrored();
-        let stable = ids.into_iter().map(|id| self.store().stable_through(id)).min().unwrap_or(0);
         let Phase::Target(target) = &mut self.phase else { return };
+        let store = self.store.as_ref().expect("the pool is open");
         let mut last = target.told;
-        while let Some(&(tag, version)) = target.received.front() {
-            if version > stable {
+        while let Some(&(tag, volume, version)) = target.received.front() {
+            if version > store.stable_through(volume) {
                 break;
             }
             last = tag;

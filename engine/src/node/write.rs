@@ -182,7 +182,7 @@ impl Node {
         if let Some(lsn) = self.hot_pending(volume, blocks) {
             return Step::Wait(Cause::Log(lsn));
         }
-        if !self.take_window(Waiter::Write(id), count) {
+        if !self.take_window(Waiter::Write(id), volume, count) {
             return Step::Wait(Cause::Room);
         }
         let state = self.volumes.get_mut(&volume).expect("a write is for a volume");
@@ -388,8 +388,8 @@ impl Node {
 
     /// Puts a write into the cache if there is room and it is its turn; it is over then.
     fn apply(&mut self, id: u64) -> Option<(Write, u64)> {
-        let range = self.writes[&id].blocks();
-        self.take_room(Waiter::Write(id), range.end - range.start).then(|| self.apply_reserved(id))
+        let (volume, range) = (self.writes[&id].volume, self.writes[&id].blocks());
+        self.take_room(Waiter::Write(id), volume, range.end - range.start).then(|| self.apply_reserved(id))
     }
 
     fn put(&mut self, volume: VolumeId, range: core::ops::Range<u64>, zero: bool, data: &Payload) -> u64 {

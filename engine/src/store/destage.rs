@@ -107,7 +107,6 @@ pub(super) struct Destager {
     writes: usize,
     depth: usize,
     age: Duration,
-    urged: u64,
     eager: bool,
 }
 
@@ -128,7 +127,6 @@ impl Destager {
             writes: 0,
             depth: config.destage_depth.max(1),
             age: config.destage_age,
-            urged: 0,
             eager: false,
         }
     }
@@ -177,10 +175,6 @@ impl Destager {
         }
     }
 
-    pub(super) fn urge(&mut self, version: u64) {
-        self.urged = self.urged.max(version);
-    }
-
     pub(super) fn set_eager(&mut self, eager: bool) {
         self.eager = eager;
     }
@@ -191,21 +185,32 @@ impl Store {
     fn is_due(&self, now: Instant, volume: VolumeId, since: Instant) -> bool {
         self.destager.eager
             || self.is_urged(volume)
-            || self.cache.unstable_blocks() * 2 > self.cache.dirty_blocks_max()
+            || self.is_half_dirty()
             || now >= since + self.destager.age
     }
 
     fn is_urged(&self, volume: VolumeId) -> bool {
-        self.destager.urged > 0 && self.cache.stable_through(volume) < self.destager.urged
+        self.volumes.get(&volume).is_some_and(|volume| volume.is_urged(self.urges))
+    }
+
+    fn is_half_dirty(&self) -> bool {
+        self.shares.unstable_blocks() * 2 > self.shares.dirty_blocks_max()
+    }
+
+    /// What was issued of these blocks is on stable media.
+    fn stable(&mut self, now: Instant, id: VolumeId, blocks: Vec<u64>) {
+        let cache = &mut self.volume(id).cache;
+        blocks.into_iter().for_each(|block| cache.stable(now, block));
+        self.shares.note(&mut self.volumes, id);
     }
 
     pub(super) fn start_destage(&mut self, now: Instant) {
         while self.destager.has_room() {
-            let Some((volume, block, since)) = self.cache.oldest_dirty() else { break };
+            let Some((volume, block, since)) = self.shares.oldest_dirty(&mut self.volumes) else { break };
             if !self.is_due(now, volume, since) {
                 break;
             }
-            self.cache.pop_dirty();
+            self.volume(volume).cache.pop_dirty();
             let extent = (block / self.pool.extent_blocks()) as u32;
             match self.destager.jobs.get_mut(&(volume, extent)) {
                 // The next job of this extent takes it, with all others.
@@ -220,17 +225,16 @@ impl Store {
     fn start_job(&mut self, now: Instant, volume: VolumeId, extent: u32) {
         let size = self.pool.extent_blocks();
         let first = u64::from(extent) * size;
-        let blocks = self.cache.dirty_in(volume, first..first + size);
-        let contents: Vec<Block> = blocks.iter().map(|&block| self.cache.issue(volume, block)).collect();
+        let cache = &mut self.volume(volume).cache;
+        let blocks = cache.dirty_in(first..first + size);
+        let contents: Vec<Block> = blocks.iter().map(|&block| cache.issue(block)).collect();
         let all_zero = contents.iter().all(|content| matches!(content, Block::Zero));
         match self.pool.place(volume, first) {
             Some((disk, offset)) => {
                 self.write_mapped(now, (volume, extent), (disk, offset), (blocks, contents));
             }
             None if all_zero => {
-                for block in blocks {
-                    self.cache.stable(now, volume, block);
-                }
+                self.stable(now, volume, blocks);
                 self.give_back(volume, extent);
             }
             None => self.write_new_extent(now, (volume, extent), blocks, contents),
@@ -254,9 +258,7 @@ impl Store {
             return;
         }
         if plan.writes.is_empty() && plan.zeros.is_empty() {
-            for block in blocks {
-                self.cache.stable(now, volume, block);
-            }
+            self.stable(now, volume, blocks);
             return;
         }
         let job = Job::new(blocks, disk, None, plan.zeros);
@@ -294,9 +296,7 @@ impl Store {
     ) {
         if self.planted.has(Bug::WriteWithoutSpace) && !self.pool.reserve(volume, extent) {
             // The planted bug's loss: there is no place for data that was acknowledged.
-            for block in blocks {
-                self.cache.stable(crate::time::Instant::ZERO, volume, block);
-            }
+            self.stable(Instant::ZERO, volume, blocks);
             return;
         }
         let size = self.pool.extent_blocks();
@@ -491,7 +491,7 @@ impl Store {
                 || (sums && self.sums.wants_flush())
                 || disk.waiting.iter().any(|key| self.destager.jobs.get(key).is_some_and(|job| job.moves))
                 || disk.waiting.iter().any(|&(volume, _)| self.is_urged(volume))
-                || self.cache.unstable_blocks() * 2 > self.cache.dirty_blocks_max();
+                || self.is_half_dirty();
             if wanted {
                 let disk = &mut self.destager.disks[index];
                 disk.since = None;
@@ -544,15 +544,17 @@ impl Store {
         if let Some(claim) = &job.claim {
             self.release_sums(claim);
         }
-        for block in job.blocks {
-            self.cache.stable(now, key.0, block);
-        }
         if let Some(since) = job.more {
             let size = self.pool.extent_blocks();
             let first = u64::from(key.1) * size;
-            if let Some(&block) = self.cache.dirty_in(key.0, first..first + size).first() {
-                self.cache.push_dirty_front(key.0, block, since);
+            let cache = &mut self.volume(key.0).cache;
+            job.blocks.iter().for_each(|&block| cache.stable(now, block));
+            if let Some(&block) = cache.dirty_in(first..first + size).first() {
+                cache.push_dirty_front(block, since);
             }
+            self.shares.note(&mut self.volumes, key.0);
+        } else {
+            self.stable(now, key.0, job.blocks);
         }
         if job.moves {
             self.move_ended(key);
@@ -584,7 +586,7 @@ impl Store {
             self.destager.disks.iter().filter(|disk| disk.flushing.is_none()).filter_map(|disk| disk.since);
         let mut next = flush.min().map(|since| since + age);
         if self.destager.has_room()
-            && let Some((volume, block, since)) = self.cache.next_dirty()
+            && let Some((volume, block, since)) = self.shares.next_dirty(&self.volumes)
         {
             let extent = (block / self.pool.extent_blocks()) as u32;
             if !self.destager.is_busy(volume, extent) {

@@ -319,14 +319,12 @@ impl Store {
         }
         let ask = self.may_ask(volume);
         let first = u64::from(extent) * self.pool.extent_blocks();
+        let cache = self.volumes.get(&volume).map_or(&self.nothing, |volume| &volume.cache);
         let gathering = self.evacuation.gathering.get_mut(&(volume, extent)).expect("found by the caller");
         for (block, content) in (0..).zip(&gathering.data) {
             // What the cache has is newer, or the same.
             let is_zero = gathering.zeros.contains(block as u32);
-            if is_zero
-                || gathering.bad.contains_key(&block)
-                || self.cache.peek(volume, first + block).is_some()
-            {
+            if is_zero || gathering.bad.contains_key(&block) || cache.peek(first + block).is_some() {
                 continue;
             }
             let place = gathering.offset + block * 4096;
@@ -377,7 +375,8 @@ impl Store {
         let Gathering { disk, offset, data, zeros, bad, .. } =
             self.evacuation.gathering.remove(&key).expect("just read");
         let first = u64::from(extent) * self.pool.extent_blocks();
-        let mut lost = bad.iter().filter(|(at, _)| self.cache.peek(volume, first + **at).is_none());
+        let cache = self.volumes.get(&volume).map_or(&self.nothing, |volume| &volume.cache);
+        let mut lost = bad.iter().filter(|(at, _)| cache.peek(first + **at).is_none());
         if let Some((at, damage)) = lost.next() {
             let all = core::iter::once((at, damage)).chain(lost);
             let damaged = all.filter(|(_, damage)| **damage != Damage::Unsure);
@@ -392,21 +391,22 @@ impl Store {
             self.evacuation.left_behind |= still;
             return self.finish_job(now, key);
         };
-        let mut blocks = self.cache.dirty_in(volume, first..first + data.len() as u64);
+        let cache = &mut self.volume(volume).cache;
+        let mut blocks = cache.dirty_in(first..first + data.len() as u64);
         // New zeros are written as they are and stay dirty: the next job of the extent remembers them, or unmaps it.
         blocks.retain(|block| {
-            let is_zero = matches!(self.cache.peek(volume, *block), Some(Block::Zero));
+            let is_zero = matches!(cache.peek(*block), Some(Block::Zero));
             !is_zero || zeros.contains((block - first) as u32)
         });
         let mut contents: BTreeMap<u64, Block> = BTreeMap::new();
         for (at, content) in (0..).zip(data) {
             if !zeros.contains(at as u32) {
-                let content = self.cache.peek(volume, first + at).cloned().unwrap_or(content);
+                let content = cache.peek(first + at).cloned().unwrap_or(content);
                 contents.insert(at, content);
             }
         }
         for &block in &blocks {
-            contents.insert(block - first, self.cache.issue(volume, block));
+            contents.insert(block - first, cache.issue(block));
         }
         let used = self.pool.blocks_in(volume, extent);
         let plan = Plan::mapped_extent(used, self.pool.zeros(volume, extent), contents.into_iter(), false);

@@ -23,11 +23,12 @@ mod plan;
 mod purge;
 mod read;
 mod sums;
+mod volume;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::block::{Block, Payload};
-use crate::cache::Cache;
+use crate::cache::{Cache, Shares};
 use crate::ids::{DiskId, VolumeId};
 use crate::io::{DiskOp, DiskRequest, DiskResult, IoId};
 use crate::planted::{Bug, Planted};
@@ -44,6 +45,7 @@ use read::Reads;
 pub use read::{Read, ReadToken};
 pub use sums::{Damage, SumCounters};
 use sums::{PageKey, SumTable};
+use volume::VolumeStore;
 
 /// What a disk request of the store was for.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +72,15 @@ pub struct ReadDone {
 #[derive(Debug)]
 pub struct Store {
     pool: Pool,
-    cache: Cache,
+    /// Volumes that were read or written in this life.
+    volumes: BTreeMap<VolumeId, VolumeStore>,
+    shares: Shares,
+    /// What is cached of a volume that is not in `volumes`.
+    nothing: Cache,
+    /// No version of a volume that is gone was higher: an id that is used again does not begin below it.
+    versions_gone: u64,
+    /// Calls to destage everything.
+    urges: u64,
     destager: Destager,
     evacuation: Evacuation,
     purges: Purges,
@@ -97,8 +107,12 @@ impl Store {
         if !leftovers.is_empty() {
             pool.append(&leftovers);
         }
-        Store {
-            cache: Cache::new(config.blocks_max, config.dirty_blocks_max),
+        let mut store = Store {
+            volumes: BTreeMap::new(),
+            shares: Shares::new(config.blocks_max, config.dirty_blocks_max),
+            nothing: Cache::new(0),
+            versions_gone: 0,
+            urges: 0,
             destager: Destager::new(config, pool.disks().len()),
             evacuation: Evacuation::default(),
             purges: Purges::of(&pool),
@@ -113,7 +127,21 @@ impl Store {
             settled: Lsn(0),
             planted,
             pool,
+        };
+        let known: Vec<VolumeId> =
+            store.pool.metadata().volumes().filter(|(_, meta)| !meta.deleted).map(|(id, _)| id).collect();
+        for id in known {
+            store.volume(id);
         }
+        store
+    }
+
+    /// What is here of a volume.
+    fn volume(&mut self, id: VolumeId) -> &mut VolumeStore {
+        self.volumes.entry(id).or_insert_with(|| {
+            self.shares.join(id);
+            VolumeStore::new(self.versions_gone)
+        })
     }
 
     /// The pool, to look at.
@@ -121,9 +149,29 @@ impl Store {
         &self.pool
     }
 
-    /// The cache, to look at.
-    pub fn cache(&self) -> &Cache {
-        &self.cache
+    /// The cache of a volume, to look at.
+    pub fn cache(&self, volume: VolumeId) -> &Cache {
+        self.volumes.get(&volume).map_or(&self.nothing, |volume| &volume.cache)
+    }
+
+    /// Blocks in the caches of all volumes.
+    pub fn cached_blocks(&self) -> usize {
+        self.volumes.values().map(|volume| volume.cache.blocks()).sum()
+    }
+
+    /// Those of them that are not stable.
+    pub fn unstable_blocks(&self) -> usize {
+        self.shares.unstable_blocks()
+    }
+
+    /// Most blocks that may be dirty.
+    pub fn dirty_blocks_max(&self) -> usize {
+        self.shares.dirty_blocks_max()
+    }
+
+    /// How often a block became stable: a sign that something moved.
+    pub fn settled(&self) -> u64 {
+        self.shares.settled()
     }
 
     /// Has a disk failed? Nothing becomes stable any more.
@@ -180,7 +228,7 @@ impl Store {
         let blocks = u64::from(extent) * size..(u64::from(extent) + 1) * size;
         if !self.destager.is_busy(volume, extent)
             && !self.destager.is_promised(volume, extent)
-            && self.cache.dirty_in(volume, blocks).is_empty()
+            && self.cache(volume).dirty_in(blocks).is_empty()
         {
             self.pool.release(volume, extent);
             self.unmap_if_zero(volume, extent);
@@ -197,67 +245,88 @@ impl Store {
         self.destager.redeem(volume, blocks, self.pool.extent_blocks());
     }
 
-    /// May `count` more blocks become dirty? If not, try again after progress.
-    pub fn room(&self, count: u64) -> bool {
-        self.cache.room(count as usize)
+    /// May `count` more blocks of a volume become dirty? If not, try again after progress.
+    pub fn room(&mut self, volume: VolumeId, count: u64) -> bool {
+        self.volume(volume);
+        self.shares.room(&mut self.volumes, volume, count as usize)
+    }
+
+    /// Is there place for `count` more dirty blocks of a volume beside those that are there? None of them goes alone.
+    pub fn has_place(&mut self, volume: VolumeId, count: u64) -> bool {
+        self.volume(volume);
+        self.shares.has_place(&mut self.volumes, volume, count as usize)
     }
 
     /// Puts blocks into the cache, visible from now on; space must be reserved. Returns their version.
     pub fn write(&mut self, now: Instant, volume: VolumeId, first: u64, data: &[Block]) -> u64 {
-        let version = self.cache.next_version();
-        for (at, block) in (first..).zip(data) {
-            self.cache.write(now, volume, at, block.clone(), version);
-        }
-        version
+        self.put(now, volume, data.len(), (first..).zip(data.iter().cloned()))
     }
 
     /// Makes blocks zero, visible from now on. Returns their version.
     pub fn zero(&mut self, now: Instant, volume: VolumeId, blocks: core::ops::Range<u64>) -> u64 {
-        let version = self.cache.next_version();
-        for at in blocks {
-            self.cache.write(now, volume, at, Block::Zero, version);
+        self.put(now, volume, blocks.clone().count(), blocks.map(|at| (at, Block::Zero)))
+    }
+
+    fn put(
+        &mut self,
+        now: Instant,
+        id: VolumeId,
+        count: usize,
+        blocks: impl Iterator<Item = (u64, Block)>,
+    ) -> u64 {
+        let urges = self.urges;
+        let mut volume = self.volume(id);
+        if volume.cache.lacks_place(count) {
+            self.shares.make_place(now, &mut self.volumes, id, count);
+            volume = self.volume(id);
         }
+        let version = volume.next_version(urges);
+        for (at, block) in blocks {
+            volume.cache.write(now, at, block, version);
+        }
+        self.shares.note(&mut self.volumes, id);
         version
     }
 
     /// Repairs blocks that could not be read, where nothing newer is cached.
     pub fn repair(&mut self, now: Instant, volume: VolumeId, first: u64, data: &[Block]) {
-        let version = self.cache.next_version();
         for (at, block) in (first..).zip(data) {
-            if self.cache.peek(volume, at).is_none() && self.pool.locate(volume, at).is_some() {
-                self.cache.write(now, volume, at, block.clone(), version);
+            if self.cache(volume).peek(at).is_none() && self.pool.locate(volume, at).is_some() {
+                self.put(now, volume, 1, core::iter::once((at, block.clone())));
             }
         }
     }
 
     /// What is written to these blocks stays in the cache until [`unpin`](Self::unpin).
     pub fn pin(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>) {
-        blocks.for_each(|block| self.cache.pin(volume, block));
+        let cache = &mut self.volume(volume).cache;
+        blocks.for_each(|block| cache.pin(block));
     }
 
     /// Ends one [`pin`](Self::pin).
     pub fn unpin(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>) {
-        blocks.for_each(|block| self.cache.unpin(volume, block));
+        let cache = &mut self.volume(volume).cache;
+        blocks.for_each(|block| cache.unpin(block));
     }
 
-    /// The version of the last write.
-    pub fn version(&self) -> u64 {
-        self.cache.version()
+    /// The version of the last write of a volume; zero if it has none in this life.
+    pub fn version(&self, volume: VolumeId) -> u64 {
+        self.cache(volume).version()
     }
 
     /// Every write of the volume up to this version is on stable media.
     pub fn stable_through(&self, volume: VolumeId) -> u64 {
-        self.cache.stable_through(volume)
+        self.volumes.get(&volume).map_or(u64::MAX, |volume| volume.cache.stable_through())
     }
 
     /// Is every write of these blocks up to `version` on stable media?
     pub fn is_stable(&self, volume: VolumeId, blocks: core::ops::Range<u64>, version: u64) -> bool {
-        self.cache.is_stable(volume, blocks, version)
+        self.cache(volume).is_stable(blocks, version)
     }
 
     /// Destage everything written so far now, not when it is old enough.
     pub fn urge(&mut self) {
-        self.destager.urge(self.cache.version());
+        self.urges += 1;
     }
 
     /// From now on (or no longer) every write is destaged at once.

@@ -50,7 +50,7 @@ impl Store {
         let (durable, early) = (self.pool.durable(), self.planted.has(Bug::DeletedSpaceReusedEarly));
         let ready = self.purges.volumes.iter().filter(|(_, lsn)| early || **lsn <= durable);
         for volume in ready.map(|(&id, _)| id).collect::<Vec<_>>() {
-            let forgotten = self.cache.forget(volume);
+            let forgotten = self.forget(volume);
             self.pool.release_volume(volume);
             let Some(meta) = self.pool.metadata().volume(volume) else { continue };
             let idle = meta.map.iter().map(|(extent, _)| extent);
@@ -61,7 +61,19 @@ impl Store {
                 self.purges.volumes.insert(volume, lsn);
             } else if forgotten && meta.map.is_empty() && !self.destager.works_on(volume) {
                 self.purges.volumes.remove(&volume);
+                if let Some(gone) = self.volumes.remove(&volume) {
+                    self.shares.leave(volume, &gone.cache);
+                    self.versions_gone = self.versions_gone.max(gone.cache.version());
+                }
             }
         }
+    }
+
+    /// Drops what the cache has of a volume, as far as it can now. True if nothing is left.
+    fn forget(&mut self, id: VolumeId) -> bool {
+        let Some(volume) = self.volumes.get_mut(&id) else { return true };
+        let forgotten = volume.cache.forget();
+        self.shares.note(&mut self.volumes, id);
+        forgotten
     }
 }

@@ -83,13 +83,15 @@ impl Store {
     ) -> Read {
         let mut found = Payload::with_capacity((blocks.end - blocks.start) as usize);
         let mut parts: Vec<Part> = Vec::new();
+        self.volume(volume);
+        let cache = &mut self.volumes.get_mut(&volume).expect("made if it was not there").cache;
         for block in blocks.clone() {
-            if !scrub && let Some(content) = self.cache.get(volume, block) {
+            if !scrub && let Some(content) = cache.get(block) {
                 found.push(content.clone());
                 continue;
             }
             found.push(Block::Zero);
-            if scrub && !self.cache.is_stable(volume, block..block + 1, u64::MAX) {
+            if scrub && !cache.is_stable(block..block + 1, u64::MAX) {
                 continue;
             }
             let Some((disk, offset)) = self.pool.locate(volume, block) else { continue };
@@ -105,20 +107,18 @@ impl Store {
             }
         }
         if parts.is_empty() {
-            let version = self.cache.unstable_version(volume, blocks);
+            let version = cache.unstable_version(blocks);
             return Read::Ready(found, version);
         }
-        let began = self.cache.version();
+        let began = cache.version();
+        for part in &parts {
+            (part.first..part.first + part.blocks).for_each(|block| cache.pin(block));
+        }
         let (left, damaged) = (parts.len(), Vec::new());
         for (index, part) in parts.iter().enumerate() {
             self.ask_disk(token, index, part);
         }
         let job = Job { volume, first: blocks.start, found, left, parts, damaged, began, scrub };
-        for part in &job.parts {
-            for block in part.first..part.first + part.blocks {
-                self.cache.pin(volume, block);
-            }
-        }
         let before = self.reads.jobs.insert(token, job);
         assert!(before.is_none(), "read tokens are used once");
         Read::Pending
@@ -148,9 +148,9 @@ impl Store {
             Err(DiskError::Unreadable) if at.blocks > 1 => self.split(token, part),
             _ => {
                 let blocks = at.first..at.first + at.blocks;
-                let cache = &self.cache;
+                let cache = self.volumes.get(&job.volume).map_or(&self.nothing, |volume| &volume.cache);
                 // What was written meanwhile is here, and need not be read.
-                let gone = blocks.filter(|block| match cache.peek(job.volume, *block) {
+                let gone = blocks.filter(|block| match cache.peek(*block) {
                     Some(newer) if !job.scrub => {
                         job.found[(*block - job.first) as usize] = newer.clone();
                         false
@@ -201,13 +201,19 @@ impl Store {
         let Some(job) = self.reads.jobs.get_mut(&token) else { return };
         let (volume, first) = (job.volume, job.first);
         let at = &mut job.parts[part];
+        // What does not fit takes the place of other blocks of its volume, as `keep` finds it right.
+        let count = self.shares.portion().min(at.blocks as usize);
+        if !job.scrub && self.volumes[&volume].cache.lacks_place(count) {
+            self.shares.make_place(now, &mut self.volumes, volume, count);
+        }
+        let cache = &mut self.volumes.get_mut(&volume).expect("its blocks are pinned").cache;
         let (disk, mut offset) = (at.disk, at.offset);
         for (block, content) in (at.first..).zip(at.read.take().unwrap_or_default()) {
             let place = offset;
             offset += 4096;
             // What was written meanwhile is newer, and still here, for the block is pinned.
-            match self.cache.peek(volume, block) {
-                Some(_) if job.scrub && self.cache.version_of(volume, block) > job.began => continue,
+            match cache.peek(block) {
+                Some(_) if job.scrub && cache.version_of(block) > job.began => continue,
                 Some(newer) if !job.scrub => {
                     job.found[(block - first) as usize] = newer.clone();
                     continue;
@@ -218,7 +224,7 @@ impl Store {
                 Ok(()) if job.scrub => {}
                 Ok(()) => {
                     job.found[(block - first) as usize] = content.clone();
-                    self.cache.keep(volume, block, content);
+                    cache.keep(now, block, content);
                 }
                 Err(damage) => job.damaged.push((block, damage)),
             }
@@ -246,11 +252,11 @@ impl Store {
             return;
         }
         let job = self.reads.jobs.remove(&token).expect("found above");
-        for block in job.parts.iter().flat_map(|part| part.first..part.first + part.blocks) {
-            self.cache.unpin(job.volume, block);
-        }
+        let cache = &mut self.volume(job.volume).cache;
+        let read = job.parts.iter().flat_map(|part| part.first..part.first + part.blocks);
+        read.for_each(|block| cache.unpin(block));
         let all = job.first..job.first + job.found.len() as u64;
-        let version = self.cache.unstable_version(job.volume, all);
+        let version = cache.unstable_version(all);
         let Job { found, mut damaged, .. } = job;
         damaged.sort_unstable_by_key(|(block, _)| *block);
         let result = match damaged.is_empty() {
