@@ -434,6 +434,7 @@ impl Cache {
         kept.retain(|(to, _)| *to != NOWHERE);
         kept.sort_unstable_by_key(|(to, _)| *to);
         self.entries = kept.into_iter().map(|(_, entry)| entry).collect();
+        self.entries.shrink_to_fit();
         self.free = Vec::new();
     }
 }

@@ -99,6 +99,7 @@ impl CleanQueue {
                 }
                 None => false,
             });
+            queue.shrink_to_fit();
         }
     }
 }
