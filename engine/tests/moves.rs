@@ -102,7 +102,7 @@ fn what_is_cleared_before_a_move_is_given_back_after_it() {
         (DiskState::Removed, false, 5)
     );
     assert!(zeros(&bench).contains(&(some as u32, 3)));
-    assert_eq!(bench.store().cache().unstable_blocks(), 0);
+    assert_eq!(bench.store().unstable_blocks(), 0);
     bench.disks.pop();
     bench.restart();
     bench.read_all().unwrap();

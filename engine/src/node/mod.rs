@@ -234,9 +234,9 @@ impl Node {
                 continue;
             }
             // What this round appended or wrote goes out now, not with the next event; zeros may be stable at once.
-            let settled = self.store().cache().settled();
+            let settled = self.store().settled();
             self.store_mut().pump(now);
-            if self.store().cache().settled() == settled {
+            if self.store().settled() == settled {
                 break;
             }
         }

@@ -26,8 +26,8 @@ impl Node {
             up_to_date: record.is_some_and(|record| record.up_to_date),
             complete: record.is_some_and(|record| record.complete),
             serving,
-            dirty_blocks: store.map_or(0, |store| store.cache().unstable_blocks() as u64),
-            cached_blocks: store.map_or(0, |store| store.cache().blocks() as u64),
+            dirty_blocks: store.map_or(0, |store| store.unstable_blocks() as u64),
+            cached_blocks: store.map_or(0, |store| store.cached_blocks() as u64),
             pool_bytes: store.map_or(0, |store| store.pool().bytes()),
             pool_bytes_used: store.map_or(0, |store| store.pool().bytes_used()),
             pool_bytes_kept: store.map_or(0, |store| store.pool().bytes_kept()),
@@ -104,7 +104,7 @@ impl Node {
     /// Where a block of a volume would be read from now.
     pub fn peek(&self, volume: VolumeId, block: u64) -> Peek {
         let Some(store) = &self.store else { return Peek::Unmapped };
-        if let Some(content) = store.cache().peek(volume, block) {
+        if let Some(content) = store.cache(volume).peek(block) {
             return Peek::Cached(content.clone());
         }
         match store.pool().locate(volume, block) {

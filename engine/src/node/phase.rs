@@ -160,8 +160,8 @@ pub(super) struct Target {
     /// The record "I am behind" is durable when this is.
     pub(super) lsn: Lsn,
     pub(super) ready_told: bool,
-    /// Received copies: (tag, version), until stable.
-    pub(super) received: std::collections::VecDeque<(u64, u64)>,
+    /// Received copies: (tag, volume, version), until stable.
+    pub(super) received: std::collections::VecDeque<(u64, VolumeId, u64)>,
     /// The pool is full: copies are dropped until the source begins anew.
     pub(super) full: bool,
     /// Copies that wait for room.

@@ -94,10 +94,10 @@ impl Node {
     /// Everything written is stable here, linear volumes too, of which nothing new is begun once a stop is asked
     /// for.
     pub(super) fn is_all_stable(&self) -> bool {
-        let version = self.store().version();
         let idle = self.volumes.values().all(|volume| volume.mirrored || volume.has_no_write());
         let sums = !self.stopping || self.store().are_sums_settled();
-        idle && sums && self.volumes.keys().all(|&id| self.store().stable_through(id) >= version)
+        let stable = |id| self.store().stable_through(id) >= self.store().version(id);
+        idle && sums && self.volumes.keys().all(|&id| stable(id))
     }
 
     pub(super) fn stop_step(&mut self) {

@@ -200,7 +200,7 @@ impl Node {
             let applied = self.apply_copy(&copy);
             let Phase::Target(target) = &mut self.phase else { return true };
             match applied {
-                Copied::At(version) => target.received.push_back((copy.tag, version)),
+                Copied::At(version) => target.received.push_back((copy.tag, copy.volume, version)),
                 Copied::NoRoom => {
                     target.waiting.push_front(copy);
                     return false;
@@ -219,16 +219,15 @@ impl Node {
     fn apply_copy(&mut self, copy: &Copy) -> Copied {
         let range = copy.first..copy.first + u64::from(copy.blocks);
         let copied = self.with(copy.volume, |volume, cx| volume.take_copy(cx, range, copy.zero, &copy.data));
-        copied.unwrap_or_else(|| Copied::At(self.store().version()))
+        copied.unwrap_or(Copied::At(0))
     }
 
     fn confirm_copies(&mut self, epoch: Epoch) {
-        let ids = self.mirrored();
-        let stable = ids.into_iter().map(|id| self.store().stable_through(id)).min().unwrap_or(0);
+        let store = self.store.as_ref().expect("the pool is open");
         let Phase::Target(target) = &mut self.phase else { return };
         let mut last = target.told;
-        while let Some(&(tag, version)) = target.received.front() {
-            if version > stable {
+        while let Some(&(tag, volume, version)) = target.received.front() {
+            if version > store.stable_through(volume) {
                 break;
             }
             last = tag;

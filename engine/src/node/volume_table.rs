@@ -41,7 +41,7 @@ impl Node {
     /// Target: can the source's table be taken over? Room for its volumes is needed, and nothing may lie beyond the
     /// end of one that is smaller there: no writes were acknowledged there, unless a person has put old disks back.
     pub(super) fn may_take_over(&mut self, table: &[VolumeEntry]) -> bool {
-        let (pool, cache) = (self.store().pool(), self.store().cache());
+        let pool = self.store().pool();
         let metadata = pool.metadata();
         let known = |entry: &&VolumeEntry| entry.sectors <= SECTORS_MAX;
         let foreign = table
@@ -54,7 +54,7 @@ impl Node {
             meta.is_some_and(|meta| {
                 let (from, to) = (entry.sectors.div_ceil(8), meta.sectors.div_ceil(8));
                 meta.map.iter_from(first).next().is_some()
-                    || cache.held_in(entry.volume, from..to).next().is_some()
+                    || self.store().cache(entry.volume).held_in(from..to).next().is_some()
             })
         });
         let problem = match (foreign, cut) {

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use super::Store;
+use super::volume::VolumeStore;
 use crate::ids::VolumeId;
 use crate::planted::Bug;
 use crate::pool::{Lsn, Pool, Record};
@@ -39,7 +40,7 @@ impl Store {
 
     /// Deleted volumes that are not gone yet, with the extents that are left.
     pub fn purging(&self) -> impl Iterator<Item = (VolumeId, u64)> + '_ {
-        let left = |id| self.pool.metadata().volume(id).map_or(0, |meta| meta.map.len());
+        let left = |id| self.base.pool.metadata().volume(id).map_or(0, |meta| meta.map.len());
         self.purges.volumes.keys().map(move |&id| (id, left(id)))
     }
 
@@ -47,21 +48,36 @@ impl Store {
         if self.purges.volumes.is_empty() {
             return;
         }
-        let (durable, early) = (self.pool.durable(), self.planted.has(Bug::DeletedSpaceReusedEarly));
+        let (durable, early) = (self.base.pool.durable(), self.base.has(Bug::DeletedSpaceReusedEarly));
         let ready = self.purges.volumes.iter().filter(|(_, lsn)| early || **lsn <= durable);
         for volume in ready.map(|(&id, _)| id).collect::<Vec<_>>() {
-            let forgotten = self.cache.forget(volume);
-            self.pool.release_volume(volume);
-            let Some(meta) = self.pool.metadata().volume(volume) else { continue };
+            let forgotten = self.forget(volume);
+            self.base.pool.release_volume(volume);
+            let here = self.volumes.get(&volume);
+            let is_busy = |extent: u32| here.is_some_and(|volume| volume.is_busy(extent));
+            let works = here.is_some_and(|volume| !volume.jobs.is_empty());
+            let Some(meta) = self.base.pool.metadata().volume(volume) else { continue };
             let idle = meta.map.iter().map(|(extent, _)| extent);
-            let idle = idle.filter(|extent| !self.destager.is_busy(volume, *extent)).take(BATCH);
+            let idle = idle.filter(|extent| !is_busy(*extent)).take(BATCH);
             let records: Vec<Record> = idle.map(|extent| Record::Unmap { volume, extent }).collect();
             if !records.is_empty() {
-                let lsn = self.pool.append(&records);
+                let lsn = self.base.pool.append(&records);
                 self.purges.volumes.insert(volume, lsn);
-            } else if forgotten && meta.map.is_empty() && !self.destager.works_on(volume) {
+            } else if forgotten && meta.map.is_empty() && !works {
                 self.purges.volumes.remove(&volume);
+                // A write that was given up and is still to say so finds its promise here.
+                if here.is_some_and(VolumeStore::is_idle)
+                    && let Some(gone) = self.volumes.remove(&volume)
+                {
+                    self.shares.leave(volume, &gone.cache);
+                    self.versions_gone = self.versions_gone.max(gone.cache.version());
+                }
             }
         }
+    }
+
+    /// Drops what the cache has of a volume, as far as it can now. True if nothing is left.
+    fn forget(&mut self, id: VolumeId) -> bool {
+        !self.volumes.contains_key(&id) || self.with(id, |volume, _| volume.cache.forget())
     }
 }

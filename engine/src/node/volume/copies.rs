@@ -87,9 +87,9 @@ impl Volume {
     ) -> Copied {
         let count = range.end - range.start;
         if range.end > self.blocks() || (!zero && data.len() as u64 != count) {
-            return Copied::At(cx.store.version());
+            return Copied::At(0);
         }
-        if !cx.take_room(Waiter::Copies, count) {
+        if !cx.take_room(Waiter::Copies, self.id, count) {
             return Copied::NoRoom;
         }
         if !zero && !cx.store.reserve(self.id, range.clone()) {

@@ -14,7 +14,7 @@ use crate::planted::Bug;
 impl Volume {
     pub(super) fn begin_flush(&mut self, cx: &mut Context<'_>, for_whom: Flusher) {
         let id = self.next_id();
-        let version = cx.store.version();
+        let version = cx.store.version(self.id);
         cx.store.urge();
         let misses = cx.has(Bug::FlushMissesUnconfirmed) && matches!(for_whom, Flusher::Guest(_));
         let after_order = (!misses).then_some(self.last_order);
@@ -64,7 +64,7 @@ impl Volume {
         if self.sent.first_key_value().is_some_and(|(&first, _)| first <= order) {
             return false;
         }
-        (flush.after_order, flush.version) = (None, cx.store.version());
+        (flush.after_order, flush.version) = (None, cx.store.version(self.id));
         cx.store.urge();
         true
     }

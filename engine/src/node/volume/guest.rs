@@ -43,9 +43,13 @@ impl Volume {
             self.refuse(cx, id, GuestError::Unavailable);
             return;
         }
-        if let Err(error) = validate(&command, self.sectors) {
-            self.refuse(cx, id, error);
-            return;
+        match validate(&command, self.sectors) {
+            Ok(()) => {}
+            Err(GuestError::OutOfRange) if service == Service::Hold => {
+                self.parked.push_back((id, command));
+                return;
+            }
+            Err(error) => return self.refuse(cx, id, error),
         }
         if matches!(&command, Command::Read { at } | Command::Write { at, .. } | Command::Zero { at, .. } if at.count == 0)
         {

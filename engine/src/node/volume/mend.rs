@@ -146,14 +146,14 @@ impl Volume {
         cx.store.unpin(volume, block..block + 1);
         match (error, data.pop()) {
             (None, Some(copy)) if data.is_empty() => {
-                if cx.store.room(1) {
+                if cx.store.room(volume, 1) {
                     cx.store.repair(cx.now, volume, block, core::slice::from_ref(&copy));
                     self.mends.hopeless.remove(&block);
                     if damage != Damage::Unsure {
                         self.tell_damaged(cx, &mending, block, true);
                     }
                 }
-                let newer = cx.store.cache().peek(volume, block).cloned();
+                let newer = cx.store.cache(volume).peek(block).cloned();
                 mending.found[(block - mending.first) as usize] = newer.unwrap_or(copy);
             }
             _ => self.give_up(cx, &mut mending, block, damage),

@@ -259,7 +259,7 @@ impl Volume {
         zero: bool,
         fresh: bool,
     ) {
-        let version = cx.store.version();
+        let version = cx.store.version(self.id);
         let forgets = fresh && cx.has(Bug::FreshCopyNotAwaited);
         let Some(copied) = &mut self.regions else { return };
         let count = blocks.end - blocks.start;

@@ -99,8 +99,8 @@ impl Room {
 impl Context<'_> {
     /// Is there room for `count` blocks, and is it this one's turn? If not it stands in the queue. For what needs
     /// nothing from the partner.
-    pub(super) fn take_room(&mut self, waiter: Waiter, count: u64) -> bool {
-        let fits = self.store.room(count);
+    pub(super) fn take_room(&mut self, waiter: Waiter, volume: VolumeId, count: u64) -> bool {
+        let fits = self.store.room(volume, count);
         if fits && self.has(Bug::SmallWritesPassLarge) {
             return true;
         }
@@ -112,20 +112,20 @@ impl Context<'_> {
     }
 
     /// The same for a write that goes to the partner first: what is with the partner will need room here too.
-    pub(super) fn take_window(&mut self, waiter: Waiter, count: u64) -> bool {
+    pub(super) fn take_window(&mut self, waiter: Waiter, volume: VolumeId, count: u64) -> bool {
         let in_flight = self.shared.room.in_flight;
         let mut limit = self.config.mirror.write_blocks_in_flight;
         if !self.has(Bug::SentWithoutRoom) {
             // Others may fill the cache while these are away: half of it more is still in bounds.
-            limit = limit.min(self.store.cache().dirty_blocks_max() as u64 / 2);
+            limit = limit.min(self.store.dirty_blocks_max() as u64 / 2);
         }
         // Only what goes alone may be larger than the whole allowance.
         let fits = match in_flight {
             _ if self.has(Bug::SentWithoutRoom) => {
-                (in_flight == 0 || in_flight + count <= limit) && self.store.room(in_flight + count)
+                (in_flight == 0 || in_flight + count <= limit) && self.store.room(volume, in_flight + count)
             }
-            0 => self.store.room(count),
-            _ => in_flight + count <= limit && self.store.cache().has_place(in_flight + count),
+            0 => self.store.room(volume, count),
+            _ => in_flight + count <= limit && self.store.has_place(volume, in_flight + count),
         };
         if fits && self.has(Bug::SmallWritesPassLarge) {
             return true;

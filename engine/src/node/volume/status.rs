@@ -61,14 +61,14 @@ impl Volume {
     }
 
     fn block_runs(&self, store: &Store, blocks: core::ops::Range<u64>) -> Vec<(u64, BlockState)> {
-        let (cache, pool, volume) = (store.cache(), store.pool(), self.id);
+        let (cache, pool, volume) = (store.cache(self.id), store.pool(), self.id);
         let size = pool.extent_blocks();
         let mut runs = Vec::new();
         let mut next = blocks.start;
         while next < blocks.end && runs.len() <= RUNS_MAX {
             let end = ((next / size + 1) * size).min(blocks.end);
             let mapped = pool.place(volume, next).is_some();
-            let mut cached = cache.held_in(volume, next..end).peekable();
+            let mut cached = cache.held_in(next..end).peekable();
             let partial = mapped && pool.zeros(volume, (next / size) as u32).is_some();
             if cached.peek().is_none() && !partial {
                 let state = if mapped { BlockState::Data } else { BlockState::Unmapped };

@@ -133,7 +133,7 @@ impl Volume {
     }
 
     pub(super) fn take_room(&self, cx: &mut Context<'_>, turn: Turn, count: u64) -> bool {
-        cx.take_room(Waiter::Volume(self.id, turn), count)
+        cx.take_room(Waiter::Volume(self.id, turn), self.id, count)
     }
 }
 

@@ -190,7 +190,7 @@ impl Volume {
         if let Some(lsn) = self.hot_pending(cx, blocks) {
             return Step::Wait(Cause::Log(lsn));
         }
-        if !cx.take_window(Waiter::Volume(self.id, Turn::Write(id)), count) {
+        if !cx.take_window(Waiter::Volume(self.id, Turn::Write(id)), self.id, count) {
             return Step::Wait(Cause::Room);
         }
         self.last_order += 1;

@@ -1,0 +1,194 @@
+//! The move of one extent off a disk that leaves: it is read, compared, and goes the way of a new extent. What that keeps to
+//! is said in `evacuate`, which chooses the extents.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::base::Base;
+use super::evacuate::Unmovable;
+use super::job::Job;
+use super::plan::Plan;
+use super::volume::VolumeStore;
+use super::{Damage, Purpose};
+use crate::block::{Block, Payload, zeros};
+use crate::ids::DiskId;
+use crate::io::{DiskError, DiskOp, DiskResult};
+use crate::planted::Bug;
+use crate::pool::ZeroBits;
+use crate::time::Instant;
+
+/// Longest single read or write of a move, in blocks (1 MiB).
+const RUN_BLOCKS_MAX: u64 = 256;
+/// Most reads or writes of one move in flight.
+pub(super) const PIECES_MAX: usize = 4;
+
+/// An extent being read for its move.
+#[derive(Debug)]
+pub(super) struct Gathering {
+    disk: DiskId,
+    /// Byte offset of the extent on the disk.
+    offset: u64,
+    data: Payload,
+    /// Pieces to be read, and in flight: first block in the extent, blocks.
+    asks: VecDeque<(u64, u64)>,
+    in_flight: usize,
+    /// Blocks that read as zero by the map: they are not read.
+    zeros: ZeroBits,
+    /// Blocks that cannot be had from there, and why.
+    bad: BTreeMap<u64, Damage>,
+}
+
+impl VolumeStore {
+    /// Begins the move of an extent.
+    pub(super) fn gather(&mut self, base: &mut Base, now: Instant, extent: u32) {
+        let size = base.pool.extent_blocks();
+        let (disk, offset) =
+            base.pool.place(self.id, u64::from(extent) * size).expect("it was found in the map");
+        let zero_map = base.pool.zeros(self.id, extent).cloned().unwrap_or_default();
+        let mut asks = VecDeque::new();
+        let mut next = 0;
+        for run in zero_map.runs().into_iter().chain(core::iter::once(size as u32..size as u32)) {
+            let (start, end) = (u64::from(run.start), u64::from(run.end));
+            let pieces = (next..start).step_by(RUN_BLOCKS_MAX as usize);
+            asks.extend(pieces.map(|at| (at, RUN_BLOCKS_MAX.min(start - at))));
+            next = end;
+        }
+        let (data, zeros, bad) = (zeros(size as usize), zero_map, BTreeMap::new());
+        base.evacuation.moves += 1;
+        let gathering = Gathering { disk, offset, data, asks, in_flight: 0, zeros, bad };
+        self.gathering.insert(extent, gathering);
+        self.add_job(base, extent, Job::moving(disk));
+        base.sums.want(disk, offset, size * 4096);
+        base.load_sums();
+        self.go_on_gathering(base, now, extent);
+    }
+
+    /// Asks for what is to be read; if all has been, it is compared with its checksums.
+    fn go_on_gathering(&mut self, base: &mut Base, now: Instant, extent: u32) {
+        let Some(gathering) = self.gathering.get(&extent) else { return };
+        if gathering.asks.is_empty() && gathering.in_flight == 0 {
+            self.verify_gathered(base, now, extent);
+        } else {
+            self.ask(base, extent);
+        }
+    }
+
+    /// Compares what has been read with its checksums, when these are here, and goes on.
+    pub(super) fn verify_gathered(&mut self, base: &mut Base, now: Instant, extent: u32) {
+        let bytes = base.pool.extent_blocks() * 4096;
+        let Gathering { disk, offset, .. } = self.gathering[&extent];
+        if base.sums.is_loaded(disk, offset, bytes) {
+            self.verify_extent(base, now, extent);
+            base.sums.unwant(disk, offset, bytes);
+            self.move_gathered(base, now, extent);
+        } else {
+            base.evacuation.unverified.push((self.id, extent));
+        }
+    }
+
+    /// Compares what was read with its checksums.
+    fn verify_extent(&mut self, base: &mut Base, now: Instant, extent: u32) {
+        if base.has(Bug::MovedUncompared) {
+            return;
+        }
+        let (volume, ask, cache) = (self.id, base.may_ask(self.id), &self.cache);
+        let first = u64::from(extent) * base.pool.extent_blocks();
+        let gathering = self.gathering.get_mut(&extent).expect("found by the caller");
+        for (block, content) in (0..).zip(&gathering.data) {
+            // What the cache has is newer, or the same.
+            let is_zero = gathering.zeros.contains(block as u32);
+            if is_zero || gathering.bad.contains_key(&block) || cache.peek(first + block).is_some() {
+                continue;
+            }
+            let place = gathering.offset + block * 4096;
+            if let Err(damage) =
+                base.sums.verify(now, gathering.disk, place, (volume, first + block), content, ask)
+            {
+                gathering.bad.insert(block, damage);
+            }
+        }
+    }
+
+    fn ask(&mut self, base: &mut Base, extent: u32) {
+        let Some(gathering) = self.gathering.get_mut(&extent) else { return };
+        let (disk, offset) = (gathering.disk, gathering.offset);
+        let count = gathering.asks.len().min(PIECES_MAX.saturating_sub(gathering.in_flight));
+        let asks: Vec<(u64, u64)> = gathering.asks.drain(..count).collect();
+        gathering.in_flight += count;
+        for (at, blocks) in asks {
+            let op = DiskOp::Read { offset: offset + at * 4096, blocks: blocks as u32 };
+            base.submit(disk, op, Purpose::Gather { volume: self.id, extent, at, blocks });
+        }
+    }
+
+    /// A piece of the extent has come.
+    pub(super) fn gathered(
+        &mut self,
+        base: &mut Base,
+        now: Instant,
+        extent: u32,
+        (at, blocks): (u64, u64),
+        result: DiskResult,
+    ) {
+        let Some(gathering) = self.gathering.get_mut(&extent) else { return };
+        gathering.in_flight -= 1;
+        let result = result
+            .and_then(|data| if data.len() as u64 == blocks { Ok(data) } else { Err(DiskError::Failed) });
+        match result {
+            Ok(data) => {
+                for (place, block) in gathering.data[at as usize..].iter_mut().zip(data) {
+                    *place = block;
+                }
+            }
+            // Which of them is it?
+            Err(_) if blocks > 1 => {
+                let half = blocks / 2;
+                gathering.asks.extend([(at, half), (at + half, blocks - half)]);
+            }
+            Err(_) => drop(gathering.bad.insert(at, Damage::Unreadable)),
+        }
+        self.go_on_gathering(base, now, extent);
+    }
+
+    /// All that can be had from there is here.
+    fn move_gathered(&mut self, base: &mut Base, now: Instant, extent: u32) {
+        let volume = self.id;
+        let Gathering { disk, offset, data, zeros, bad, .. } =
+            self.gathering.remove(&extent).expect("just read");
+        let first = u64::from(extent) * base.pool.extent_blocks();
+        let cache = &mut self.cache;
+        let mut lost = bad.iter().filter(|(at, _)| cache.peek(first + **at).is_none());
+        if let Some((at, damage)) = lost.next() {
+            let all = core::iter::once((at, damage)).chain(lost);
+            let damaged = all.filter(|(_, damage)| **damage != Damage::Unsure);
+            base.evacuation.note_in_the_way(damaged.map(|(at, _)| (volume, first + at)));
+            let unmovable = Unmovable { volume, block: first + at, disk, offset: offset + at * 4096 };
+            base.evacuation.leave_behind(unmovable, *damage);
+            return self.finish_job(base, now, extent);
+        }
+        let still = base.pool.place(volume, first) == Some((disk, offset)) && base.is_leaving(disk);
+        let slot = if still { base.pool.allocate_move(volume, extent) } else { None };
+        let Some(slot) = slot else {
+            base.evacuation.left_behind |= still;
+            return self.finish_job(base, now, extent);
+        };
+        let mut blocks = cache.dirty_in(first..first + data.len() as u64);
+        // New zeros are written as they are and stay dirty: the next job of the extent remembers them, or unmaps it.
+        blocks.retain(|block| {
+            let is_zero = matches!(cache.peek(*block), Some(Block::Zero));
+            !is_zero || zeros.contains((block - first) as u32)
+        });
+        let mut contents: BTreeMap<u64, Block> = BTreeMap::new();
+        for (at, content) in (0..).zip(data) {
+            if !zeros.contains(at as u32) {
+                let content = cache.peek(first + at).cloned().unwrap_or(content);
+                contents.insert(at, content);
+            }
+        }
+        for &block in &blocks {
+            contents.insert(block - first, cache.issue(block));
+        }
+        let used = base.pool.blocks_in(volume, extent);
+        let plan = Plan::mapped_extent(used, base.pool.zeros(volume, extent), contents.into_iter(), false);
+        self.write_moved(base, now, extent, slot, blocks, plan);
+    }
+}
