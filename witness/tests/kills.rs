@@ -20,7 +20,7 @@ const CHILD_LISTENS: &str = "TWINSAN_TEST_WITNESS_LISTENS";
 const CHILD_DIES: &str = "TWINSAN_TEST_WITNESS_DIES";
 
 fn secret() -> Secret {
-    Secret::new("0123456789abcdef0123456789abcdef").unwrap()
+    Secret::new("0123456789abcdef0123456789abcdef").expect("it is there for the test")
 }
 
 /// Not a test of its own: the process that the others kill. It dies by itself when it has written a certain epoch and
@@ -74,8 +74,8 @@ struct Process {
 impl Process {
     fn start(name: &str, dies: Option<u64>) -> Process {
         let directory = std::env::temp_dir().join(format!("twinsan-witness-{name}-{}", std::process::id()));
-        std::fs::create_dir(&directory).unwrap();
-        let any = "127.0.0.1:0".parse().unwrap();
+        std::fs::create_dir(&directory).expect("it is there for the test");
+        let any = "127.0.0.1:0".parse().expect("it is there for the test");
         let mut process = Process { child: spawn(&directory, any, dies), directory, address: any };
         process.wait();
         process
@@ -85,16 +85,16 @@ impl Process {
     fn wait(&mut self) {
         let file = self.directory.join("address");
         let text = wait_until("the witness listens", || std::fs::read_to_string(&file).ok());
-        self.address = text.parse().unwrap();
+        self.address = text.parse().expect("it is there for the test");
     }
 
     fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.kill().expect("it is there for the test");
+        self.child.wait().expect("it is there for the test");
     }
 
     fn restart(&mut self) {
-        std::fs::remove_file(self.directory.join("address")).unwrap();
+        std::fs::remove_file(self.directory.join("address")).expect("it is there for the test");
         self.child = spawn(&self.directory, self.address, None);
         self.wait();
     }
@@ -107,11 +107,11 @@ impl Process {
 fn asker(at: SocketAddr) -> Witness {
     let within = Duration::from_secs(10);
     let config = WitnessConfig { address: at.to_string(), partnership: OURS, secret: secret(), within };
-    Witness::new(config).unwrap()
+    Witness::new(config).expect("it is there for the test")
 }
 
 fn spawn(directory: &PathBuf, listen: SocketAddr, dies: Option<u64>) -> Child {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = Command::new(std::env::current_exe().expect("it is there for the test"));
     command
         .args(["--exact", "witness_child"])
         .env(CHILD_DIRECTORY, directory)
@@ -119,7 +119,7 @@ fn spawn(directory: &PathBuf, listen: SocketAddr, dies: Option<u64>) -> Child {
     if let Some(epoch) = dies {
         command.env(CHILD_DIES, epoch.to_string());
     }
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is there for the test")
 }
 
 impl Drop for Process {
