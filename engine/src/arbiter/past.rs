@@ -15,8 +15,8 @@ pub struct Past {
 /// The register holds less than it held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "the register has gone back from epoch {0} to {1}, as one does that was restored or lost; stop both nodes, then \
-     start first the one that served last"
+    "the register has gone back: epoch {0} was seen in it, and now it holds another {1}, as one does that was restored or \
+     lost; stop both nodes, then start first the one that served last"
 )]
 pub struct WentBack(u64, u64);
 
@@ -93,7 +93,7 @@ mod tests {
             past.judge(Ask::Read, holds(seen)).unwrap();
             for _ in 0..2 {
                 let text = past.judge(Ask::Read, holds(now)).unwrap_err().to_string();
-                assert!(text.contains("from epoch 5 to") && text.contains("start first"), "{text}");
+                assert!(text.contains("epoch 5 was seen") && text.contains("start first"), "{text}");
             }
             assert!(past.judge(Ask::Read, holds(seen)).is_ok(), "what was seen is remembered");
         }

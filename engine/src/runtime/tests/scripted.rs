@@ -509,7 +509,7 @@ fn an_arbiter_that_goes_back_is_not_believed() {
     let good = Ok(Answer { swapped: false, register: Some(register(5)) });
     assert_eq!((&answers[0], &answers[2]), (&good, &good));
     let text = answers[1].as_ref().unwrap_err().to_string();
-    assert!(text.contains("gone back from epoch 5 to 4"), "{text}");
+    assert!(text.contains("epoch 5 was seen in it, and now it holds another 4"), "{text}");
     assert_eq!(told.try_iter().collect::<Vec<_>>(), answers);
 }
 
