@@ -20,11 +20,7 @@ const CHILD_LISTENS: &str = "TWINSAN_TEST_WITNESS_LISTENS";
 const CHILD_DIES: &str = "TWINSAN_TEST_WITNESS_DIES";
 
 fn secret() -> Secret {
-<<<<<<< HEAD
-    Secret::new("0123456789abcdef0123456789abcdef").unwrap()
-=======
     Secret::new("0123456789abcdef0123456789abcdef").expect("it is there for the test")
->>>>>>> witness
 }
 
 /// Not a test of its own: the process that the others kill. It dies by itself when it has written a certain epoch and
@@ -78,13 +74,8 @@ struct Process {
 impl Process {
     fn start(name: &str, dies: Option<u64>) -> Process {
         let directory = std::env::temp_dir().join(format!("twinsan-witness-{name}-{}", std::process::id()));
-<<<<<<< HEAD
-        std::fs::create_dir(&directory).unwrap();
-        let any = "127.0.0.1:0".parse().unwrap();
-=======
         std::fs::create_dir(&directory).expect("it is there for the test");
         let any = "127.0.0.1:0".parse().expect("it is there for the test");
->>>>>>> witness
         let mut process = Process { child: spawn(&directory, any, dies), directory, address: any };
         process.wait();
         process
@@ -94,18 +85,6 @@ impl Process {
     fn wait(&mut self) {
         let file = self.directory.join("address");
         let text = wait_until("the witness listens", || std::fs::read_to_string(&file).ok());
-<<<<<<< HEAD
-        self.address = text.parse().unwrap();
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        std::fs::remove_file(self.directory.join("address")).unwrap();
-=======
         self.address = text.parse().expect("it is there for the test");
     }
 
@@ -116,7 +95,6 @@ impl Process {
 
     fn restart(&mut self) {
         std::fs::remove_file(self.directory.join("address")).expect("it is there for the test");
->>>>>>> witness
         self.child = spawn(&self.directory, self.address, None);
         self.wait();
     }
@@ -129,19 +107,11 @@ impl Process {
 fn asker(at: SocketAddr) -> Witness {
     let within = Duration::from_secs(10);
     let config = WitnessConfig { address: at.to_string(), partnership: OURS, secret: secret(), within };
-<<<<<<< HEAD
-    Witness::new(config).unwrap()
-}
-
-fn spawn(directory: &PathBuf, listen: SocketAddr, dies: Option<u64>) -> Child {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-=======
     Witness::new(config).expect("it is there for the test")
 }
 
 fn spawn(directory: &PathBuf, listen: SocketAddr, dies: Option<u64>) -> Child {
     let mut command = Command::new(std::env::current_exe().expect("it is there for the test"));
->>>>>>> witness
     command
         .args(["--exact", "witness_child"])
         .env(CHILD_DIRECTORY, directory)
@@ -149,11 +119,7 @@ fn spawn(directory: &PathBuf, listen: SocketAddr, dies: Option<u64>) -> Child {
     if let Some(epoch) = dies {
         command.env(CHILD_DIES, epoch.to_string());
     }
-<<<<<<< HEAD
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-=======
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is there for the test")
->>>>>>> witness
 }
 
 impl Drop for Process {

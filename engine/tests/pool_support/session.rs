@@ -248,22 +248,18 @@ impl<'a> Session<'a> {
     }
 
     fn change_volumes(&mut self) {
-        let (change, epoch) = (self.value(), Epoch(1));
+        let (change, epoch, name) = (self.value(), Epoch(1), ItemName(0));
         let state =
             |volume, sectors, deleted| Record::VolumeState { volume, sectors, change, epoch, deleted };
         if let Some(volume) = self.model.volumes.keys().last().copied() {
-            let name = ItemName(change as u32 % 2);
             let value = vec![change as u8; (change % 3) as usize * 700].into();
             let item = Record::VolumeItem { volume, name, revision: change, value };
             self.append(&[state(volume, SECTORS + change, false), item], 0);
         }
-        if let Some((volume, _, _)) = self.first_mapped() {
-            self.append(&[state(volume, SECTORS + change, true)], 0);
-            let extents: Vec<u32> = self.model.volumes[&volume].map.keys().copied().collect();
-            for extent in extents {
-                self.append(&[Record::Unmap { volume, extent }], 0);
-            }
-        }
+        let Some((volume, _, _)) = self.first_mapped() else { return };
+        self.append(&[state(volume, SECTORS + change, true)], 0);
+        let extents: Vec<u32> = self.model.volumes[&volume].map.keys().copied().collect();
+        extents.into_iter().for_each(|extent| drop(self.append(&[Record::Unmap { volume, extent }], 0)));
     }
 
     fn records(&mut self, op: Op) -> Vec<Record> {

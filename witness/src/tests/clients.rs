@@ -117,22 +117,14 @@ fn a_witness_that_is_not_one_is_an_error() {
     }
 }
 
-<<<<<<< HEAD
-=======
 /// Answers that were held, and where they belong.
 type Held = Mutex<Vec<(Vec<u8>, TcpStream)>>;
 
->>>>>>> witness
 /// Passes connections on to a witness. What comes back of one is kept until it is released.
 struct Proxy {
     address: SocketAddr,
     hold: Arc<Mutex<bool>>,
-<<<<<<< HEAD
-    /// Answers that were held, and where they belong.
-    held: Arc<Mutex<Vec<(Vec<u8>, TcpStream)>>>,
-=======
     held: Arc<Held>,
->>>>>>> witness
 }
 
 impl Proxy {
@@ -154,16 +146,7 @@ impl Proxy {
     }
 }
 
-<<<<<<< HEAD
-fn pass_back(
-    mut from: TcpStream,
-    mut onto: TcpStream,
-    hold: &Mutex<bool>,
-    held: &Mutex<Vec<(Vec<u8>, TcpStream)>>,
-) {
-=======
 fn pass_back(mut from: TcpStream, mut onto: TcpStream, hold: &Mutex<bool>, held: &Held) {
->>>>>>> witness
     let mut bytes = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
         let come = &bytes[..count];
