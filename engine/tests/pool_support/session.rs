@@ -259,7 +259,7 @@ impl<'a> Session<'a> {
         let Some((volume, _, _)) = self.first_mapped() else { return };
         self.append(&[state(volume, SECTORS + change, true)], 0);
         let extents: Vec<u32> = self.model.volumes[&volume].map.keys().copied().collect();
-        extents.into_iter().for_each(|extent| drop(self.append(&[Record::Unmap { volume, extent }], 0)));
+        extents.into_iter().for_each(|extent| self.append(&[Record::Unmap { volume, extent }], 0));
     }
 
     fn records(&mut self, op: Op) -> Vec<Record> {
