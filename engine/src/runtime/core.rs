@@ -351,6 +351,9 @@ impl Core {
                 self.items.write().insert(volume, items);
             }
             Action::VolumeSize { volume, sectors } => {
+                if sectors.is_none() {
+                    self.items.write().remove(&volume);
+                }
                 self.sizes.write().insert(volume, sectors);
             }
             Action::Release { disk } => {

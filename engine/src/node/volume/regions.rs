@@ -38,7 +38,7 @@ struct Sent {
     version: u64,
 }
 
-/// The regions of a volume in a resync, at the source.
+/// The regions of a volume in a resync, at the source. Each is in one of these at most, but for `first`.
 #[derive(Debug, Default)]
 pub(super) struct Regions {
     /// Not sent on this link.
@@ -61,6 +61,15 @@ impl Regions {
         !self.reading.contains(&region)
             && !self.unreadable.iter().any(|&(_, unreadable)| unreadable == region)
             && !self.to_copy.contains(region)
+    }
+
+    /// The pass has to come by again. What is being read will be sent as it is then.
+    fn copy_again(&mut self, region: u64) {
+        if !self.reading.contains(&region) {
+            self.unreadable.retain(|&(_, unreadable)| unreadable != region);
+            self.sent.remove(&region);
+            self.to_copy.insert(region);
+        }
     }
 
     /// The lowest region to copy, or the lowest of those that go first.
@@ -265,6 +274,8 @@ impl Volume {
         let count = blocks.end - blocks.start;
         let tag = cx.shared.copies.send(count);
         for region in regions(blocks.clone()) {
+            // Else the next write here would not go to the target, and the confirmation of this would clear its mark.
+            debug_assert!(copied.is_covered(region), "region {region} is sent, and to be copied");
             if !(forgets && copied.sent.contains_key(&region)) {
                 copied.sent.insert(region, Sent { tag, version });
             }
@@ -286,12 +297,7 @@ impl Volume {
         let Some(copied) = &mut self.regions else { return };
         if cx.shared.copies.exceeds(limit) {
             // The target is slow: guests do not wait for it, the pass comes by again.
-            for region in regions(blocks) {
-                if !copied.reading.contains(&region) {
-                    copied.sent.remove(&region);
-                    copied.to_copy.insert(region);
-                }
-            }
+            regions(blocks).for_each(|region| copied.copy_again(region));
             return;
         }
         for run in copied.covered_runs(&blocks) {
