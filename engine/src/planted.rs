@@ -174,6 +174,8 @@ bugs! {
     KeptBeforePartner,
     /// What is kept is replaced whatever its revision.
     KeptUncompared,
+    /// A region that could not be read waits to be read again though it is copied as it was written since.
+    UnreadableCopiedTwice,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -64,9 +64,9 @@ impl Regions {
     }
 
     /// The pass has to come by again. What is being read will be sent as it is then.
-    fn copy_again(&mut self, region: u64) {
+    fn copy_again(&mut self, region: u64, twice: bool) {
         if !self.reading.contains(&region) {
-            self.unreadable.retain(|&(_, unreadable)| unreadable != region);
+            self.unreadable.retain(|&(_, unreadable)| unreadable != region || twice);
             self.sent.remove(&region);
             self.to_copy.insert(region);
         }
@@ -275,7 +275,8 @@ impl Volume {
         let tag = cx.shared.copies.send(count);
         for region in regions(blocks.clone()) {
             // Else the next write here would not go to the target, and the confirmation of this would clear its mark.
-            debug_assert!(copied.is_covered(region), "region {region} is sent, and to be copied");
+            let sound = copied.is_covered(region) || cx.has(Bug::UnreadableCopiedTwice);
+            debug_assert!(sound, "region {region} is sent, and to be copied");
             if !(forgets && copied.sent.contains_key(&region)) {
                 copied.sent.insert(region, Sent { tag, version });
             }
@@ -297,7 +298,8 @@ impl Volume {
         let Some(copied) = &mut self.regions else { return };
         if cx.shared.copies.exceeds(limit) {
             // The target is slow: guests do not wait for it, the pass comes by again.
-            regions(blocks).for_each(|region| copied.copy_again(region));
+            let twice = cx.has(Bug::UnreadableCopiedTwice);
+            regions(blocks).for_each(|region| copied.copy_again(region, twice));
             return;
         }
         for run in copied.covered_runs(&blocks) {
