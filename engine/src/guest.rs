@@ -213,7 +213,8 @@ pub trait VirtualVolume: Send + Sync {
     }
     /// Keeps something small with the volume, in place of what was kept under `name`, if that has the revision `expect`
     /// (zero: if nothing was); no bytes: nothing any more. `done` is called once, on whatever thread has the answer, when it
-    /// is in writing on both nodes and in force there, or on the one that serves alone, or when it is refused.
+    /// is in writing on both nodes and in force there, or on the one that serves alone, or when it is refused. It must not wait
+    /// for anything of the engine, nor add or remove disks.
     fn keep(
         &self,
         name: ItemName,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::Node;
-use super::event::Action;
+use super::event::{Action, Notice};
 use crate::guest::{Item, Items};
 use crate::ids::{Epoch, VolumeId};
 use crate::mirror::message::{Control, ItemEntry, VolumeChange, VolumeRefusal};
@@ -36,7 +36,10 @@ impl Node {
         let others = meta.items.iter().filter(|(other, _)| *other != name);
         let (count, bytes) =
             others.fold((1, value.len()), |(count, bytes), (_, item)| (count + 1, bytes + item.value.len()));
-        count <= ITEMS_MAX && bytes <= ITEMS_BYTES_MAX && pool.has_room_for_item(volume, *name, value.len())
+        let pending = self.changes.room_pending();
+        count <= ITEMS_MAX
+            && bytes <= ITEMS_BYTES_MAX
+            && pool.has_room_for_item(volume, *name, value.len(), pending)
     }
 
     /// What is kept with the volume is in force from now on, as it is in writing here.
@@ -69,11 +72,19 @@ impl Node {
 
     /// Target: the source's table comes next.
     pub(super) fn items_received(&mut self, volume: VolumeId, items: Vec<ItemEntry>) {
+        if !self.ready_to_rejoin() {
+            return;
+        }
         let pool = self.store().pool();
         let (most, volumes) = (pool.item_bytes_max(), pool.volumes_max());
         let fits = |item: &ItemEntry| !item.value.is_empty() && item.value.len() <= most;
-        if !items.iter().all(fits) || self.changes.received.len() >= volumes {
-            // Without them the table cannot be taken over: the source finds that nothing comes of it.
+        let bytes = items.iter().map(|item| item.value.len()).sum::<usize>();
+        let all_fit = items.iter().all(fits) && items.len() <= ITEMS_MAX && bytes <= ITEMS_BYTES_MAX;
+        if !all_fit || self.changes.received.len() >= volumes {
+            // Without them the table cannot be taken over.
+            let what = "this node's pool has no room for what its partner keeps with its volumes; make it anew on \
+                        larger disks";
+            self.notice(Notice::NeedsDecision(what.into()));
             if let Some(link) = self.link {
                 self.actions.push_back(Action::Disconnect { link });
             }

@@ -3,16 +3,18 @@
 //! Invariant: when a target has the record that it is behind in writing, it has the source's table and what is kept with
 //! its volumes too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Node;
 use super::event::Notice;
 use crate::guest::Items;
-use crate::ids::VolumeId;
+use crate::ids::{ItemName, VolumeId};
 use crate::mirror::message::VolumeEntry;
 use crate::planted::Bug;
 use crate::pool::{Lsn, Record, SECTORS_MAX, room};
+
+static NOTHING: Items = Items::new();
 
 impl Node {
     /// Mirrored volumes that are deleted.
@@ -72,37 +74,51 @@ impl Node {
         false
     }
 
-    /// Target: what is to be written down so that the volumes are as the source has them.
+    /// Target: what is to be written down so that the volumes are as the source has them. First goes what is not kept any
+    /// more, so that there is room; a volume's state comes after all that is kept with it, for who has the one has the other.
     pub(super) fn take_over_table(&mut self, table: &[VolumeEntry]) -> Vec<Record> {
-        let mut records = Vec::new();
         let received = core::mem::take(&mut self.changes.received);
-        let nothing = Items::new();
+        let mut records: Vec<Record> = Vec::new();
         for entry in table {
-            let VolumeEntry { volume, uuid, sectors, change, epoch, deleted } = *entry;
-            let here = self.store().pool().metadata().volume(volume);
-            let now = here.map(|meta| (meta.sectors, meta.change, meta.changed_in, meta.deleted));
-            if now.is_none() {
-                records.push(Record::VolumeCreate { volume, uuid, sectors, mirrored: true });
-            }
-            // The change that is taken back here may have been the first.
-            if now != Some((sectors, change, epoch, deleted)) && (now.is_some() || change > 0) {
-                records.push(Record::VolumeState { volume, sectors, change, epoch, deleted });
-                let kept = here.map_or(&nothing, |meta| &meta.items);
-                let items = received.get(&volume).filter(|_| !deleted).unwrap_or(&nothing);
-                records.extend(put_in_place(volume, kept, items));
-            }
-            if deleted {
-                self.drop_volume(volume);
-                continue;
-            }
-            if !self.volumes.contains_key(&volume) {
-                self.add_volume(volume, sectors, true);
-            }
-            if let Some(state) = self.volumes.get_mut(&volume) {
-                (state.sectors, state.leaving) = (sectors, false);
-            }
+            let (kept, theirs) = (self.items_of(entry.volume), items_for(entry, &received));
+            let gone = kept.iter().filter(|(name, item)| theirs.get(name) != Some(*item));
+            records.extend(gone.map(|(&name, _)| item_record(entry.volume, name, 0, Arc::default())));
+        }
+        for entry in table {
+            self.take_over_entry(entry, items_for(entry, &received), &mut records);
         }
         records
+    }
+
+    fn take_over_entry(&mut self, entry: &VolumeEntry, theirs: &Items, records: &mut Vec<Record>) {
+        let VolumeEntry { volume, uuid, sectors, change, epoch, deleted } = *entry;
+        let here = self.store().pool().metadata().volume(volume);
+        let now = here.map(|meta| (meta.sectors, meta.change, meta.changed_in, meta.deleted));
+        if now.is_none() {
+            records.push(Record::VolumeCreate { volume, uuid, sectors, mirrored: true });
+        }
+        let kept = self.items_of(volume);
+        let come = theirs.iter().filter(|(name, item)| kept.get(name) != Some(*item));
+        records.extend(
+            come.map(|(&name, item)| item_record(volume, name, item.revision, Arc::clone(&item.value))),
+        );
+        // The change that is taken back here may have been the first.
+        if now != Some((sectors, change, epoch, deleted)) && (now.is_some() || change > 0) {
+            records.push(Record::VolumeState { volume, sectors, change, epoch, deleted });
+        }
+        if deleted {
+            return self.drop_volume(volume);
+        }
+        if !self.volumes.contains_key(&volume) {
+            self.add_volume(volume, sectors, true);
+        }
+        if let Some(state) = self.volumes.get_mut(&volume) {
+            (state.sectors, state.leaving) = (sectors, false);
+        }
+    }
+
+    fn items_of(&self, volume: VolumeId) -> &Items {
+        self.store().pool().metadata().volume(volume).map_or(&NOTHING, |meta| &meta.items)
     }
 
     /// Target: what the table has deleted is taken apart when the record is durable.
@@ -118,17 +134,16 @@ impl Node {
         let named: BTreeSet<VolumeId> = table.iter().map(|entry| entry.volume).collect();
         let others =
             metadata.volumes().filter(|(id, _)| !named.contains(id)).map(|(_, meta)| room(&meta.items));
-        let nothing = Items::new();
-        let theirs = named.iter().map(|id| room(self.changes.received.get(id).unwrap_or(&nothing)));
+        let theirs = named.iter().map(|id| room(self.changes.received.get(id).unwrap_or(&NOTHING)));
         others.chain(theirs).sum()
     }
 }
 
-/// What turns what is kept into `items`.
-fn put_in_place(volume: VolumeId, kept: &Items, items: &Items) -> Vec<Record> {
-    let gone = kept.keys().filter(|name| !items.contains_key(name)).map(|&name| (name, 0, Arc::default()));
-    let come = items.iter().map(|(&name, item)| (name, item.revision, Arc::clone(&item.value)));
-    gone.chain(come)
-        .map(|(name, revision, value)| Record::VolumeItem { volume, name, revision, value })
-        .collect()
+/// What the source keeps with a volume of its table.
+fn items_for<'a>(entry: &VolumeEntry, received: &'a BTreeMap<VolumeId, Items>) -> &'a Items {
+    received.get(&entry.volume).filter(|_| !entry.deleted).unwrap_or(&NOTHING)
+}
+
+fn item_record(volume: VolumeId, name: ItemName, revision: u64, value: Arc<[u8]>) -> Record {
+    Record::VolumeItem { volume, name, revision, value }
 }

@@ -24,7 +24,7 @@ use crate::guest::Items;
 use crate::ids::{Epoch, VolumeId};
 use crate::mirror::message::{Control, VolumeChange, VolumeRefusal};
 use crate::planted::Bug;
-use crate::pool::{Lsn, Record, SECTORS_MAX};
+use crate::pool::{Lsn, Record, SECTORS_MAX, item_room};
 
 /// Who waits for a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +72,20 @@ pub(super) struct Changes {
     forwarded: BTreeMap<u64, Epoch>,
     /// Target: what the source keeps with its volumes, until it comes with its table.
     pub(super) received: BTreeMap<VolumeId, Items>,
+}
+
+impl Changes {
+    /// Room that items will take which are not in the pool yet.
+    pub(super) fn room_pending(&self) -> usize {
+        let ours = self.ours.values().filter(|ours| !matches!(ours.stage, Stage::Writing(_)));
+        let theirs = self.theirs.values().filter(|theirs| theirs.writing.is_none());
+        let all = ours.map(|ours| &ours.what).chain(theirs.map(|theirs| &theirs.what));
+        all.map(|what| match what {
+            VolumeChange::Keep { value, .. } => item_room(value.len()),
+            VolumeChange::Grow { .. } | VolumeChange::Delete => 0,
+        })
+        .sum()
+    }
 }
 
 impl Node {
@@ -147,8 +161,11 @@ impl Node {
     }
 
     pub(super) fn change_asked(&mut self, epoch: Epoch, id: u64, volume: VolumeId, what: VolumeChange) {
-        if self.is_paired_in(epoch) {
-            self.volume_asked(Asker::Partner(epoch, id), volume, what);
+        let asker = Asker::Partner(epoch, id);
+        match self.volumes.get(&volume) {
+            _ if !self.is_paired_in(epoch) => {}
+            Some(state) if state.mirrored => self.volume_asked(asker, volume, what),
+            _ => self.answer_change(asker, Err(VolumeRefusal::Unknown(volume))),
         }
     }
 

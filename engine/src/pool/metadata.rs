@@ -21,13 +21,19 @@ pub type Freed = SmallVec<[Slot; 1]>;
 
 /// Bytes of a checkpoint that a volume may count on (enough for some 900 hot areas), and as much again for each of these that its items begin.
 pub(super) const VOLUME_BYTES: u64 = 4096;
-/// Beside its bytes an item takes so many: the heads of its record.
-const ITEM_HEAD_BYTES: usize = 32;
+/// What an item takes beside its bytes at most: the heads of its record and of a frame, and what is left of the frame's last
+/// block. A frame of a checkpoint may hold no other.
+const ITEM_HEAD_BYTES: usize = 32 + 64 + 4096;
 
 /// Room in a checkpoint that a volume with these items counts on, as a number of volumes without any.
 pub fn room(items: &Items) -> usize {
     let bytes = items.values().map(|item| item.value.len() + ITEM_HEAD_BYTES).sum::<usize>();
     1 + bytes.div_ceil(VOLUME_BYTES as usize)
+}
+
+/// Room that an item of so many bytes takes at most, in the same unit.
+pub fn item_room(bytes: usize) -> usize {
+    (bytes + ITEM_HEAD_BYTES).div_ceil(VOLUME_BYTES as usize)
 }
 
 /// One volume.

@@ -55,7 +55,7 @@ pub use identify::probe;
 pub use layout::{
     DiskState, EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Identity, LOG_BYTES_MIN, PoolDisk, PoolOptions,
 };
-pub use metadata::{Freed, Metadata, VolumeMeta, room};
+pub use metadata::{Freed, Metadata, VolumeMeta, item_room, room};
 pub use opening::{OpenReport, Opening};
 pub use reading::DamagedCopy;
 pub use record::{ANCESTORS_MAX, ITEM_BYTES_MAX, Lsn, NodeRecord, Record, Slot};
@@ -169,10 +169,13 @@ impl Pool {
         self.layout.volumes_max()
     }
 
-    /// Can so many bytes be kept with a volume under this name, and be written down at one stroke?
-    pub fn has_room_for_item(&self, volume: VolumeId, name: ItemName, bytes: usize) -> bool {
-        let room = self.metadata.volumes_room_with(volume, name, bytes);
-        bytes == 0 || (bytes <= self.item_bytes_max() && room <= self.volumes_max())
+    /// Can so many bytes be kept with a volume under this name, and be written down at one stroke, when as much room is
+    /// taken as `pending` volumes count on? Items get a quarter of all room: the rest is for hot areas and change logs.
+    pub fn has_room_for_item(&self, volume: VolumeId, name: ItemName, bytes: usize, pending: usize) -> bool {
+        let room = self.metadata.volumes_room_with(volume, name, bytes) + pending;
+        let items = room.saturating_sub(self.metadata.volumes().len());
+        let fits = room <= self.volumes_max() && items * 4 <= self.volumes_max();
+        bytes == 0 || (bytes <= self.item_bytes_max() && fits)
     }
 
     /// Most bytes of an item: with the record of its change it must fit into one entry of the log.

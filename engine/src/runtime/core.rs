@@ -255,8 +255,8 @@ impl Core {
         self.timer.stop();
         // Whoever performs now, this thread or another, finds the core closed and lets go.
         self.performing.run(|| self.perform());
-        self.operators.close();
-        self.changers.close();
+        self.operators.close().into_iter().for_each(|caller| contain(|| caller(None)));
+        self.changers.close().into_iter().for_each(|caller| contain(|| caller(None)));
         let waiting = self.intake.lock().requests.close();
         for (sink, token) in waiting {
             contain(|| sink.complete(token, Err(GuestError::Unavailable)));

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 /// Why they may be refused.
 type Answer<R> = Result<(), R>;
 /// `None`: there will be no answer.
-type Caller<R> = Box<dyn FnOnce(Option<Answer<R>>) + Send>;
+pub(super) type Caller<R> = Box<dyn FnOnce(Option<Answer<R>>) + Send>;
 
 pub(super) struct Operators<R> {
     state: Mutex<State<R>>,
@@ -58,13 +58,10 @@ impl<R: Send + 'static> Operators<R> {
         }
     }
 
-    /// There are no answers any more.
-    pub(super) fn close(&self) {
-        let waiting = {
-            let mut state = self.state.lock();
-            state.closed = true;
-            core::mem::take(&mut state.waiting)
-        };
-        waiting.into_values().for_each(|caller| caller(None));
+    /// There are no answers any more; whoever waits is to be told.
+    pub(super) fn close(&self) -> Vec<Caller<R>> {
+        let mut state = self.state.lock();
+        state.closed = true;
+        core::mem::take(&mut state.waiting).into_values().collect()
     }
 }

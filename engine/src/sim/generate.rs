@@ -350,8 +350,8 @@ fn item_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
         let mut at = unit * 2 + rng.below(last);
         let volume = VolumeId(rng.below(plan.setup.volumes.len() as u64) as u32 + 1);
         for _ in 0..rng.between(1, 4) {
-            let (who, name) = (rng.pick(&NodeName::BOTH), ItemName(rng.below(2) as u32));
-            let bytes = if rng.chance(0.15) { 0 } else { rng.pick(&[8, 100, 3_000]) };
+            let (who, name) = (rng.pick(&NodeName::BOTH), ItemName(rng.below(3) as u32));
+            let bytes = if rng.chance(0.15) { 0 } else { rng.pick(&[8, 100, 3_000, 12_000]) };
             plan.at(at, Verb::Keep { who, volume, name, seen: rng.chance(0.9), bytes });
             at += rng.below(3_000);
         }
