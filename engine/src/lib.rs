@@ -12,6 +12,7 @@ pub mod backend;
 pub mod bits;
 pub mod block;
 pub mod cache;
+mod cells;
 pub mod format;
 pub mod guest;
 pub mod ids;

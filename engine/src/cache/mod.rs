@@ -107,6 +107,16 @@ impl Cache {
         self.blocks + count > self.blocks_max
     }
 
+    /// May `count` more blocks become dirty within its share?
+    pub fn has_room(&self, count: usize) -> bool {
+        self.unstable + count <= self.dirty_blocks_max
+    }
+
+    /// Does it wait for write-back already?
+    pub fn has_turn(&self) -> bool {
+        self.turn.is_some()
+    }
+
     fn set_blocks_max(&mut self, blocks_max: usize) {
         self.blocks_max = blocks_max;
         self.clean.set_blocks_max(blocks_max);

@@ -12,6 +12,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use parking_lot::Mutex;
+
 use super::allot::Allotter;
 use super::{Cache, Worth};
 use crate::ids::VolumeId;
@@ -22,15 +24,25 @@ const LOOKS: usize = 64;
 
 /// Something of a volume that has its cache.
 pub trait HasCache {
-    /// The cache, to look at.
-    fn cache(&self) -> &Cache;
+    /// Looks at the cache.
+    fn look<R>(&self, look: impl FnOnce(&Cache) -> R) -> R;
     /// The cache.
     fn cache_mut(&mut self) -> &mut Cache;
 }
 
+impl<T: HasCache> HasCache for Mutex<T> {
+    fn look<R>(&self, look: impl FnOnce(&Cache) -> R) -> R {
+        self.lock().look(look)
+    }
+
+    fn cache_mut(&mut self) -> &mut Cache {
+        self.get_mut().cache_mut()
+    }
+}
+
 impl HasCache for Cache {
-    fn cache(&self) -> &Cache {
-        self
+    fn look<R>(&self, look: impl FnOnce(&Cache) -> R) -> R {
+        look(self)
     }
 
     fn cache_mut(&mut self) -> &mut Cache {
@@ -119,6 +131,37 @@ impl Shares {
         self.blocks.portion()
     }
 
+    /// Is more dirty than the bound allows? Then there is room for nobody.
+    pub fn is_in_debt(&self) -> bool {
+        self.dirty.is_in_debt()
+    }
+
+    /// Is more than half of what may be dirty?
+    pub fn is_half_dirty(&self) -> bool {
+        self.unstable * 2 > self.dirty.bound()
+    }
+
+    /// As [`room`](Self::room), with one cache at hand: what others have and do not use stays with them.
+    pub fn room_of_free(&mut self, cache: &mut Cache, of: VolumeId, count: usize) -> bool {
+        let wanted = cache.unstable + count;
+        let fits = self.dirty.want(of, wanted);
+        if fits {
+            cache.dirty_blocks_max = self.dirty.held(of);
+        }
+        fits
+    }
+
+    /// As [`make_place`](Self::make_place), with one cache at hand: what is free, and else blocks of its own give way. If that
+    /// does not suffice the cache gets more than its share, until [`note`](Self::note).
+    pub fn make_place_of_free(&mut self, now: Instant, cache: &mut Cache, of: VolumeId, count: usize) {
+        if self.blocks.want(of, cache.blocks + count) {
+            cache.set_blocks_max(self.blocks.held(of));
+            return;
+        }
+        let mut looks = 2 * cache.clean.len();
+        while cache.lacks_place(count) && cache.evict(now, &mut looks) {}
+    }
+
     /// How often a block became stable: a sign that something moved.
     pub fn settled(&self) -> u64 {
         self.settled
@@ -137,7 +180,7 @@ impl Shares {
         of: VolumeId,
         count: usize,
     ) -> bool {
-        let cache = all.get(&of).expect("a volume with a cache").cache();
+        let cache = all.get_mut(&of).expect("a volume with a cache").cache_mut();
         let wanted = cache.unstable + count;
         if wanted <= cache.dirty_blocks_max && !self.dirty.is_in_debt() {
             return true;
@@ -153,15 +196,16 @@ impl Shares {
         of: VolumeId,
         count: usize,
     ) {
-        let looks: usize = all.values().map(|each| each.cache().clean.len()).sum();
+        let looks: usize = all.values_mut().map(|each| each.cache_mut().clean.len()).sum();
         let mut looks = 2 * looks;
         loop {
-            let wanted = all.get(&of).expect("a volume with a cache").cache().blocks + count;
+            let wanted = all.get_mut(&of).expect("a volume with a cache").cache_mut().blocks + count;
             if self.give(Bound::Blocks, all, of, wanted) {
                 return;
             }
-            let worth = |(id, each): (&VolumeId, &H)| each.cache().clean.next().map(|worth| (worth, *id));
-            let victim: Option<(Worth, VolumeId)> = all.iter().filter_map(worth).min();
+            let worth =
+                |(id, each): (&VolumeId, &mut H)| each.cache_mut().clean.next().map(|worth| (worth, *id));
+            let victim: Option<(Worth, VolumeId)> = all.iter_mut().filter_map(worth).min();
             let Some((_, victim)) = victim.filter(|_| looks > 0) else { return };
             let cache = all.get_mut(&victim).expect("just found").cache_mut();
             // More than one at once, so that it is not sought for each.
@@ -281,7 +325,7 @@ impl Shares {
             if found.is_some_and(|(.., oldest)| oldest <= turn) {
                 break;
             }
-            let next = all.get(&volume).and_then(|each| each.cache().next_dirty());
+            let next = all.get(&volume).and_then(|each| each.look(Cache::next_dirty));
             if let Some((block, when)) = next
                 && found.is_none_or(|(.., oldest)| when < oldest)
             {

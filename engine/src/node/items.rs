@@ -46,7 +46,7 @@ impl Node {
     pub(super) fn show_items(&mut self, volume: VolumeId) {
         let meta = self.store().pool().metadata().volume(volume);
         let Some(items) = meta.map(|meta| meta.items.clone()) else { return };
-        let Some(state) = self.volumes.get_mut(&volume) else { return };
+        let Some(state) = self.volumes.get_mut(volume) else { return };
         if !items.is_empty() || state.items_shown {
             state.items_shown = true;
             self.actions.push_back(Action::VolumeItems { volume, items: Arc::new(items) });

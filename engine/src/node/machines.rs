@@ -12,8 +12,10 @@ use super::event::Action;
 use super::volume::context::{Context, Told};
 use super::volume::hot::TIDY_EVERY;
 use super::volume::right::{Right, Service};
-use super::volume::room::{Queue, Room, Waiter};
+use super::volume::room::{Queue, Queues, Waiter};
+use super::volume::stock::Stock;
 use super::volume::{MACHINES_MAX, Volume, first_id, machine_of};
+use crate::cells::Cells;
 use crate::guest::{Command, GuestError};
 use crate::ids::{Epoch, RequestId, VolumeId};
 use crate::mirror::message::Control;
@@ -37,12 +39,18 @@ pub(super) struct Machines {
 }
 
 impl Machines {
-    fn set_awake(&mut self, id: VolumeId, awake: bool) {
-        match self.awake.binary_search(&id) {
-            Ok(at) if !awake => drop(self.awake.remove(at)),
-            Err(at) if awake => self.awake.insert(at, id),
+    /// Takes notice of whether a machine is awake.
+    fn set_awake(&mut self, volume: &mut Volume) {
+        volume.known_awake = volume.is_awake();
+        match self.awake.binary_search(&volume.id) {
+            Ok(at) if !volume.known_awake => drop(self.awake.remove(at)),
+            Err(at) if volume.known_awake => self.awake.insert(at, volume.id),
             _ => {}
         }
+    }
+
+    fn forget_awake(&mut self, id: VolumeId) {
+        self.awake.retain(|awake| *awake != id);
     }
 
     /// The next that is awake, behind `last`.
@@ -70,17 +78,18 @@ impl Node {
 
     /// The volume is no more. Nothing of it is in hand but for what a node that is behind need not answer.
     pub(super) fn drop_volume(&mut self, id: VolumeId) {
-        let Some(volume) = self.volumes.remove(&id) else { return };
+        let Some(volume) = self.volumes.remove(id) else { return };
         self.machines.retired.insert(id, volume.last_id());
-        self.machines.set_awake(id, false);
+        self.machines.forget_awake(id);
         self.scrub_leaves(id);
         self.actions.push_back(Action::VolumeSize { volume: id, sectors: None });
     }
 
-    fn split(&mut self) -> (&mut BTreeMap<VolumeId, Volume>, &mut Machines, Context<'_>) {
-        let Node { volumes, machines, now, config, store, pages, shared, actions, told, .. } = self;
+    fn split(&mut self) -> (&mut Cells<Volume>, &mut Machines, Context<'_>) {
+        let Node { volumes, machines, now, config, store, pages, room, shared, actions, told, .. } = self;
         let store = store.as_mut().expect("the pool is open");
-        (volumes, machines, Context { now: *now, config, store, pages, shared, actions, told })
+        let (store, shared) = (Stock::Whole(store), Some(shared));
+        (volumes, machines, Context { now: *now, config, store, pages, room, shared, actions, told })
     }
 
     /// Hands the right down to all machines if it has changed.
@@ -88,7 +97,7 @@ impl Node {
         let right = self.right();
         if self.machines.right != Some(right) {
             self.machines.right = Some(right);
-            self.volumes.values_mut().for_each(|volume| volume.hand_down(right));
+            self.volumes.iter_mut().for_each(|(_, volume)| volume.hand_down(right));
         }
     }
 
@@ -100,9 +109,10 @@ impl Node {
     ) -> Option<R> {
         self.hand_down();
         let (volumes, machines, mut cx) = self.split();
-        let volume = volumes.get_mut(&id)?;
+        let volume = volumes.get_mut(id)?;
         let result = step(volume, &mut cx);
-        machines.set_awake(id, volume.is_awake());
+        machines.set_awake(volume);
+        drop(cx);
         self.hear();
         Some(result)
     }
@@ -114,14 +124,23 @@ impl Node {
         }
     }
 
+    /// A machine has stepped beside others.
+    pub(super) fn note_step(&mut self, id: VolumeId) {
+        if let Some(volume) = self.volumes.get_mut(id) {
+            volume.stepped = false;
+            self.machines.set_awake(volume);
+        }
+    }
+
     /// A step of every machine.
     pub(super) fn each(&mut self, mut step: impl FnMut(&mut Volume, &mut Context<'_>)) {
         self.hand_down();
         let (volumes, machines, mut cx) = self.split();
-        for (&id, volume) in volumes {
+        for (_, volume) in volumes.iter_mut() {
             step(volume, &mut cx);
-            machines.set_awake(id, volume.is_awake());
+            machines.set_awake(volume);
         }
+        drop(cx);
         self.hear();
     }
 
@@ -135,7 +154,7 @@ impl Node {
     }
 
     /// What machines have told the control part.
-    fn hear(&mut self) {
+    pub(super) fn hear(&mut self) {
         while let Some((volume, told)) = self.told.pop_front() {
             match told {
                 Told::PartnerFull => self.drop_full_partner(),
@@ -148,7 +167,7 @@ impl Node {
 
     /// A guest asks.
     pub(super) fn guest(&mut self, id: RequestId, volume: VolumeId, command: Command) {
-        if self.volumes.contains_key(&volume) {
+        if self.volumes.contains(volume) {
             self.with(volume, |volume, cx| volume.guest(cx, id, command));
         } else {
             let error = self.why_gone(volume);
@@ -209,24 +228,24 @@ impl Node {
             return false;
         }
         let mut moved = false;
-        for waiter in self.shared.room.unsettled() {
+        for waiter in self.room.unsettled() {
             moved |= self.retry(waiter);
         }
         moved
     }
 
     /// Serves a queue until its first one has to wait.
-    fn wake_queue(&mut self, queue: fn(&mut Room) -> &mut Queue) -> bool {
+    fn wake_queue(&mut self, queue: fn(&mut Queues) -> &mut Queue) -> bool {
         let mut moved = false;
-        while let Some(first) = queue(&mut self.shared.room).front() {
+        while let Some(first) = self.room.change(|room| queue(room).front()) {
             if self.is_waiting(first) {
                 self.retry(first);
-                if queue(&mut self.shared.room).front() == Some(first) && self.is_waiting(first) {
+                if self.room.change(|room| queue(room).front()) == Some(first) && self.is_waiting(first) {
                     moved |= self.has(Bug::SmallWritesPassLarge) && self.wake_out_of_turn(queue);
                     break;
                 }
             } else {
-                queue(&mut self.shared.room).leave();
+                self.room.change(|room| queue(room).leave());
             }
             moved = true;
         }
@@ -234,14 +253,14 @@ impl Node {
     }
 
     /// The planted bug: whoever fits goes on.
-    fn wake_out_of_turn(&mut self, queue: fn(&mut Room) -> &mut Queue) -> bool {
-        let all = queue(&mut self.shared.room).all();
+    fn wake_out_of_turn(&mut self, queue: fn(&mut Queues) -> &mut Queue) -> bool {
+        let all = self.room.change(|room| queue(room).all());
         all.into_iter().filter(|&waiter| self.is_waiting(waiter) && self.retry(waiter)).count() > 0
     }
 
     fn is_waiting(&self, waiter: Waiter) -> bool {
         match waiter {
-            Waiter::Volume(id, turn) => self.volumes.get(&id).is_some_and(|volume| volume.is_waiting(turn)),
+            Waiter::Volume(id, turn) => self.volumes.get(id).is_some_and(|volume| volume.is_waiting(turn)),
             Waiter::Copies => self.has_copies(),
         }
     }
@@ -266,7 +285,7 @@ impl Node {
     pub(super) fn check_time(&mut self) {
         let mut last = None;
         while let Some(id) = self.machines.next_awake(last) {
-            if self.volumes[&id].deadline().is_some_and(|at| self.now >= at) {
+            if self.volumes.get(id).and_then(|volume| volume.deadline()).is_some_and(|at| self.now >= at) {
                 self.with(id, |volume, cx| volume.check_time(cx));
             }
             last = Some(id);
@@ -274,7 +293,7 @@ impl Node {
     }
 
     pub(super) fn volumes_deadline(&self) -> Option<Instant> {
-        let awake = self.machines.awake.iter().filter_map(|id| self.volumes[id].deadline());
+        let awake = self.machines.awake.iter().filter_map(|id| self.volumes.get(*id)?.deadline());
         let tidy = self.volumes.values().filter_map(|volume| volume.tidy_deadline(self.now, &self.config));
         let tidy = tidy.min().map(|at| at.max(self.machines.tidy_at));
         awake.chain(tidy).min()

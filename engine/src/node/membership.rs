@@ -271,7 +271,7 @@ impl Node {
         if self.has(Bug::MarkForgottenAtTakeover) {
             records.clear();
         }
-        for (&volume, machine) in &self.volumes {
+        for (volume, machine) in self.volumes.iter() {
             for run in machine.sent_blocks().map(regions) {
                 records.push(Record::LogAdd { volume, first: run.start, count: run.end - run.start });
             }

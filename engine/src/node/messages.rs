@@ -52,18 +52,18 @@ impl Node {
     }
 
     /// Is what a message of the partner names within a mirrored volume, and of a size that a guest may ask for?
-    fn is_sane(&self, body: &Body) -> bool {
+    pub(super) fn is_sane(&self, body: &Body) -> bool {
         let blocks_max = ZERO_SECTORS_MAX / SECTORS_PER_BLOCK + 1;
         let fits = |volume: &VolumeId, first: u64, blocks: u32| {
             let end = first.checked_add(u64::from(blocks));
             blocks > 0
                 && u64::from(blocks) <= blocks_max
-                && self.volumes.get(volume).is_some_and(|state| {
+                && self.volumes.get(*volume).is_some_and(|state| {
                     state.mirrored && end.is_some_and(|end| end <= state.sectors.div_ceil(SECTORS_PER_BLOCK))
                 })
         };
         let (me, paired) = (self.me(), matches!(self.phase, Phase::Paired(_)));
-        let mine = |volume: &VolumeId| self.volumes.get(volume).is_some_and(|state| state.owner == me);
+        let mine = |volume: &VolumeId| self.volumes.get(*volume).is_some_and(|state| state.owner == me);
         match body {
             Body::Write { volume, first, blocks, .. } => {
                 fits(volume, *first, *blocks) && !(paired && mine(volume))
@@ -71,7 +71,7 @@ impl Node {
             Body::Copy { volume, first, blocks, .. } => fits(volume, *first, *blocks),
             Body::Forward { volume, at, .. } => {
                 // One that was deleted meanwhile is refused to the guest.
-                let mirrored = self.volumes.get(volume).is_none_or(|state| state.mirrored);
+                let mirrored = self.volumes.get(*volume).is_none_or(|state| state.mirrored);
                 mirrored && at.count > 0 && at.count <= ZERO_SECTORS_MAX
             }
             _ => true,

@@ -9,6 +9,7 @@
 //! | `rights` | what the machines of the volumes may do |
 //! | `machines` | which of them is stepped, when |
 //! | `volume` | everything of one volume |
+//! | `beside` | what a volume does without having the node for itself |
 //! | `start` | what a node that starts, or has lost, may do |
 //! | `source`, `target` | rejoin and resync, on either side |
 //! | `resync` | which volume copies next |
@@ -23,7 +24,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use parking_lot::Mutex;
+
 use crate::block::PagePool;
+use crate::cells::Cells;
 use crate::ids::{BootId, DiskId, Epoch, NodeName, VolumeId};
 use crate::io::Geometry;
 use crate::mirror::message::{Control, Hello, Message};
@@ -37,6 +41,7 @@ pub mod event;
 pub mod view;
 
 mod arbitration;
+mod beside;
 mod disks;
 mod items;
 mod machines;
@@ -65,6 +70,7 @@ use phase::Phase;
 use volume::Volume;
 use volume::context::{Shared, Told};
 pub use volume::mend;
+use volume::room::Room;
 use volumes::Asker;
 
 /// One of the two storage controllers. Give it every [`Event`] with the time it is handled, then take all
@@ -78,12 +84,15 @@ pub struct Node {
     now: Instant,
     opening: Option<Opening>,
     store: Option<Store>,
-    volumes: BTreeMap<VolumeId, Volume>,
+    volumes: Cells<Volume>,
     machines: machines::Machines,
     /// What the machines share.
     shared: Shared,
+    room: Room,
     /// What machines have told the control part, until it has heard it.
     told: VecDeque<(VolumeId, Told)>,
+    /// Volumes that have stepped beside others, and what their machines have told.
+    stepped: Mutex<beside::Stepped>,
     pages: PagePool,
     actions: VecDeque<Action>,
 
@@ -130,10 +139,12 @@ impl Node {
                 Opening::new(disks).expect(config.partnership, config.name).planted(config.planted),
             ),
             store: None,
-            volumes: BTreeMap::new(),
+            volumes: Cells::default(),
             machines: machines::Machines::default(),
             shared: Shared::default(),
+            room: Room::default(),
             told: VecDeque::new(),
+            stepped: Mutex::default(),
             pages: PagePool::new(),
             actions: VecDeque::new(),
             now: Instant::ZERO,
@@ -168,9 +179,10 @@ impl Node {
             self.handle_unopened(event);
             return;
         }
+        let stepped = self.catch_up();
         let progress = self.route(event);
         self.check_time();
-        if progress {
+        if progress || stepped {
             self.pump();
         }
         self.send_hello();

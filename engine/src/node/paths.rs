@@ -12,8 +12,8 @@ use crate::time::Instant;
 impl Node {
     /// The path state of this node for a volume at `now`, and that of the partner as far as this node knows.
     pub fn path_states(&self, now: Instant, volume: VolumeId) -> [PathState; 2] {
-        match self.volumes.get(&volume) {
-            Some(volume) if volume.mirrored => [volume.path(now, self.me()), self.partners_path(volume)],
+        match self.volumes.get(volume) {
+            Some(volume) if volume.mirrored => [volume.path(now, self.me()), self.partners_path(&volume)],
             Some(_) if !matches!(self.phase, Phase::Opening | Phase::Failed | Phase::Stopped) => {
                 [PathState::Optimized, PathState::Unavailable]
             }
@@ -60,7 +60,7 @@ impl Node {
             PathState::Transitioning => return Err(GuestError::Transitioning),
             PathState::Unavailable => return Err(GuestError::Unavailable),
         }
-        let volume = self.volumes.get(&volume).ok_or(GuestError::OutOfRange)?;
+        let volume = self.volumes.get(volume).ok_or(GuestError::OutOfRange)?;
         volume.status(self.store(), at)
     }
 }

@@ -3,7 +3,6 @@
 use super::Node;
 use super::phase::Phase;
 use super::view::{Peek, View, VolumeView};
-use super::volume::Volume;
 use super::volume::right::Service;
 use crate::ids::{DiskId, Epoch, Members, NodeName, VolumeId};
 use crate::store::{Store, SumCounters};
@@ -32,7 +31,7 @@ impl Node {
             pool_bytes_used: store.map_or(0, |store| store.pool().bytes_used()),
             pool_bytes_kept: store.map_or(0, |store| store.pool().bytes_kept()),
             space_level: self.space_level,
-            resync_regions_left: copied.map(Volume::regions_left).sum(),
+            resync_regions_left: copied.map(|volume| volume.regions_left()).sum(),
             resync_regions_total: self.shared.copies.total,
             resync_bytes_copied: self.shared.copies.bytes_copied,
             mends: self.shared.damage,
@@ -74,7 +73,7 @@ impl Node {
         let metadata = store.pool().metadata();
         self.volumes
             .iter()
-            .filter_map(|(&id, volume)| {
+            .filter_map(|(id, volume)| {
                 let meta = metadata.volume(id)?;
                 Some(VolumeView {
                     id,
@@ -104,8 +103,8 @@ impl Node {
     /// Where a block of a volume would be read from now.
     pub fn peek(&self, volume: VolumeId, block: u64) -> Peek {
         let Some(store) = &self.store else { return Peek::Unmapped };
-        if let Some(content) = store.cache(volume).peek(block) {
-            return Peek::Cached(content.clone());
+        if let Some(content) = store.look(volume, |cache| cache.peek(block).cloned()).flatten() {
+            return Peek::Cached(content);
         }
         match store.pool().locate(volume, block) {
             Some((disk, offset)) => {

@@ -3,7 +3,6 @@
 
 use super::Node;
 use super::event::Notice;
-use super::volume::Volume;
 use crate::ids::Epoch;
 use crate::time::Instant;
 
@@ -29,7 +28,7 @@ impl Node {
         let limit = self.config.mirror.resync_blocks_in_flight;
         for first in [true, false] {
             self.each_mirrored(|volume, cx| {
-                while cx.shared.copies.may_read(limit) && volume.copy_next(cx, first) {
+                while cx.shared().copies.may_read(limit) && volume.copy_next(cx, first) {
                     moved = true;
                 }
             });
@@ -45,16 +44,16 @@ impl Node {
 
     /// Has every region been sent?
     pub(super) fn is_copied(&self) -> bool {
-        self.volumes.values().all(Volume::is_copied)
+        self.volumes.values().all(|volume| volume.is_copied())
     }
 
     /// And confirmed?
     pub(super) fn is_resync_settled(&self) -> bool {
-        self.volumes.values().all(Volume::is_settled)
+        self.volumes.values().all(|volume| volume.is_settled())
     }
 
     /// When to try an unreadable region again.
     pub(super) fn resync_retry_at(&self) -> Option<Instant> {
-        self.volumes.values().filter_map(Volume::retry_at).min()
+        self.volumes.values().filter_map(|volume| volume.retry_at()).min()
     }
 }

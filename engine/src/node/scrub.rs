@@ -111,7 +111,7 @@ impl Node {
     fn next_chunk(&mut self) -> Option<u64> {
         let Pass { doubt, volume: mut from, .. } = *self.scrub.pass.as_ref()?;
         loop {
-            let (&volume, _) = self.volumes.range(from..).next()?;
+            let volume = self.volumes.ids_in(from..).next()?;
             if let Some(pass) = &mut self.scrub.pass {
                 pass.volume = volume;
             }

@@ -12,7 +12,7 @@ use super::Node;
 use super::event::{Action, Notice};
 use super::membership::half_record;
 use super::phase::{Alone, Phase, Rejoin};
-use super::volume::{REGION_BLOCKS, RegionRun, Volume, mapped_regions, regions};
+use super::volume::{REGION_BLOCKS, RegionRun, mapped_regions, regions};
 use crate::arbiter::{Answer, Ask, Register};
 use crate::guest::GuestError;
 use crate::ids::{Epoch, Generation, Members, VolumeId};
@@ -167,7 +167,7 @@ impl Node {
     /// Marks beyond the end of the volume (an area is larger than what is left) are of no use.
     fn clipped(&self, record: Record) -> Option<Record> {
         let Record::LogAdd { volume, first, count } = record else { return Some(record) };
-        let sectors = self.volumes.get(&volume)?.sectors;
+        let sectors = self.volumes.get(volume)?.sectors;
         let end = regions(0..sectors.div_ceil(8)).end.min(first.checked_add(count)?);
         (first < end).then(|| Record::LogAdd { volume, first, count: end - first })
     }
@@ -232,7 +232,7 @@ impl Node {
                 self.start_link_over();
             }
             Rejoin::Swapping { .. }
-                if self.is_swap_overdue() && self.volumes.values().any(Volume::has_parked) =>
+                if self.is_swap_overdue() && self.volumes.values().any(|volume| volume.has_parked()) =>
             {
                 self.refuse_all(GuestError::Unavailable);
             }

@@ -50,7 +50,7 @@ impl Node {
     pub(super) fn keep_space(&mut self) -> Option<String> {
         let Some(store) = &mut self.store else { return None };
         let here = self.config.volumes.iter().filter(|volume| volume.reserved_bytes > 0);
-        let here = here.filter(|volume| self.volumes.contains_key(&volume.id));
+        let here = here.filter(|volume| self.volumes.contains(volume.id));
         let promised: Vec<_> = here.map(|volume| (volume.id, volume.reserved_bytes)).collect();
         let extent = store.pool().extent_blocks() * 4096;
         let sum = promised

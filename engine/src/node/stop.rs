@@ -5,7 +5,6 @@
 use super::Node;
 use super::event::Notice;
 use super::phase::{Phase, Rejoin};
-use super::volume::Volume;
 use crate::guest::GuestError;
 use crate::ids::{Epoch, Members};
 use crate::mirror::message::Control;
@@ -88,7 +87,7 @@ impl Node {
 
     /// Nothing of a mirrored volume is in flight, and everything is stable here.
     fn is_quiet(&self) -> bool {
-        self.volumes.values().all(Volume::is_quiet) && self.is_all_stable()
+        self.volumes.values().all(|volume| volume.is_quiet()) && self.is_all_stable()
     }
 
     /// Everything written is stable here, linear volumes too, of which nothing new is begun once a stop is asked
@@ -97,7 +96,7 @@ impl Node {
         let idle = self.volumes.values().all(|volume| volume.mirrored || volume.has_no_write());
         let sums = !self.stopping || self.store().are_sums_settled();
         let stable = |id| self.store().stable_through(id) >= self.store().version(id);
-        idle && sums && self.volumes.keys().all(|&id| stable(id))
+        idle && sums && self.volumes.ids().all(stable)
     }
 
     pub(super) fn stop_step(&mut self) {
@@ -110,7 +109,7 @@ impl Node {
                     alone.rejoin,
                     Rejoin::None | Rejoin::Copying { .. } | Rejoin::Gathering { .. } | Rejoin::Stalled(_)
                 );
-                if free && !self.volumes.values().any(Volume::is_settling) && self.is_quiet() {
+                if free && !self.volumes.values().any(|volume| volume.is_settling()) && self.is_quiet() {
                     self.stopped();
                 }
             }
@@ -140,7 +139,7 @@ impl Node {
 
     /// Writes that a reader at the partner may have seen go to disk here. Their areas are hot.
     fn settle_kept_writes(&mut self) {
-        if self.volumes.values().any(Volume::has_sent) {
+        if self.volumes.values().any(|volume| volume.has_sent()) {
             self.each(|volume, cx| volume.keep_sent_writes(cx));
             self.store_mut().urge();
         }

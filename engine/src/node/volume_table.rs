@@ -56,7 +56,10 @@ impl Node {
             meta.is_some_and(|meta| {
                 let (from, to) = (entry.sectors.div_ceil(8), meta.sectors.div_ceil(8));
                 meta.map.iter_from(first).next().is_some()
-                    || self.store().cache(entry.volume).held_in(from..to).next().is_some()
+                    || self
+                        .store()
+                        .look(entry.volume, |cache| cache.held_in(from..to).next().is_some())
+                        .unwrap_or(false)
             })
         });
         let problem = match (foreign, cut) {
@@ -109,10 +112,10 @@ impl Node {
         if deleted {
             return self.drop_volume(volume);
         }
-        if !self.volumes.contains_key(&volume) {
+        if !self.volumes.contains(volume) {
             self.add_volume(volume, sectors, true);
         }
-        if let Some(state) = self.volumes.get_mut(&volume) {
+        if let Some(state) = self.volumes.get_mut(volume) {
             (state.sectors, state.leaving) = (sectors, false);
         }
     }

@@ -18,7 +18,6 @@ use std::sync::Arc;
 use super::Node;
 use super::event::{Action, Notice};
 use super::phase::{Phase, Rejoin};
-use super::volume::Volume;
 use super::volume::right::Service;
 use crate::guest::Items;
 use crate::ids::{Epoch, VolumeId};
@@ -105,11 +104,13 @@ impl Node {
         volume: VolumeId,
         what: VolumeChange,
     ) -> Result<bool, VolumeRefusal> {
-        let state = self.volumes.get(&volume).ok_or(VolumeRefusal::Unknown(volume))?;
-        let (sectors, mirrored, owner) = (state.sectors, state.mirrored, state.owner);
+        let state = self.volumes.get(volume).ok_or(VolumeRefusal::Unknown(volume))?;
+        let (sectors, shown) = (state.sectors, state.shown);
+        let (mirrored, owner) = (state.mirrored, state.owner);
+        drop(state);
         if let VolumeChange::Grow { sectors: wanted } = &what {
             match *wanted {
-                wanted if wanted == sectors && wanted == state.shown => return Ok(false),
+                wanted if wanted == sectors && wanted == shown => return Ok(false),
                 wanted if wanted <= sectors => return Err(VolumeRefusal::NotLarger { sectors }),
                 wanted if wanted > SECTORS_MAX => return Err(VolumeRefusal::TooLarge { most: SECTORS_MAX }),
                 _ => {}
@@ -162,9 +163,10 @@ impl Node {
 
     pub(super) fn change_asked(&mut self, epoch: Epoch, id: u64, volume: VolumeId, what: VolumeChange) {
         let asker = Asker::Partner(epoch, id);
-        match self.volumes.get(&volume) {
+        let mirrored = self.volumes.get(volume).map(|state| state.mirrored);
+        match mirrored {
             _ if !self.is_paired_in(epoch) => {}
-            Some(state) if state.mirrored => self.volume_asked(asker, volume, what),
+            Some(true) => self.volume_asked(asker, volume, what),
             _ => self.answer_change(asker, Err(VolumeRefusal::Unknown(volume))),
         }
     }
@@ -197,7 +199,7 @@ impl Node {
 
     /// Is nothing of this volume in hand?
     fn is_idle(&self, volume: VolumeId) -> bool {
-        self.volumes.get(&volume).is_none_or(Volume::is_idle)
+        self.volumes.get(volume).is_none_or(|state| state.is_idle())
     }
 
     /// Takes changes as far as they can go now. True if one moved.
@@ -232,7 +234,7 @@ impl Node {
     fn begin_writing(&mut self, volume: VolumeId) -> bool {
         self.set_stage(volume, Stage::Begun);
         let idle = self.changes.ours[&volume].what != VolumeChange::Delete || self.is_idle(volume);
-        let mirrored = self.volumes.get(&volume).is_some_and(|state| state.mirrored);
+        let mirrored = self.volumes.get(volume).is_some_and(|state| state.mirrored);
         match &self.phase {
             Phase::Failed | Phase::Stopped => self.change_broken_off(volume),
             _ if !mirrored && idle => self.write_change(volume),
@@ -345,7 +347,7 @@ impl Node {
     fn change_done(&mut self, volume: VolumeId) {
         let Some(Change { asker, what, .. }) = self.changes.ours.remove(&volume) else { return };
         if let VolumeChange::Grow { sectors } = what
-            && let Some(state) = self.volumes.get_mut(&volume)
+            && let Some(state) = self.volumes.get_mut(volume)
         {
             state.sectors = sectors;
         }
@@ -368,7 +370,7 @@ impl Node {
     /// This node does not go on: nothing of it is in writing here.
     fn change_broken_off(&mut self, volume: VolumeId) {
         let Some(Change { asker, .. }) = self.changes.ours.remove(&volume) else { return };
-        if let Some(state) = self.volumes.get_mut(&volume) {
+        if let Some(state) = self.volumes.get_mut(volume) {
             state.leaving = false;
         }
         self.answer_change(asker, Err(VolumeRefusal::Interrupted));
@@ -385,7 +387,7 @@ impl Node {
             return self.say(Control::VolumeChanged { epoch, volume, change });
         }
         let me = self.me();
-        let makes_sense = self.volumes.get(&volume).is_some_and(|state| {
+        let makes_sense = self.volumes.get(volume).is_some_and(|state| {
             let possible = match &what {
                 VolumeChange::Grow { sectors } => *sectors > state.sectors && *sectors <= SECTORS_MAX,
                 VolumeChange::Delete | VolumeChange::Keep { .. } => true,
@@ -416,7 +418,7 @@ impl Node {
             Some(lsn) if self.is_durable(lsn) => {
                 match *what {
                     VolumeChange::Grow { sectors } => {
-                        if let Some(state) = self.volumes.get_mut(&volume) {
+                        if let Some(state) = self.volumes.get_mut(volume) {
                             state.sectors = state.sectors.max(sectors);
                         }
                     }
@@ -431,7 +433,7 @@ impl Node {
             Some(_) => return false,
             None if !here => {
                 self.changes.theirs.remove(&volume);
-                if let Some(state) = self.volumes.get_mut(&volume) {
+                if let Some(state) = self.volumes.get_mut(volume) {
                     state.leaving = false;
                 }
             }
@@ -468,7 +470,7 @@ impl Node {
         }
         let me = self.me();
         let mine = self.volumes.iter().filter(|(_, state)| state.mirrored && state.owner == me);
-        for volume in mine.map(|(&id, _)| id).collect::<Vec<_>>() {
+        for volume in mine.map(|(id, _)| id).collect::<Vec<_>>() {
             let change = self.store().pool().metadata().volume(volume).map_or(0, |meta| meta.change);
             if change > 0 && !self.changes.ours.contains_key(&volume) {
                 self.say(Control::VolumeShown { epoch, volume, change });
@@ -478,7 +480,7 @@ impl Node {
 
     /// Hosts see the volume as it is.
     fn show(&mut self, volume: VolumeId) {
-        let Some(state) = self.volumes.get_mut(&volume).filter(|state| state.shown != state.sectors) else {
+        let Some(state) = self.volumes.get_mut(volume).filter(|state| state.shown != state.sectors) else {
             return;
         };
         let (first, sectors) = (state.shown == 0, state.sectors);
@@ -492,7 +494,7 @@ impl Node {
     /// The pool is open. Of mirrored volumes hosts hear when the node may serve: the partner may know better.
     pub(super) fn show_linear(&mut self) {
         let linear = self.volumes.iter().filter(|(_, state)| !state.mirrored);
-        for volume in linear.map(|(&id, _)| id).collect::<Vec<_>>() {
+        for volume in linear.map(|(id, _)| id).collect::<Vec<_>>() {
             self.show(volume);
             self.show_items(volume);
         }
@@ -511,7 +513,7 @@ impl Node {
     pub(super) fn show_mirrored(&mut self) {
         for volume in self.mirrored() {
             let sectors = self.store().pool().metadata().volume(volume).map_or(0, |meta| meta.sectors);
-            if let Some(state) = self.volumes.get_mut(&volume) {
+            if let Some(state) = self.volumes.get_mut(volume) {
                 state.sectors = sectors;
             }
             self.show(volume);

@@ -255,6 +255,12 @@ impl Pool {
         }
     }
 
+    /// Is this extent mapped, or reserved already?
+    pub fn is_reserved(&self, volume: VolumeId, extent: u32) -> bool {
+        self.metadata.volume(volume).is_some_and(|meta| meta.map.contains(extent))
+            || self.space.is_reserved((volume, extent))
+    }
+
     /// Gives a reservation back that was not used. Does nothing for an extent that is mapped or has a slot.
     pub fn release(&mut self, volume: VolumeId, extent: u32) {
         self.space.release((volume, extent));

@@ -200,6 +200,10 @@ impl Space {
         true
     }
 
+    pub(super) fn is_reserved(&self, extent: Extent) -> bool {
+        self.reserved.contains_key(&extent)
+    }
+
     pub(super) fn release(&mut self, extent: Extent) {
         if self.reserved.get(&extent) == Some(&None) {
             self.forget_reserved(extent);

@@ -30,18 +30,20 @@ impl Store {
     /// Must the oldest dirty block go now?
     fn is_due(&self, now: Instant, volume: VolumeId, since: Instant) -> bool {
         self.base.eager
-            || self.volumes[&volume].is_urged(self.urges)
+            || self.volumes.get(volume).is_some_and(|volume| volume.is_urged(self.bounds.urges()))
             || self.is_half_dirty()
             || now >= since + self.base.age
     }
 
     fn is_half_dirty(&self) -> bool {
-        self.shares.unstable_blocks() * 2 > self.shares.dirty_blocks_max()
+        self.bounds.look().is_half_dirty()
     }
 
     pub(super) fn start_destage(&mut self, now: Instant) {
         while self.base.has_depth() {
-            let Some((id, block, since)) = self.shares.oldest_dirty(&mut self.volumes) else { break };
+            let Some((id, block, since)) = self.bounds.shares().oldest_dirty(self.volumes.map_mut()) else {
+                break;
+            };
             if !self.is_due(now, id, since) {
                 break;
             }
@@ -74,8 +76,8 @@ impl Store {
     }
 
     pub(super) fn start_flushes(&mut self, now: Instant) {
-        let (volumes, urges, pressed) = (&self.volumes, self.urges, self.is_half_dirty());
-        let urged = |id: VolumeId| volumes.get(&id).is_some_and(|volume| volume.is_urged(urges));
+        let (volumes, urges, pressed) = (&self.volumes, self.bounds.urges(), self.is_half_dirty());
+        let urged = |id: VolumeId| volumes.get(id).is_some_and(|volume| volume.is_urged(urges));
         self.base.start_flushes(now, urged, pressed);
     }
 
@@ -93,10 +95,11 @@ impl Store {
     }
 
     pub(super) fn next_destage(&self) -> Option<Instant> {
-        let dirty = if self.base.has_depth() { self.shares.next_dirty(&self.volumes) } else { None };
+        let dirty =
+            if self.base.has_depth() { self.bounds.look().next_dirty(self.volumes.map()) } else { None };
         let due = dirty.and_then(|(id, block, since)| {
             let extent = (block / self.base.pool.extent_blocks()) as u32;
-            (!self.volumes[&id].is_busy(extent)).then(|| since + self.base.age)
+            self.volumes.get(id).is_some_and(|volume| !volume.is_busy(extent)).then(|| since + self.base.age)
         });
         self.base.next_flush().into_iter().chain(due).min()
     }

@@ -219,7 +219,7 @@ impl Store {
         let (volume, extent) = self.base.evacuation.cursor.unwrap_or((VolumeId(0), 0));
         let mut looked = 0;
         let busy =
-            |volume: VolumeId, extent| self.volumes.get(&volume).is_some_and(|volume| volume.is_busy(extent));
+            |volume: VolumeId, extent| self.volumes.get(volume).is_some_and(|volume| volume.is_busy(extent));
         for (id, meta) in self.base.pool.metadata().volumes().filter(|(id, _)| *id >= volume) {
             let from = if id == volume { extent } else { 0 };
             for (at, slot) in meta.map.iter_from(from) {

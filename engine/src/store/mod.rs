@@ -24,6 +24,8 @@
 //! `pin`, `unpin`, `version`, `stable_through` and `is_stable`.
 
 mod base;
+mod beside;
+mod bounds;
 mod config;
 mod destage;
 mod evacuate;
@@ -37,10 +39,11 @@ mod sums;
 mod volume;
 
 use core::ops::Range;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::block::{Block, Payload};
 use crate::cache::{Cache, Shares};
+use crate::cells::Cells;
 use crate::ids::{DiskId, VolumeId};
 use crate::io::{DiskRequest, DiskResult, IoId};
 use crate::planted::{Bug, Planted};
@@ -48,6 +51,8 @@ use crate::pool::{Lsn, Pool, Record};
 use crate::time::Instant;
 
 use base::Base;
+pub(crate) use beside::Beside;
+use bounds::Bounds;
 pub use config::CacheConfig;
 pub use evacuate::Unmovable;
 pub use guard::Damaged;
@@ -84,14 +89,10 @@ pub struct ReadDone {
 pub struct Store {
     base: Base,
     /// Volumes that are there, or were read or written in this life.
-    volumes: BTreeMap<VolumeId, VolumeStore>,
-    shares: Shares,
-    /// What is cached of a volume that is not in `volumes`.
-    nothing: Cache,
+    volumes: Cells<VolumeStore>,
+    bounds: Bounds,
     /// No version of a volume that is gone was higher: an id that is used again does not begin below it.
     versions_gone: u64,
-    /// Calls to destage everything.
-    urges: u64,
     purges: Purges,
     done: VecDeque<ReadDone>,
 }
@@ -104,11 +105,9 @@ impl Store {
         let known: Vec<VolumeId> =
             metadata.volumes().filter(|(_, meta)| !meta.deleted).map(|(id, _)| id).collect();
         let mut store = Store {
-            volumes: BTreeMap::new(),
-            shares: Shares::new(config.blocks_max, config.dirty_blocks_max),
-            nothing: Cache::new(0),
+            volumes: Cells::default(),
+            bounds: Bounds::new(Shares::new(config.blocks_max, config.dirty_blocks_max)),
             versions_gone: 0,
-            urges: 0,
             purges: Purges::of(&base.pool),
             done: VecDeque::new(),
             base,
@@ -121,20 +120,27 @@ impl Store {
 
     /// What is here of a volume.
     fn volume(&mut self, id: VolumeId) -> &mut VolumeStore {
-        self.volumes.entry(id).or_insert_with(|| {
-            self.shares.join(id);
-            VolumeStore::new(id, self.versions_gone)
-        })
+        if !self.volumes.contains(id) {
+            self.bounds.shares().join(id);
+            self.volumes.insert(id, VolumeStore::new(id, self.versions_gone));
+        }
+        self.volumes.get_mut(id).expect("made if it was not there")
     }
 
     /// Lets a volume do something that may need what all stand on, and takes notice of what came of it.
     fn with<R>(&mut self, id: VolumeId, what: impl FnOnce(&mut VolumeStore, &mut Base) -> R) -> R {
         self.volume(id);
-        let volume = self.volumes.get_mut(&id).expect("made if it was not there");
+        let volume = self.volumes.get_mut(id).expect("made if it was not there");
         let result = what(volume, &mut self.base);
         self.done.append(&mut volume.done);
-        self.shares.note(&mut self.volumes, id);
+        self.note(id);
         result
+    }
+
+    /// After each change of a volume's cache.
+    fn note(&mut self, id: VolumeId) {
+        self.bounds.shares().note(self.volumes.map_mut(), id);
+        self.bounds.noted();
     }
 
     /// The pool, to look at.
@@ -142,9 +148,9 @@ impl Store {
         &self.base.pool
     }
 
-    /// The cache of a volume, to look at.
-    pub fn cache(&self, volume: VolumeId) -> &Cache {
-        self.volumes.get(&volume).map_or(&self.nothing, |volume| &volume.cache)
+    /// Looks at the cache of a volume; `None`: nothing of it is, or was, in one.
+    pub fn look<R>(&self, volume: VolumeId, look: impl FnOnce(&Cache) -> R) -> Option<R> {
+        self.volumes.get(volume).map(|volume| look(&volume.cache))
     }
 
     /// Blocks in the caches of all volumes.
@@ -154,17 +160,17 @@ impl Store {
 
     /// Those of them that are not stable.
     pub fn unstable_blocks(&self) -> usize {
-        self.shares.unstable_blocks()
+        self.bounds.look().unstable_blocks()
     }
 
     /// Most blocks that may be dirty.
     pub fn dirty_blocks_max(&self) -> usize {
-        self.shares.dirty_blocks_max()
+        self.bounds.look().dirty_blocks_max()
     }
 
     /// How often a block became stable: a sign that something moved.
     pub fn settled(&self) -> u64 {
-        self.shares.settled()
+        self.bounds.look().settled()
     }
 
     /// Has a disk failed? Nothing becomes stable any more.
@@ -213,13 +219,17 @@ impl Store {
     /// May `count` more blocks of a volume become dirty? If not, try again after progress.
     pub fn room(&mut self, volume: VolumeId, count: u64) -> bool {
         self.volume(volume);
-        self.shares.room(&mut self.volumes, volume, count as usize)
+        let room = self.bounds.shares().room(self.volumes.map_mut(), volume, count as usize);
+        self.bounds.noted();
+        room
     }
 
     /// Is there place for `count` more dirty blocks of a volume beside those that are there? None of them goes alone.
     pub fn has_place(&mut self, volume: VolumeId, count: u64) -> bool {
         self.volume(volume);
-        self.shares.has_place(&mut self.volumes, volume, count as usize)
+        let room = self.bounds.shares().has_place(self.volumes.map_mut(), volume, count as usize);
+        self.bounds.noted();
+        room
     }
 
     /// Puts blocks into the cache, visible from now on; space must be reserved. Returns their version.
@@ -239,24 +249,25 @@ impl Store {
         count: usize,
         blocks: impl Iterator<Item = (u64, Block)>,
     ) -> u64 {
-        let urges = self.urges;
+        let urges = self.bounds.urges();
         let mut volume = self.volume(id);
         if volume.cache.lacks_place(count) {
-            self.shares.make_place(now, &mut self.volumes, id, count);
+            self.bounds.shares().make_place(now, self.volumes.map_mut(), id, count);
             volume = self.volume(id);
         }
         let version = volume.next_version(urges);
         for (at, block) in blocks {
             volume.cache.write(now, at, block, version);
         }
-        self.shares.note(&mut self.volumes, id);
+        self.note(id);
         version
     }
 
     /// Repairs blocks that could not be read, where nothing newer is cached.
     pub fn repair(&mut self, now: Instant, volume: VolumeId, first: u64, data: &[Block]) {
         for (at, block) in (first..).zip(data) {
-            if self.cache(volume).peek(at).is_none() && self.base.pool.locate(volume, at).is_some() {
+            let newer = self.look(volume, |cache| cache.peek(at).is_some()).unwrap_or(false);
+            if !newer && self.base.pool.locate(volume, at).is_some() {
                 self.put(now, volume, 1, core::iter::once((at, block.clone())));
             }
         }
@@ -276,22 +287,22 @@ impl Store {
 
     /// The version of the last write of a volume; zero if it has none in this life.
     pub fn version(&self, volume: VolumeId) -> u64 {
-        self.cache(volume).version()
+        self.look(volume, Cache::version).unwrap_or(0)
     }
 
     /// Every write of the volume up to this version is on stable media.
     pub fn stable_through(&self, volume: VolumeId) -> u64 {
-        self.volumes.get(&volume).map_or(u64::MAX, |volume| volume.cache.stable_through())
+        self.look(volume, Cache::stable_through).unwrap_or(u64::MAX)
     }
 
     /// Is every write of these blocks up to `version` on stable media?
     pub fn is_stable(&self, volume: VolumeId, blocks: Range<u64>, version: u64) -> bool {
-        self.cache(volume).is_stable(blocks, version)
+        self.look(volume, |cache| cache.is_stable(blocks, version)).unwrap_or(true)
     }
 
     /// Destage everything written so far now, not when it is old enough.
     pub fn urge(&mut self) {
-        self.urges += 1;
+        self.bounds.urge();
     }
 
     /// From now on (or no longer) every write is destaged at once.

@@ -53,7 +53,7 @@ impl Store {
         for volume in ready.map(|(&id, _)| id).collect::<Vec<_>>() {
             let forgotten = self.forget(volume);
             self.base.pool.release_volume(volume);
-            let here = self.volumes.get(&volume);
+            let here = self.volumes.get_mut(volume).map(|here| &*here);
             let is_busy = |extent: u32| here.is_some_and(|volume| volume.is_busy(extent));
             let works = here.is_some_and(|volume| !volume.jobs.is_empty());
             let Some(meta) = self.base.pool.metadata().volume(volume) else { continue };
@@ -67,9 +67,9 @@ impl Store {
                 self.purges.volumes.remove(&volume);
                 // A write that was given up and is still to say so finds its promise here.
                 if here.is_some_and(VolumeStore::is_idle)
-                    && let Some(gone) = self.volumes.remove(&volume)
+                    && let Some(gone) = self.volumes.remove(volume)
                 {
-                    self.shares.leave(volume, &gone.cache);
+                    self.bounds.shares().leave(volume, &gone.cache);
                     self.versions_gone = self.versions_gone.max(gone.cache.version());
                 }
             }
@@ -78,6 +78,6 @@ impl Store {
 
     /// Drops what the cache has of a volume, as far as it can now. True if nothing is left.
     fn forget(&mut self, id: VolumeId) -> bool {
-        !self.volumes.contains_key(&id) || self.with(id, |volume, _| volume.cache.forget())
+        !self.volumes.contains(id) || self.with(id, |volume, _| volume.cache.forget())
     }
 }

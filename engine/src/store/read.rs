@@ -85,19 +85,36 @@ impl Store {
 
     /// Compares a part with its checksums if they are here.
     fn verify_part(&mut self, now: Instant, (id, token, part): PartKey) {
-        let Some(volume) = self.volumes.get(&id) else { return };
+        let Some(volume) = self.volumes.get_mut(id) else { return };
         let Some(blocks) = volume.blocks_to_keep(token, part) else { return };
         // What does not fit takes the place of other blocks of its volume, as `keep` finds it right.
-        let count = self.shares.portion().min(blocks);
+        let count = self.bounds.shares().portion().min(blocks);
         if volume.cache.lacks_place(count) {
-            self.shares.make_place(now, &mut self.volumes, id, count);
+            self.bounds.shares().make_place(now, self.volumes.map_mut(), id, count);
         }
         self.with(id, |volume, base| volume.verify_part(base, now, token, part));
     }
 }
 
 impl VolumeStore {
-    fn begin_read(
+    /// Reads blocks if none has to be read from disk: the blocks, and the newest version among them that is not stable.
+    pub(super) fn read_at_hand(
+        &mut self,
+        base: &Base,
+        blocks: core::ops::Range<u64>,
+    ) -> Option<(Payload, u64)> {
+        let mut found = Payload::with_capacity((blocks.end - blocks.start) as usize);
+        for block in blocks.clone() {
+            match self.cache.get(block) {
+                Some(content) => found.push(content.clone()),
+                None if base.pool.locate(self.id, block).is_some() => return None,
+                None => found.push(Block::Zero),
+            }
+        }
+        Some((found, self.cache.unstable_version(blocks)))
+    }
+
+    pub(super) fn begin_read(
         &mut self,
         base: &mut Base,
         blocks: core::ops::Range<u64>,

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::ReadDone;
 use super::base::Base;
+use super::beside::Deferred;
 use super::gather::Gathering;
 use super::job::Job;
 use super::read::{ReadToken, Reading};
@@ -29,14 +30,16 @@ pub(super) struct VolumeStore {
     pub(super) reads: BTreeMap<ReadToken, Reading>,
     /// Reads that have ended.
     pub(super) done: VecDeque<ReadDone>,
+    /// What a step beside others has left for whoever has the whole store.
+    pub(super) deferred: Vec<Deferred>,
     /// The last call to destage everything that this volume has taken notice of, and its version then.
     urges_seen: u64,
     urged: u64,
 }
 
 impl HasCache for VolumeStore {
-    fn cache(&self) -> &Cache {
-        &self.cache
+    fn look<R>(&self, look: impl FnOnce(&Cache) -> R) -> R {
+        look(&self.cache)
     }
 
     fn cache_mut(&mut self) -> &mut Cache {
@@ -59,6 +62,7 @@ impl VolumeStore {
             promises: BTreeMap::new(),
             reads: BTreeMap::new(),
             done: VecDeque::new(),
+            deferred: Vec::new(),
             urges_seen: 0,
             urged: 0,
         }
@@ -90,6 +94,12 @@ impl VolumeStore {
             }
         }
         true
+    }
+
+    /// Is space for these blocks there already? Then [`reserve`](Self::reserve) changes nothing.
+    pub(super) fn is_reserved(&self, base: &Base, blocks: Range<u64>) -> bool {
+        let mut extents = extents(blocks, base.pool.extent_blocks());
+        extents.all(|extent| self.is_allocating(extent) || base.pool.is_reserved(self.id, extent))
     }
 
     /// Gives back the reservation of blocks that will not be written, unless other writes need it.

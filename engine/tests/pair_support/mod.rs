@@ -418,7 +418,16 @@ impl Pair {
     fn step(&mut self, n: usize, event: Event) {
         let now = self.now;
         let Some(node) = &mut self.sides[n].node else { return };
-        node.handle(now, event);
+        // What a volume can do beside others it does so.
+        let mut actions = Vec::new();
+        match node.handle_beside(now, event, &mut actions) {
+            Ok(true) => node.handle(now, Event::Tick),
+            Ok(false) => {}
+            Err(event) => node.handle(now, event),
+        }
+        for action in actions {
+            self.act(NodeName::BOTH[n], action);
+        }
         while let Some(action) = self.sides[n].node.as_mut().and_then(Node::poll) {
             self.act(NodeName::BOTH[n], action);
         }

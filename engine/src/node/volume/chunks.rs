@@ -36,7 +36,7 @@ impl Volume {
     }
 
     /// The next blocks of a pass, within one extent.
-    fn find_chunk(&self, cx: &Context<'_>, doubt: bool) -> Option<Range<u64>> {
+    fn find_chunk(&self, cx: &mut Context<'_>, doubt: bool) -> Option<Range<u64>> {
         let size = cx.store.pool().extent_blocks();
         let mut from = u32::try_from(self.chunks.at / size).ok()?;
         let mut at = self.chunks.at % size;
@@ -54,9 +54,9 @@ impl Volume {
         }
     }
 
-    fn next_extent(&self, cx: &Context<'_>, doubt: bool, from: u32) -> Option<u32> {
+    fn next_extent(&self, cx: &mut Context<'_>, doubt: bool, from: u32) -> Option<u32> {
         if doubt {
-            let found = cx.store.next_in_doubt((self.id, from));
+            let found = cx.store.whole().next_in_doubt((self.id, from));
             return found.filter(|(volume, _)| *volume == self.id).map(|(_, extent)| extent);
         }
         let meta = cx.store.pool().metadata().volume(self.id)?;
@@ -65,7 +65,7 @@ impl Volume {
 
     fn scrub(&mut self, cx: &mut Context<'_>, blocks: Range<u64>) {
         let token = self.next_id();
-        match cx.store.scrub(self.id, blocks.clone(), ReadToken(token)) {
+        match cx.store.whole().scrub(self.id, blocks.clone(), ReadToken(token)) {
             Read::Ready(..) => self.scrubbed(cx, blocks),
             Read::Pending => {
                 self.reading.insert(token, Reading::Scrub { blocks });

@@ -1,6 +1,9 @@
 //! What a volume's machine may use besides itself for one step. It holds nothing of the phase, of the partner or of another
 //! volume.
 //!
+//! A step has the node for itself, or goes beside steps of other volumes. Then it has its own volume's part of the store, and
+//! what needs more waits (`Cause::Whole`) or is left to be caught up with.
+//!
 //! Two things in it are still of the whole node: the queues for room, because the bound of dirty blocks is the node's
 //! (`room`), and the window of a resync, because one sequence of tags confirms the copies of all volumes (`copies`).
 
@@ -9,19 +12,18 @@ use std::collections::VecDeque;
 use super::copies::Copies;
 use super::mend::MendCounters;
 use super::room::Room;
+use super::stock::Stock;
 use crate::block::{PagePool, Payload};
 use crate::ids::{NodeName, VolumeId};
 use crate::node::config::NodeConfig;
 use crate::node::event::{Action, Notice};
 use crate::planted::Bug;
 use crate::pool::{Lsn, Record};
-use crate::store::Store;
 use crate::time::Instant;
 
-/// What the machines of a node share, and totals.
+/// What the machines of a node share and no step beside others needs.
 #[derive(Debug, Default)]
 pub(in crate::node) struct Shared {
-    pub(in crate::node) room: Room,
     pub(in crate::node) copies: Copies,
     /// Damaged blocks in this life.
     pub(in crate::node) damage: MendCounters,
@@ -45,9 +47,11 @@ pub(in crate::node) enum Told {
 pub(in crate::node) struct Context<'a> {
     pub(in crate::node) now: Instant,
     pub(in crate::node) config: &'a NodeConfig,
-    pub(in crate::node) store: &'a mut Store,
+    pub(in crate::node) store: Stock<'a>,
     pub(in crate::node) pages: &'a PagePool,
-    pub(in crate::node) shared: &'a mut Shared,
+    pub(in crate::node) room: &'a Room,
+    /// Of a step that has the node for itself.
+    pub(in crate::node) shared: Option<&'a mut Shared>,
     /// For the world, in order.
     pub(in crate::node) actions: &'a mut VecDeque<Action>,
     /// For the control part.
@@ -64,7 +68,12 @@ impl Context<'_> {
     }
 
     pub(super) fn append(&mut self, records: &[Record]) -> Lsn {
-        self.store.append(records)
+        self.store.whole().append(records)
+    }
+
+    /// What only a step has that has the node for itself.
+    pub(in crate::node) fn shared(&mut self) -> &mut Shared {
+        self.shared.as_mut().expect("a step beside others leaves this: Node::handle_beside")
     }
 
     pub(super) fn notice(&mut self, notice: Notice) {

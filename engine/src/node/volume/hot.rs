@@ -50,6 +50,11 @@ impl Volume {
         true
     }
 
+    /// Is none of these areas cold?
+    pub(super) fn is_hot(&self, cx: &Context<'_>, blocks: core::ops::Range<u64>) -> bool {
+        areas(cx, blocks).all(|area| self.hot.contains_key(&area))
+    }
+
     /// The record that must be durable before a write to these hot blocks; `None` if all are.
     pub(super) fn hot_pending(&self, cx: &Context<'_>, blocks: core::ops::Range<u64>) -> Option<Lsn> {
         let durable = cx.store.durable();

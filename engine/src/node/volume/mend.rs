@@ -96,7 +96,7 @@ impl Volume {
             Reading::Partner { .. } | Reading::Region { .. } => return,
         };
         let bad = damaged.blocks.iter().filter(|(_, damage)| *damage != Damage::Unsure).count();
-        cx.shared.damage.damaged += bad as u64;
+        cx.shared().damage.damaged += bad as u64;
         let Damaged { found, version, blocks } = damaged;
         let (left, lost, again) = (blocks.len(), false, false);
         let mut mending = Mending { reading, first, found, version, left, lost, again };
@@ -122,7 +122,7 @@ impl Volume {
         for (block, damage) in blocks {
             let id = self.next_id();
             // What is written there meanwhile is newer than the answer.
-            cx.store.pin(volume, block..block + 1);
+            cx.store.whole().pin(volume, block..block + 1);
             self.mends.asked.insert(id, Asked { mending: number, block, damage });
             self.say(cx, Control::ReadAsk { epoch, id, volume, first: block, blocks: 1 });
         }
@@ -143,17 +143,17 @@ impl Volume {
         let Some(Asked { mending: id, block, damage }) = self.mends.asked.remove(&number) else { return };
         let mut mending = self.mends.open.remove(&id).expect("what was asked belongs to a read");
         let volume = self.id;
-        cx.store.unpin(volume, block..block + 1);
+        cx.store.whole().unpin(volume, block..block + 1);
         match (error, data.pop()) {
             (None, Some(copy)) if data.is_empty() => {
                 if cx.store.room(volume, 1) {
-                    cx.store.repair(cx.now, volume, block, core::slice::from_ref(&copy));
+                    cx.store.whole().repair(cx.now, volume, block, core::slice::from_ref(&copy));
                     self.mends.hopeless.remove(&block);
                     if damage != Damage::Unsure {
                         self.tell_damaged(cx, &mending, block, true);
                     }
                 }
-                let newer = cx.store.cache(volume).peek(block).cloned();
+                let newer = cx.store.whole().look(volume, |cache| cache.peek(block).cloned()).flatten();
                 mending.found[(block - mending.first) as usize] = newer.unwrap_or(copy);
             }
             _ => self.give_up(cx, &mut mending, block, damage),
@@ -170,7 +170,7 @@ impl Volume {
     fn give_up(&mut self, cx: &mut Context<'_>, mending: &mut Mending, block: u64, damage: Damage) {
         if damage == Damage::Unsure {
             mending.again = true;
-            cx.store.trust(self.id, block);
+            cx.store.whole().trust(self.id, block);
         } else {
             mending.lost = true;
             if self.has_second_copy(cx) && self.mends.hopeless.len() < HOPELESS_MAX {
@@ -182,7 +182,7 @@ impl Volume {
 
     /// A block was damaged, not just in doubt.
     fn tell_damaged(&self, cx: &mut Context<'_>, mending: &Mending, block: u64, repaired: bool) {
-        let counters = &mut cx.shared.damage;
+        let counters = &mut cx.shared().damage;
         if repaired {
             counters.repaired += 1
         } else {
@@ -221,7 +221,7 @@ impl Volume {
 
     fn drop_mends(&mut self, cx: &mut Context<'_>) -> impl Iterator<Item = Mending> + use<> {
         for Asked { block, .. } in core::mem::take(&mut self.mends.asked).into_values() {
-            cx.store.unpin(self.id, block..block + 1);
+            cx.store.whole().unpin(self.id, block..block + 1);
         }
         core::mem::take(&mut self.mends.open).into_values()
     }

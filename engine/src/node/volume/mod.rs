@@ -48,6 +48,7 @@ mod regions;
 pub(super) mod right;
 pub(super) mod room;
 mod status;
+pub(super) mod stock;
 mod waiting;
 mod write;
 
@@ -94,6 +95,14 @@ pub(super) struct Volume {
     /// Who orders the writes, in a pair.
     pub(super) owner: NodeName,
     right: Right,
+    /// As the control part last saw it.
+    pub(super) known_awake: bool,
+    /// The control part is to look at it: it has stepped beside others.
+    pub(super) stepped: bool,
+    /// The time of its last step beside others.
+    pub(super) now: Instant,
+    /// For the actions of a step beside others: kept for its memory.
+    pub(super) scratch: VecDeque<Action>,
     /// The last id that it gave. Ids never come back, so an answer never finds what it was not for.
     last_id: u64,
 
@@ -156,6 +165,10 @@ impl Volume {
             detect_zeros: false,
             owner,
             right: Right::default(),
+            known_awake: false,
+            stepped: false,
+            now: Instant::ZERO,
+            scratch: VecDeque::new(),
             last_id,
             lock: RangeLock::default(),
             granted: VecDeque::new(),
@@ -194,6 +207,16 @@ impl Volume {
         if !right.copying {
             self.regions = None;
         }
+    }
+
+    /// What it may do.
+    pub(super) fn right(&self) -> &Right {
+        &self.right
+    }
+
+    /// What a guest of this volume can expect at this time.
+    pub(super) fn service_at(&self, now: Instant) -> Service {
+        self.service(now)
     }
 
     /// The last id that it gave.

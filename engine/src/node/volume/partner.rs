@@ -87,6 +87,10 @@ impl Volume {
     pub(super) fn try_incoming(&mut self, cx: &mut Context<'_>, order: u64) -> bool {
         let Some(incoming) = self.incoming.get(&order).filter(|_| self.right.is_pair()) else { return true };
         let (range, reserved, heated) = (incoming.range(), incoming.reserved, incoming.heated);
+        if self.reaches_new_ground(cx, range.clone(), reserved || incoming.zero, heated) {
+            self.wait(cx, Turn::Incoming(order), Cause::Node);
+            return false;
+        }
         if !reserved && !self.reserve_incoming(cx, order, range.clone()) {
             return !self.incoming.contains_key(&order);
         }

@@ -190,7 +190,7 @@ impl Volume {
         let Some(region) = regions.next(first) else { return false };
         regions.to_copy.remove(region);
         regions.reading.insert(region);
-        cx.shared.copies.reading += 1;
+        cx.shared().copies.reading += 1;
         self.read_region(cx, region);
         true
     }
@@ -218,7 +218,7 @@ impl Volume {
 
     fn region_is_read(&mut self, cx: &mut Context<'_>, region: u64) {
         if self.regions.as_mut().is_some_and(|regions| regions.reading.remove(&region)) {
-            cx.shared.copies.reading -= 1;
+            cx.shared().copies.reading -= 1;
         }
     }
 
@@ -254,7 +254,7 @@ impl Volume {
         let blocks = self.region_blocks(region);
         let zero = data.iter().all(|block| matches!(block, Block::Zero));
         let bytes = data.iter().filter(|block| matches!(block, Block::Data(_))).count() * BLOCK_BYTES;
-        cx.shared.copies.bytes_copied += bytes as u64;
+        cx.shared().copies.bytes_copied += bytes as u64;
         self.region_is_read(cx, region);
         self.send_copy(cx, blocks, if zero { Payload::new() } else { data }, zero, false);
     }
@@ -272,7 +272,7 @@ impl Volume {
         let forgets = fresh && cx.has(Bug::FreshCopyNotAwaited);
         let Some(copied) = &mut self.regions else { return };
         let count = blocks.end - blocks.start;
-        let tag = cx.shared.copies.send(count);
+        let tag = cx.shared().copies.send(count);
         for region in regions(blocks.clone()) {
             // Else the next write here would not go to the target, and the confirmation of this would clear its mark.
             let sound = copied.is_covered(region) || cx.has(Bug::UnreadableCopiedTwice);
@@ -296,7 +296,7 @@ impl Volume {
     ) {
         let limit = cx.config.mirror.resync_blocks_in_flight * 2;
         let Some(copied) = &mut self.regions else { return };
-        if cx.shared.copies.exceeds(limit) {
+        if cx.shared().copies.exceeds(limit) {
             // The target is slow: guests do not wait for it, the pass comes by again.
             let twice = cx.has(Bug::UnreadableCopiedTwice);
             regions(blocks).for_each(|region| copied.copy_again(region, twice));
@@ -318,7 +318,8 @@ impl Volume {
     /// Takes the marks of regions that both have on stable media off the log.
     fn clear_confirmed(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(copied) = &self.regions else { return false };
-        let stable = cx.shared.copies.stable(cx.has(Bug::LogClearedEarly));
+        let early = cx.has(Bug::LogClearedEarly);
+        let stable = cx.shared().copies.stable(early);
         let early = cx.has(Bug::LogClearedUnstableHere);
         let confirmed = copied.sent.iter().filter(|(_, sent)| sent.tag <= stable).take(CLEAR_BATCH);
         let cleared: Vec<u64> = confirmed

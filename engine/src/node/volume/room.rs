@@ -8,6 +8,9 @@
 //! What is given up is not searched for: whoever wakes it finds that it is gone.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
 
 use super::context::Context;
 use super::waiting::Turn;
@@ -72,27 +75,56 @@ impl Queue {
     }
 }
 
-/// The queues for room in the cache.
+/// The queues for room in the cache. Steps of different volumes may come to it at the same time: each takes its turn, or its
+/// place in a queue, in one go.
 #[derive(Debug, Default)]
 pub(in crate::node) struct Room {
+    queues: Mutex<Queues>,
+    /// How many stand in the queues.
+    waiting: AtomicUsize,
+    /// Blocks of all volumes that are with the partner: they will need room here too.
+    in_flight: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+pub(in crate::node) struct Queues {
     pub(in crate::node) ready: Queue,
     pub(in crate::node) window: Queue,
     /// The last that went from `window` to `ready`.
     promoted: Option<Waiter>,
-    /// Blocks of all volumes that are with the partner: they will need room here too.
-    pub(super) in_flight: u64,
 }
 
 impl Room {
     pub(super) fn holds(&self, waiter: Waiter) -> bool {
-        self.ready.holds(waiter) || self.window.holds(waiter)
+        let queues = self.queues.lock();
+        queues.ready.holds(waiter) || queues.window.holds(waiter)
     }
 
     /// Everything that waits: the right to serve has changed, and with it what is needed.
-    pub(in crate::node) fn unsettled(&mut self) -> Vec<Waiter> {
-        let mut all: Vec<Waiter> = self.ready.drain().collect();
-        all.extend(self.window.drain());
-        all
+    pub(in crate::node) fn unsettled(&self) -> Vec<Waiter> {
+        self.change(|queues| {
+            let mut all: Vec<Waiter> = queues.ready.drain().collect();
+            all.extend(queues.window.drain());
+            all
+        })
+    }
+
+    pub(in crate::node) fn change<R>(&self, change: impl FnOnce(&mut Queues) -> R) -> R {
+        let mut queues = self.queues.lock();
+        let result = change(&mut queues);
+        self.waiting.store(queues.ready.order.len() + queues.window.order.len(), Ordering::Relaxed);
+        result
+    }
+
+    /// Does nobody stand in a queue? As good as the moment: who comes next may be first or second.
+    fn is_free(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) == 0
+    }
+
+    /// So many blocks are with the partner no more.
+    pub(super) fn came_back(&self, blocks: u64) {
+        let before = self.in_flight.fetch_sub(blocks, Ordering::Relaxed);
+        debug_assert!(before >= blocks, "what comes back was sent");
     }
 }
 
@@ -101,19 +133,36 @@ impl Context<'_> {
     /// nothing from the partner.
     pub(super) fn take_room(&mut self, waiter: Waiter, volume: VolumeId, count: u64) -> bool {
         let fits = self.store.room(volume, count);
-        if fits && self.has(Bug::SmallWritesPassLarge) {
+        if fits && (self.room.is_free() || self.has(Bug::SmallWritesPassLarge)) {
             return true;
         }
-        let taken = self.shared.room.ready.take(waiter, fits);
+        let taken = self.room.change(|queues| queues.ready.take(waiter, fits));
         if !taken {
             self.store.urge();
         }
         taken
     }
 
-    /// The same for a write that goes to the partner first: what is with the partner will need room here too.
+    /// The same for a write that goes to the partner first: what is with the partner will need room here too. It counts as
+    /// there from now on.
     pub(super) fn take_window(&mut self, waiter: Waiter, volume: VolumeId, count: u64) -> bool {
-        let in_flight = self.shared.room.in_flight;
+        let room = self.room;
+        let taken = room.change(|queues| {
+            let taken = self.take_window_of(queues, waiter, volume, count);
+            if taken {
+                room.in_flight.fetch_add(count, Ordering::Relaxed);
+            }
+            taken
+        });
+        if !taken {
+            // Somebody waits: what is dirty does not wait to grow old.
+            self.store.urge();
+        }
+        taken
+    }
+
+    fn take_window_of(&mut self, queues: &mut Queues, waiter: Waiter, volume: VolumeId, count: u64) -> bool {
+        let in_flight = self.room.in_flight.load(Ordering::Relaxed);
         let mut limit = self.config.mirror.write_blocks_in_flight;
         if !self.has(Bug::SentWithoutRoom) {
             // Others may fill the cache while these are away: half of it more is still in bounds.
@@ -131,7 +180,7 @@ impl Context<'_> {
             return true;
         }
         let many = self.has(Bug::ManyMoveToRoom);
-        let Room { ready, window, promoted, .. } = &mut self.shared.room;
+        let Queues { ready, window, promoted } = queues;
         if ready.holds(waiter) {
             return ready.take(waiter, fits);
         }
@@ -145,8 +194,6 @@ impl Context<'_> {
             window.leave();
             ready.take(waiter, false);
         }
-        // Somebody waits: what is dirty does not wait to grow old.
-        self.store.urge();
         false
     }
 }

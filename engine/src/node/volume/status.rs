@@ -61,14 +61,16 @@ impl Volume {
     }
 
     fn block_runs(&self, store: &Store, blocks: core::ops::Range<u64>) -> Vec<(u64, BlockState)> {
-        let (cache, pool, volume) = (store.cache(self.id), store.pool(), self.id);
+        let (pool, volume) = (store.pool(), self.id);
         let size = pool.extent_blocks();
         let mut runs = Vec::new();
         let mut next = blocks.start;
         while next < blocks.end && runs.len() <= RUNS_MAX {
             let end = ((next / size + 1) * size).min(blocks.end);
             let mapped = pool.place(volume, next).is_some();
-            let mut cached = cache.held_in(next..end).peekable();
+            let kind = |(block, held): (u64, &Block)| (block, matches!(held, Block::Data(_)));
+            let held = store.look(volume, |cache| cache.held_in(next..end).map(kind).collect::<Vec<_>>());
+            let mut cached = held.unwrap_or_default().into_iter().peekable();
             let partial = mapped && pool.zeros(volume, (next / size) as u32).is_some();
             if cached.peek().is_none() && !partial {
                 let state = if mapped { BlockState::Data } else { BlockState::Unmapped };
@@ -78,9 +80,9 @@ impl Volume {
             }
             for block in next..end {
                 let state = match cached.next_if(|(held, _)| *held == block) {
-                    Some((_, Block::Data(_))) => BlockState::Data,
-                    Some((_, Block::Zero)) if mapped => BlockState::Zero,
-                    Some((_, Block::Zero)) => BlockState::Unmapped,
+                    Some((_, true)) => BlockState::Data,
+                    Some((_, false)) if mapped => BlockState::Zero,
+                    Some((_, false)) => BlockState::Unmapped,
                     None => pool.block_state(volume, block),
                 };
                 add(&mut runs, 1, state);

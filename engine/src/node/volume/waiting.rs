@@ -3,6 +3,7 @@
 //!
 //! What is given up is not searched for: whoever wakes it finds that it is gone.
 
+use core::ops::Range;
 use std::collections::BTreeSet;
 
 use super::Volume;
@@ -29,6 +30,8 @@ pub(super) enum Cause {
     Room,
     /// The right to serve, the link, or a place in the hot set.
     Service,
+    /// A step that has the node for itself: this one goes beside others.
+    Node,
 }
 
 /// Everything that [`Cause::Service`] depends on.
@@ -75,7 +78,11 @@ impl Volume {
             Cause::Log(lsn) => {
                 self.waiting.log.insert((lsn, turn));
             }
-            Cause::Room => debug_assert!(cx.shared.room.holds(Waiter::Volume(self.id, turn))),
+            // The next step that has the node wakes it.
+            Cause::Node => {
+                self.waiting.log.insert((Lsn(0), turn));
+            }
+            Cause::Room => debug_assert!(cx.room.holds(Waiter::Volume(self.id, turn))),
             Cause::Service => {
                 self.waiting.service.insert(turn);
             }
@@ -114,6 +121,20 @@ impl Volume {
         moved |= self.wake_settled(cx);
         moved |= self.wake_flushes(cx);
         moved
+    }
+
+    /// Does a write need space that is not reserved, or areas to become hot, in a step that goes beside others? Both are for
+    /// one that has the node for itself.
+    pub(super) fn reaches_new_ground(
+        &self,
+        cx: &Context<'_>,
+        blocks: Range<u64>,
+        has_space: bool,
+        is_heated: bool,
+    ) -> bool {
+        !cx.store.is_whole()
+            && (!(has_space || cx.store.may_reserve(blocks.clone()))
+                || (self.mirrored && !is_heated && !self.is_hot(cx, blocks)))
     }
 
     /// Is this still waiting for something?

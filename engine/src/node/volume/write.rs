@@ -78,6 +78,9 @@ impl Volume {
         if !write.merged {
             return self.make_whole(cx, id);
         }
+        if self.reaches_new_ground(cx, write.blocks(), write.reserved || write.zero, write.heated) {
+            return Step::Wait(Cause::Node);
+        }
         if !write.reserved {
             return self.reserve_here(cx, id);
         }
@@ -197,7 +200,6 @@ impl Volume {
         let order = self.last_order;
         self.sent.insert(order, id);
         self.blocks_in_flight += count;
-        cx.shared.room.in_flight += count;
         self.writes.get_mut(&id).expect("still here").sent = Some(order);
         self.transmit(cx, id, order);
         if cx.has(Bug::AckBeforePartner) || cx.has(Bug::OwnerReadsUnacknowledged) {
@@ -283,7 +285,7 @@ impl Volume {
     /// These blocks are not with the partner any more.
     fn came_back(&mut self, cx: &mut Context<'_>, blocks: u64) {
         self.blocks_in_flight -= blocks;
-        cx.shared.room.in_flight -= blocks;
+        cx.room.came_back(blocks);
     }
 
     /// The pair has ended: nothing is with the partner any more.

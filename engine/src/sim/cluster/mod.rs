@@ -24,7 +24,7 @@ use crate::mirror::message::PeerPhase;
 use crate::node::Node;
 use crate::node::event::{Action, Event, Notice};
 use crate::planted::Planted;
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 
 mod amount;
 mod api;
@@ -39,6 +39,7 @@ mod offline;
 mod origin;
 mod report;
 mod slot;
+mod steps;
 mod verbs;
 mod volumes;
 
@@ -162,7 +163,7 @@ impl Cluster {
         let Plan { setup, steps } = plan;
         let root = Rng::new(setup.seed);
         let mut fault_rng = root.fork("choices");
-        let mut slots = NodeName::BOTH.map(Slot::new);
+        let mut slots = NodeName::BOTH.map(|name| Slot::new(name, &root));
         for slot in &mut slots {
             slot.format(&setup);
             slot.clock = slot::Clock::new(Instant::ZERO, Instant::from_nanos(fault_rng.below(1 << 50)));
@@ -356,7 +357,9 @@ impl Cluster {
     /// Gives an event to a node, and carries out what it wants done.
     fn deliver(&mut self, name: NodeName, event: Event) {
         let slot = &mut self.slots[name.index()];
-        let Some(node) = slot.node.as_mut() else { return };
+        if !slot.alive() {
+            return;
+        }
         if slot.paused {
             slot.inbox.push_back(event);
             return;
@@ -365,28 +368,15 @@ impl Cluster {
         self.counters.events += 1;
         slot.ticks = if matches!(event, Event::Tick) { slot.ticks + 1 } else { 0 };
         let spins = slot.ticks > TICKS_MAX;
-        node.handle(slot.clock.at(self.now), event);
-        let mut actions = Vec::new();
-        while let Some(action) = node.poll() {
-            actions.push(action);
-        }
+        let actions = slot.step(self.now, event, &mut self.counters);
         let life = slot.life;
         for action in actions {
             self.trace.action(self.now, name, &action);
             self.carry_out(name, life, action);
         }
-        self.set_tick(name);
         if spins {
             self.fail(15, format!("node {name} wants to be woken again and again, and does nothing"));
         }
-    }
-
-    fn set_tick(&mut self, name: NodeName) {
-        let now = self.now;
-        let slot = &mut self.slots[name.index()];
-        let deadline = slot.node.as_mut().filter(|_| !slot.paused).and_then(|node| node.deadline());
-        let soonest = now + Duration::from_micros(1);
-        slot.tick_at = deadline.map(|deadline| slot.clock.when(deadline).max(soonest));
     }
 
     fn carry_out(&mut self, name: NodeName, life: u64, action: Action) {

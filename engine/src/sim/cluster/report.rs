@@ -62,6 +62,10 @@ counters! {
     medium_errors,
     /// Events given to nodes.
     events,
+    /// Those that one volume took beside others.
+    steps_beside,
+    /// After which the whole node was to look, and did later.
+    steps_owed,
     /// Nodes killed.
     kills,
     /// Power cuts.

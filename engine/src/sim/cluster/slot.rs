@@ -77,6 +77,8 @@ pub(super) struct Slot {
     /// What waits for a paused node.
     pub(super) inbox: VecDeque<Event>,
     pub(super) tick_at: Option<Instant>,
+    /// Which steps volumes take beside each other, and how long the node then waits to look.
+    pub(super) step_rng: Rng,
     /// As its notices tell.
     pub(super) phase: PeerPhase,
     pub(super) opened: bool,
@@ -95,7 +97,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(name: NodeName) -> Slot {
+    pub(super) fn new(name: NodeName, root: &Rng) -> Slot {
         Slot {
             name,
             node: None,
@@ -111,6 +113,7 @@ impl Slot {
             paused_at: Instant::ZERO,
             inbox: VecDeque::new(),
             tick_at: None,
+            step_rng: root.fork(if name == NodeName::A { "steps a" } else { "steps b" }),
             phase: PeerPhase::Stopped,
             opened: false,
             stopping: false,

@@ -11,6 +11,7 @@ use crate::sim::history::Kind;
 use crate::sim::hosts::Request;
 use crate::sim::pattern;
 use crate::sim::plan::Verb;
+use crate::time::Duration;
 
 impl Cluster {
     pub(super) fn apply(&mut self, verb: Verb) {
@@ -63,7 +64,8 @@ impl Cluster {
                 let now = self.now;
                 self.counters.drifts += u64::from(ppm != 0);
                 self.slots[who.index()].clock.drift(now, ppm);
-                self.set_tick(who);
+                let now = self.now;
+                self.slots[who.index()].set_tick(now);
             }
             Verb::ArbiterDown { who } => {
                 self.counters.arbiter_losses += 1;
@@ -154,7 +156,10 @@ impl Cluster {
                 self.deliver(who, event);
             }
         }
-        self.set_tick(who);
+        // What it owed when it was paused is still owed.
+        let now = self.now;
+        let slot = &mut self.slots[who.index()];
+        slot.tick_at = slot.alive().then(|| now + Duration::from_micros(1));
     }
 
     fn cut(&mut self, from: &[NodeName]) {
