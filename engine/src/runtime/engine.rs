@@ -137,7 +137,7 @@ impl EngineBuilder {
 
     pub(super) fn launch(self, machine: Box<dyn Machine>) -> Result<Engine, StartError> {
         let volumes = self.config.volumes;
-        let core = Core::new(machine, self.clock);
+        let core = Core::new(machine, self.clock, volumes.iter().map(|volume| volume.id));
         // From here on dropping the handle ends everything.
         let engine = Engine {
             handle: Arc::new(Handle { core: Arc::clone(&core), volumes, extent_sectors: AtomicU64::new(0) }),
@@ -162,7 +162,7 @@ impl EngineBuilder {
 
 fn start_timer(core: &Arc<Core>) -> std::io::Result<()> {
     let core = Arc::clone(core);
-    let work = move || core.timer.run(&*core.clock, || core.happened(Event::Tick));
+    let work = move || core.timer.run(&*core.clock, || core.tick());
     thread::Builder::new().name("twinsan-timer".into()).spawn(work)?;
     Ok(())
 }

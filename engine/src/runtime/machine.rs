@@ -7,10 +7,36 @@ use crate::node::event::{Action, Event};
 use crate::node::view::View;
 use crate::time::Instant;
 
-/// See [`Node`], whose methods these are.
-pub(super) trait Machine: Send {
+/// Queues what a step asks for and leaves the list empty. Called by the step, at its end, with its locks still held.
+pub(super) type QueueUp<'a> = &'a mut dyn FnMut(&mut Vec<Action>);
+
+/// See [`Node`], whose methods these are. All that have it `&self` are called by several threads at once: steps beside each
+/// other, and looks between them.
+pub(super) trait Machine: Send + Sync {
+    /// A step that has the whole node for itself.
     fn handle(&mut self, now: Instant, event: Event);
     fn poll(&mut self) -> Option<Action>;
+    /// A step of one volume beside those of others. `Err`: only [`handle`](Self::handle) can take the event, nothing has
+    /// changed. `Ok(true)`: `handle` of a tick should follow soon, for something of the step needs the whole node, or the
+    /// deadline is earlier now.
+    ///
+    /// - Whatever the step locks it keeps until it ends: first the volume, then what volumes have in common. It puts what
+    ///   it asks for into `actions`, and before it lets go of the first lock it calls `queue_up`: so of two steps that share a
+    ///   lock, the later one's actions are behind.
+    /// - `now` was read before the step had its locks. It is not earlier than that of any `handle` before, but a step that
+    ///   came first to a volume may have been given a later one: the later of the two is the time.
+    /// - A step that panics leaves its locks poisoned: another that comes to them panics too, for what they guard may be
+    ///   half done, and its answers would be given before the runtime knows.
+    fn handle_beside(
+        &self,
+        now: Instant,
+        event: Event,
+        actions: &mut Vec<Action>,
+        queue_up: QueueUp<'_>,
+    ) -> Result<bool, Event> {
+        let _ = (now, actions, queue_up);
+        Err(event)
+    }
     fn deadline(&self) -> Option<Instant>;
     fn view(&self, now: Instant) -> View;
     /// This node's path state, and the partner's.

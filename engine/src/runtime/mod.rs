@@ -2,8 +2,8 @@
 //!
 //! An [`Engine`] is one node of a pair. Requests come from any thread, through a
 //! [`VirtualVolume`](crate::guest::VirtualVolume) with a [`Sink`](crate::guest::Sink) for the answers, or through calls
-//! that wait. The calling thread steps the node itself; besides it there are a timer, a thread that asks the arbiter,
-//! and the threads of the disks and the transport. There is no async runtime.
+//! that wait. The calling thread steps the node itself, beside threads that step other volumes; besides there are a timer,
+//! a thread that asks the arbiter, and the threads of the disks and the transport. There is no async runtime.
 //!
 //! Two nodes in one process, over disks in memory:
 //!
@@ -66,16 +66,19 @@ mod engine;
 mod format;
 mod gate;
 mod in_process;
+mod lane;
 mod lifecycle;
 mod machine;
 mod operators;
 mod pool;
+mod queue;
 mod requests;
 #[cfg(test)]
 mod tests;
 mod timer;
 mod transport;
 mod volume;
+mod world;
 
 pub use clock::{BootClock, Clock};
 pub use engine::{Engine, EngineBuilder, NotClean, StartError};

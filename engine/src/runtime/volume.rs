@@ -7,6 +7,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::core::Core;
 use super::engine::Handle;
+use super::lane::Lane;
 use crate::guest::{
     Command, GuestError, GuestResult, Items, PathState, Sectors, Sink, StatusRun, VirtualVolume, VolumeInfo,
 };
@@ -18,11 +19,13 @@ use crate::node::config::VolumeConfig;
 pub(super) struct Volume {
     handle: Arc<Handle>,
     config: VolumeConfig,
+    lane: Arc<Lane>,
 }
 
 impl Volume {
     pub(super) fn new(handle: Arc<Handle>, config: VolumeConfig) -> Volume {
-        Volume { handle, config }
+        let lane = handle.core.lane(config.id);
+        Volume { handle, config, lane }
     }
 }
 
@@ -45,7 +48,7 @@ impl VirtualVolume for Volume {
     }
 
     fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId {
-        self.handle.core.submit(self.config.id, command, (Arc::clone(sink), token))
+        self.handle.core.submit(&self.lane, self.config.id, command, (Arc::clone(sink), token))
     }
 
     fn block_status(&self, at: Sectors) -> Option<Result<Vec<StatusRun>, GuestError>> {
@@ -101,7 +104,8 @@ impl Sink for Waiter {
 /// Carries out a command and waits for the answer.
 pub(super) fn call(core: &Core, volume: VolumeId, command: Command) -> GuestResult {
     let waiter = Arc::new(Waiter::default());
-    core.submit(volume, command, (Arc::clone(&waiter) as Arc<dyn Sink>, 0));
+    let caller = (Arc::clone(&waiter) as Arc<dyn Sink>, 0);
+    core.submit(&core.lane(volume), volume, command, caller);
     let mut answer = waiter.answer.lock();
     loop {
         if let Some(result) = answer.take() {

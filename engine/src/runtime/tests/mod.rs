@@ -1,5 +1,6 @@
 //! The runtime: over a scripted machine, and as an embedder uses it, over real nodes.
 
+mod beside;
 mod disks;
 mod scripted;
 mod story;

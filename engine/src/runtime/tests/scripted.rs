@@ -23,21 +23,21 @@ use crate::node::view::View;
 use crate::planted::Planted;
 use crate::time::{Duration, Instant};
 
-const VOLUME: VolumeId = VolumeId(1);
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const VOLUME: VolumeId = VolumeId(1);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
 /// What a test puts in the node's place.
 type Script = Box<dyn FnMut(Instant, Event, &mut VecDeque<Action>) -> Option<Instant> + Send>;
 
 struct Scripted {
-    script: Script,
+    script: Mutex<Script>,
     actions: VecDeque<Action>,
     deadline: Option<Instant>,
 }
 
 impl Machine for Scripted {
     fn handle(&mut self, now: Instant, event: Event) {
-        self.deadline = (self.script)(now, event, &mut self.actions);
+        self.deadline = (self.script.get_mut())(now, event, &mut self.actions);
     }
     fn poll(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -56,7 +56,7 @@ impl Machine for Scripted {
     }
 }
 
-fn config() -> NodeConfig {
+pub(super) fn config() -> NodeConfig {
     let volume = VolumeConfig {
         id: VOLUME,
         name: "V1".into(),
@@ -95,7 +95,7 @@ fn opening(
         }
         script(now, event, actions)
     });
-    Box::new(Scripted { script, actions: VecDeque::new(), deadline: None })
+    Box::new(Scripted { script: Mutex::new(script), actions: VecDeque::new(), deadline: None })
 }
 
 /// Reads and flushes go to the disk; writes are answered at once; zeroing never is.
@@ -139,22 +139,22 @@ impl Sink for Answers {
     }
 }
 
-type Heard = Receiver<(u64, Option<GuestResult>)>;
+pub(super) type Heard = Receiver<(u64, Option<GuestResult>)>;
 
-fn answers() -> (Arc<dyn Sink>, Heard) {
+pub(super) fn answers() -> (Arc<dyn Sink>, Heard) {
     let (sender, receiver) = unbounded();
     (Arc::new(Answers(sender)), receiver)
 }
 
-fn read() -> Command {
+pub(super) fn read() -> Command {
     Command::Read { at: Sectors::new(0, 8) }
 }
 
-fn write() -> Command {
+pub(super) fn write() -> Command {
     Command::Write { at: Sectors::new(0, 8), data: zeros(1), fua: false }
 }
 
-fn never() -> Command {
+pub(super) fn never() -> Command {
     Command::Zero { at: Sectors::new(0, 8), fua: false }
 }
 
@@ -432,7 +432,7 @@ fn a_pool_that_does_not_open_is_an_error() {
             actions.extend(notice.clone().map(Action::Notice));
             None
         });
-        Box::new(Scripted { script, actions: VecDeque::new(), deadline: None })
+        Box::new(Scripted { script: Mutex::new(script), actions: VecDeque::new(), deadline: None })
     };
     let refused = machine(Some(Notice::OpenFailed("disk 1 is missing".into())));
     let error = builder().launch(refused).err().unwrap();
