@@ -33,8 +33,9 @@ pub(super) struct Stepped {
 }
 
 impl Node {
-    /// Lets a volume take an event beside other volumes, each of which may do the same meanwhile; its actions are added to
-    /// `actions`. True if [`handle`](Self::handle) with [`Event::Tick`] is to follow soon.
+    /// Lets a volume take an event beside other volumes, each of which may do the same meanwhile. Its actions are added to
+    /// `actions`, and `queue_up` is called with them before another step of this volume can begin: so what two steps of a
+    /// volume ask for is queued in their order. True if [`handle`](Self::handle) with [`Event::Tick`] is to follow soon.
     ///
     /// # Errors
     /// The event, as it was, if it is for [`handle`](Self::handle). Nothing has changed.
@@ -43,17 +44,19 @@ impl Node {
         now: Instant,
         event: Event,
         actions: &mut Vec<Action>,
+        queue_up: &mut dyn FnMut(&mut Vec<Action>),
     ) -> Result<bool, Event> {
         let Some(id) = self.concerns(&event) else { return Err(event) };
         let Some(store) = &self.store else { return Err(event) };
         let Some(mut guard) = self.volumes.get(id) else { return Err(event) };
         let volume = &mut *guard;
+        assert!(!volume.stepping, "a step of this volume has panicked: what it left half done is not built on");
         let now = self.now.max(volume.now).max(now);
         if !volume.may_step_beside(now) {
             return Err(event);
         }
         let Some(stock) = store.beside(id) else { return Err(event) };
-        volume.now = now;
+        (volume.now, volume.stepping) = (now, true);
         let had_deadline = volume.has_deadline(now, &self.config);
         let (mut told, mut asked) = (VecDeque::new(), core::mem::take(&mut volume.scratch));
         let mut cx = Context {
@@ -81,6 +84,8 @@ impl Node {
             }
             stepped.told.append(&mut told);
         }
+        queue_up(actions);
+        volume.stepping = false;
         Ok(wants_node)
     }
 

@@ -62,6 +62,16 @@ impl Machine for Node {
         Node::poll(self)
     }
 
+    fn handle_beside(
+        &self,
+        now: Instant,
+        event: Event,
+        actions: &mut Vec<Action>,
+        queue_up: QueueUp<'_>,
+    ) -> Result<bool, Event> {
+        Node::handle_beside(self, now, event, actions, queue_up)
+    }
+
     fn deadline(&self) -> Option<Instant> {
         Node::deadline(self)
     }

@@ -420,7 +420,7 @@ impl Pair {
         let Some(node) = &mut self.sides[n].node else { return };
         // What a volume can do beside others it does so.
         let mut actions = Vec::new();
-        match node.handle_beside(now, event, &mut actions) {
+        match node.handle_beside(now, event, &mut actions, &mut |_| ()) {
             Ok(true) => node.handle(now, Event::Tick),
             Ok(false) => {}
             Err(event) => node.handle(now, event),

@@ -101,6 +101,8 @@ pub(super) struct Volume {
     pub(super) stepped: bool,
     /// The time of its last step beside others.
     pub(super) now: Instant,
+    /// A step beside others is under way, or has panicked.
+    pub(super) stepping: bool,
     /// For the actions of a step beside others: kept for its memory.
     pub(super) scratch: VecDeque<Action>,
     /// The last id that it gave. Ids never come back, so an answer never finds what it was not for.
@@ -168,6 +170,7 @@ impl Volume {
             known_awake: false,
             stepped: false,
             now: Instant::ZERO,
+            stepping: false,
             scratch: VecDeque::new(),
             last_id,
             lock: RangeLock::default(),
