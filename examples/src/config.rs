@@ -19,6 +19,7 @@ use crate::sizes;
 mod check;
 mod hosts;
 mod secrets;
+pub(crate) mod witness;
 
 pub(crate) use secrets::Secrets;
 
@@ -59,6 +60,9 @@ pub(crate) struct Config {
     /// Read from a file of their own.
     #[serde(skip)]
     pub(crate) secrets: Secrets,
+    /// Read from a file of its own.
+    #[serde(skip)]
+    pub(crate) witness_secret: Option<twinsan_witness::Secret>,
 }
 
 /// Who this node is.
@@ -220,6 +224,10 @@ pub(crate) struct Partner {
 pub(crate) struct Arbiter {
     /// The register: a file in a directory that both nodes see.
     pub(crate) file: Option<PathBuf>,
+    /// The register: kept by a witness on a third machine, `host:port`.
+    pub(crate) witness: Option<String>,
+    /// The pair's secret, for the witness.
+    pub(crate) secret_file: Option<PathBuf>,
     /// Without a register.
     pub(crate) policy: Option<Policy>,
 }
@@ -275,7 +283,7 @@ impl Config {
             disk.path = self.node.directory.join(&disk.path);
         }
         self.settle_chap_file(here);
-        if let Some(file) = &mut self.arbiter.file {
+        for file in [&mut self.arbiter.file, &mut self.arbiter.secret_file].into_iter().flatten() {
             *file = here.join(&*file);
         }
     }
@@ -303,10 +311,8 @@ impl Config {
 
     /// The identity of the pair.
     pub(crate) fn partnership(&self) -> Uuid {
-        match &self.partnership.uuid {
-            Some(text) => Uuid(check::uuid(text).expect("checked when the configuration was read")),
-            None => Uuid(fingerprint(&[self.partnership.name.as_bytes()])),
-        }
+        let Partnership { name, uuid } = &self.partnership;
+        identity(name, uuid.as_deref()).expect("checked when the configuration was read")
     }
 
     /// The volumes as the engine wants them.
@@ -339,10 +345,10 @@ impl Config {
 
     /// How the engine decides.
     pub(crate) fn arbitration(&self) -> Arbitration {
-        match (&self.arbiter.file, self.arbiter.policy) {
-            (Some(_), _) => Arbitration::Register,
-            (None, Some(Policy::StopBoth)) => Arbitration::StopBoth,
-            (None, _) => Arbitration::Preferred,
+        match (&self.arbiter.file, &self.arbiter.witness, self.arbiter.policy) {
+            (None, None, Some(Policy::StopBoth)) => Arbitration::StopBoth,
+            (None, None, _) => Arbitration::Preferred,
+            _ => Arbitration::Register,
         }
     }
 
@@ -408,6 +414,14 @@ impl Config {
 
 fn milliseconds(value: Option<u64>, standard: Duration) -> Duration {
     value.map_or(standard, Duration::from_millis)
+}
+
+/// The identity of the pair with this name; `None` if the UUID that it is given is none.
+fn identity(name: &str, uuid: Option<&str>) -> Option<Uuid> {
+    match uuid {
+        Some(text) => check::uuid(text).map(Uuid),
+        None => Some(Uuid(fingerprint(&[name.as_bytes()]))),
+    }
 }
 
 /// An identity made from names: FNV-1a with 128 bits, never zero.

@@ -1,6 +1,8 @@
 //! `twinsand`: the reference daemon. One node of a pair (`run`), a pair to try out (`demo`), what a node does
-//! (`status`), the disks of its pool (`pool`), its volumes (`volume`), and the offline check of a pool (`check`).
+//! (`status`), the disks of its pool (`pool`), its volumes (`volume`), the offline check of a pool (`check`), and the witness
+//! of any number of pairs (`witness`).
 
+mod arbiter;
 mod check;
 mod config;
 mod demo;
@@ -12,6 +14,7 @@ mod signals;
 mod sizes;
 mod status;
 mod volumes;
+mod witness;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +53,8 @@ enum Command {
     Volume(volumes::Options),
     /// Check a pool offline: its structure, and with --compare whether both halves of its mirrors read the same.
     Check(check::Options),
+    /// Keep, on a third machine, the registers that say which node of a pair may serve. Until SIGTERM.
+    Witness(witness::Options),
 }
 
 #[derive(Args)]
@@ -78,6 +83,7 @@ fn main() -> ExitCode {
         Command::Pool(options) => pool::pool(&options).map(|()| true),
         Command::Volume(options) => volumes::volume(&options).map(|()| true),
         Command::Check(options) => check::check(&options),
+        Command::Witness(options) => witness::witness(&options).map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use twinsan::backend::{FileArbiter, random_boot_id};
+use twinsan::backend::random_boot_id;
 use twinsan::block::PagePool;
 use twinsan::ids::NodeName;
 use twinsan::node::config::NodeConfig;
@@ -22,6 +22,7 @@ use twinsan_iscsi::{RefusedLogin, Server, TargetConfig};
 use twinsan_mirror::{LinkConfig, TcpLink};
 
 use crate::Failure;
+use crate::arbiter::{self, Answers};
 use crate::config::Config;
 use crate::disks;
 use crate::pool::{Control, Operator, Paths};
@@ -57,6 +58,7 @@ enum Event {
 pub(crate) fn run(path: &Path) -> Result<(), Failure> {
     let mut config = Config::load(path)?;
     config.load_secrets(path)?;
+    config.load_witness_secret(path)?;
     std::fs::create_dir_all(&config.node.directory)
         .map_err(|error| format!("{} cannot be made: {error}", config.node.directory.display()))?;
     check_portals(&config)?;
@@ -65,9 +67,11 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
     signals::watch(events.clone(), || Event::Stop)?;
     signals::watch_hangup(events.clone(), || Event::Reload)?;
     let pages = PagePool::new();
-    let (engine, paths) = start_engine(&config, &pages)?;
+    let answers = Answers::of(&config);
+    let (engine, paths) = start_engine(&config, &pages, &answers)?;
     let (asked, shown, known) = (engine.clone(), Arc::clone(&paths), Arc::clone(&paths));
-    let status = StatusSocket::serve(&config.socket(), move || Status::of(&asked, &shown))
+    let status = move || Some(Status { arbiter: answers.status(), ..Status::of(&asked, &shown)? });
+    let status = StatusSocket::serve(&config.socket(), status)
         .map_err(|error| format!("{} cannot be served: {error}", config.socket().display()))?;
     let operator =
         Operator { config: path.to_path_buf(), engine: engine.clone(), pages: pages.clone(), paths };
@@ -246,7 +250,7 @@ impl Running {
     }
 }
 
-fn start_engine(config: &Config, pages: &PagePool) -> Result<(Engine, Paths), Failure> {
+fn start_engine(config: &Config, pages: &PagePool, answers: &Answers) -> Result<(Engine, Paths), Failure> {
     let name = config.name();
     let disks::Prepared { disks, paths, blank, fresh } = disks::prepare(config, pages)?;
     if fresh {
@@ -271,8 +275,9 @@ fn start_engine(config: &Config, pages: &PagePool) -> Result<(Engine, Paths), Fa
         planted: Planted::NONE,
     };
     let mut builder = Engine::builder(node).disks(disks);
-    if let Some(file) = &config.arbiter.file {
-        builder = builder.arbiter(Arc::new(FileArbiter::new(file, config.partnership())));
+    if let Some(arbiter) = arbiter::build(config)? {
+        let answers = answers.clone();
+        builder = builder.arbiter(arbiter).arbiter_told(move |outcome| answers.note(name, outcome));
     }
     if let Some(partner) = &config.partner {
         let mut link = LinkConfig::new(name, config.partnership(), boot, partner.link, pages.clone());
@@ -307,7 +312,7 @@ fn serve(
 }
 
 /// As many open files as the system lets this process have: each connection is one.
-fn allow_many_files(name: NodeName) {
+pub(crate) fn allow_many_files(name: impl std::fmt::Display) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
@@ -400,6 +405,6 @@ fn describe(notice: &Notice) -> String {
 }
 
 /// One line to the log.
-fn log(name: NodeName, what: &str) {
+pub(crate) fn log(name: impl std::fmt::Display, what: &str) {
     eprintln!("twinsand {name}: {what}");
 }

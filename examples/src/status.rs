@@ -13,6 +13,7 @@ use twinsan::node::config::SpaceLevel;
 use twinsan::node::view::{DiskUse, DiskView, View};
 use twinsan::runtime::Engine;
 
+use crate::arbiter::ArbiterStatus;
 use crate::pool::Paths;
 use crate::sizes::show;
 
@@ -59,6 +60,9 @@ pub(crate) struct Status {
     /// Volumes that are deleted, and whose space is on its way back.
     #[serde(default)]
     pub(crate) deleting: Vec<Deleting>,
+    /// Who decides when the nodes lose each other.
+    #[serde(default)]
+    pub(crate) arbiter: ArbiterStatus,
 }
 
 /// A volume that is deleted and not gone yet.
@@ -176,6 +180,7 @@ impl Status {
                 .iter()
                 .map(|(id, extents)| Deleting { id: id.0, bytes_left: extents * extent_bytes })
                 .collect(),
+            arbiter: ArbiterStatus::default(),
         };
         for half in &view.volumes {
             let Some(volume) = engine.volume(half.id) else { continue };
@@ -327,6 +332,7 @@ pub(crate) fn table(status: &Status) -> String {
         show(status.pool_bytes_used),
         show(status.pool_bytes),
     );
+    text += &status.arbiter.line();
     if status.pool_bytes_kept > 0 {
         text += &format!("kept for volumes: {}\n", show(status.pool_bytes_kept));
     }

@@ -10,8 +10,10 @@ use crate::ids::{Epoch, Members, NodeName};
 
 pub mod image;
 mod memory;
+mod past;
 
 pub use memory::MemoryArbiter;
+pub use past::{Past, WentBack};
 
 /// What the register of one partnership holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -64,7 +66,7 @@ pub struct Answer {
 
 /// The arbiter could not be asked, or its answer was lost: a swap may or may not have been done.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the arbiter cannot be reached: {reason}; check its path and its permissions")]
+#[error("the arbiter cannot be asked: {reason}")]
 pub struct ArbiterError {
     /// What went wrong.
     pub reason: String,

@@ -85,9 +85,12 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 impl Arbiter for FileArbiter {
     fn ask(&self, ask: Ask) -> Result<Answer, ArbiterError> {
         let failed = |reason| ArbiterError { reason };
-        let lock = self
-            .lock()
-            .map_err(|error| failed(format!("{} cannot be locked: {error}", self.path.display())))?;
+        let lock = self.lock().map_err(|error| {
+            failed(format!(
+                "{} cannot be locked: {error}; check the path and its permissions",
+                self.path.display()
+            ))
+        })?;
         let answer = ask.decide(self.read().map_err(failed)?);
         let settled = match answer {
             Answer { swapped: true, register: Some(register) } => self.replace(register),

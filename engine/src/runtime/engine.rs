@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::thread;
 
-use crossbeam_channel::{Sender, bounded};
-
+use super::asker;
 use super::clock::{BootClock, Clock};
 use super::core::{Core, Outside};
 use super::machine::Machine;
 use super::transport::{Inbox, Transport};
 use super::volume::Volume;
-use crate::arbiter::{Arbiter, ArbiterError, Arbitration, Ask};
+use crate::arbiter::{Answer, Arbiter, ArbiterError, Arbitration};
 use crate::backend::{self, BlockBackend, DiskSink};
 use crate::block::Payload;
 use crate::guest::{Command, GuestError, GuestResult, Sectors, StatusRun, VirtualVolume};
@@ -24,8 +23,6 @@ use crate::node::event::{Event, Notice};
 use crate::node::view::View;
 use crate::time::Duration;
 
-/// Questions that wait for the arbiter. The node asks one at a time, and again when it hears nothing.
-const QUESTIONS_MAX: usize = 8;
 /// How long [`Engine::kill`] waits for requests that the disks have begun.
 const LET_GO_BOUND: Duration = Duration::from_secs(30);
 
@@ -64,6 +61,7 @@ pub struct EngineBuilder {
     disks: Vec<Arc<dyn BlockBackend>>,
     transport: Option<Arc<dyn Transport>>,
     arbiter: Option<Arc<dyn Arbiter>>,
+    told: Option<asker::Told>,
     clock: Arc<dyn Clock>,
     open_bound: Duration,
 }
@@ -90,6 +88,16 @@ impl EngineBuilder {
     /// The register that decides who serves when the nodes lose each other.
     pub fn arbiter(mut self, arbiter: Arc<dyn Arbiter>) -> EngineBuilder {
         self.arbiter = Some(arbiter);
+        self
+    }
+
+    /// Who is told what has come of each question to the arbiter: from the thread that asks, before the node is. An answer
+    /// that an earlier one contradicts is an error, as [`Past`](crate::arbiter::Past) says.
+    pub fn arbiter_told(
+        mut self,
+        told: impl Fn(&Result<Answer, ArbiterError>) + Send + Sync + 'static,
+    ) -> EngineBuilder {
+        self.told = Some(Arc::new(told));
         self
     }
 
@@ -135,7 +143,7 @@ impl EngineBuilder {
             handle: Arc::new(Handle { core: Arc::clone(&core), volumes, extent_sectors: AtomicU64::new(0) }),
         };
         start_timer(&core)?;
-        let questions = self.arbiter.map(|arbiter| start_asker(&core, arbiter)).transpose()?;
+        let questions = self.arbiter.map(|arbiter| asker::start(&core, arbiter, self.told)).transpose()?;
         let sink = Arc::clone(&core) as Arc<dyn DiskSink>;
         let disks = self.disks.into_iter().map(Some).collect();
         core.begin(Outside { disks, transport: self.transport.clone(), questions, sink });
@@ -157,23 +165,6 @@ fn start_timer(core: &Arc<Core>) -> std::io::Result<()> {
     let work = move || core.timer.run(&*core.clock, || core.happened(Event::Tick));
     thread::Builder::new().name("twinsan-timer".into()).spawn(work)?;
     Ok(())
-}
-
-/// Questions may take for ever, so the thread keeps nothing alive but the arbiter.
-fn start_asker(core: &Arc<Core>, arbiter: Arc<dyn Arbiter>) -> std::io::Result<Sender<(u64, Ask)>> {
-    let (questions, asked) = bounded(QUESTIONS_MAX);
-    let core = Arc::downgrade(core);
-    let work = move || {
-        for (id, ask) in asked {
-            let call = std::panic::AssertUnwindSafe(|| arbiter.ask(ask));
-            let result = std::panic::catch_unwind(call)
-                .unwrap_or_else(|_| Err(ArbiterError { reason: "it failed; see the log".into() }));
-            let Some(core) = core.upgrade() else { return };
-            core.happened(Event::Arbiter { id, result });
-        }
-    };
-    thread::Builder::new().name("twinsan-arbiter".into()).spawn(work)?;
-    Ok(questions)
 }
 
 /// One node of a pair, at work. Clones are the same engine; it ends with [`stop`](Self::stop), or without a word when
@@ -208,6 +199,7 @@ impl Engine {
             disks: Vec::new(),
             transport: None,
             arbiter: None,
+            told: None,
             clock: Arc::new(BootClock),
             open_bound: Duration::from_secs(60),
         }

@@ -59,6 +59,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "an edge: the threads live here")]
 
+mod asker;
 mod clock;
 mod core;
 mod engine;

@@ -55,16 +55,7 @@ impl Config {
         if self.partnership.uuid.as_deref().is_some_and(|text| uuid(text).is_none()) {
             return problem("partnership.uuid", "is no UUID; write 32 hexadecimal digits, or leave it out");
         }
-        match (&self.arbiter.file, self.arbiter.policy) {
-            (Some(_), Some(_)) => {
-                problem("arbiter.policy", "is for pairs without a register; remove it, or `arbiter.file`")
-            }
-            (None, None) => problem(
-                "arbiter",
-                "says nothing; name a `file` that both nodes see, or a `policy`: \"preferred\" or \"stop-both\"",
-            ),
-            _ => Ok(()),
-        }?;
+        self.check_arbiter()?;
         match &self.partner {
             Some(partner) if !is_loopback(partner.link) => problem(
                 "partner.link",

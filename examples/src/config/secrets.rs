@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use twinsan_iscsi::chap::{Algorithm, Chap, Credentials, Secret};
 
 use super::check::{Problem, problem};
@@ -47,13 +48,9 @@ impl Secrets {
     }
 
     fn read(path: &Path) -> Result<Secrets, Problem> {
-        let text = read_private(path)?;
-        let sections: BTreeMap<String, Section> = toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-            let what = "is not understood; a host's section has `user` and `secret`, and for mutual CHAP `target_user` \
-                        and `target_secret`";
-            (path.display().to_string(), format!("at line {line} {what}"))
-        })?;
+        let form =
+            "a host's section has `user` and `secret`, and for mutual CHAP `target_user` and `target_secret`";
+        let sections: BTreeMap<String, Section> = read_sections("target.chap_file", path, form)?;
         let chap = |(name, section): (String, Section)| Ok((name.clone(), section.into_chap(path, &name)?));
         Ok(Secrets(sections.into_iter().map(chap).collect::<Result<_, Problem>>()?))
     }
@@ -82,9 +79,22 @@ impl Section {
     }
 }
 
+/// The sections of a private file. A line that is not understood is named, not shown.
+pub(super) fn read_sections<T: DeserializeOwned>(
+    key: &str,
+    path: &Path,
+    form: &str,
+) -> Result<BTreeMap<String, T>, Problem> {
+    let text = read_private(key, path)?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+        (path.display().to_string(), format!("at line {line} is not understood; {form}"))
+    })
+}
+
 /// The text of a file that only its owner, which is this process or root, can read.
-fn read_private(path: &Path) -> Result<String, Problem> {
-    let refuse = |what: String| problem("target.chap_file", format!("{} {what}", path.display()));
+fn read_private(key: &str, path: &Path) -> Result<String, Problem> {
+    let refuse = |what: String| problem(key, format!("{} {what}", path.display()));
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) => return refuse(format!("cannot be read: {error}")),

@@ -55,6 +55,11 @@ fn what_is_wrong_is_named() {
         ("extent = \"1MiB\"", "log = \"5000\"", "pool.log"),
         ("extent = \"1MiB\"", "log = \"2GiB\"", "pool.log"),
         ("\nfile = ", "\npolicy = \"preferred\"\nfile = ", "arbiter.policy"),
+        ("\nfile = \"register\"", "\n", "arbiter: says nothing"),
+        ("\nfile = ", "\nwitness = \"192.0.2.3:7270\"\nfile = ", "a pair has one register"),
+        ("\nfile = \"register\"", "\nwitness = \"192.0.2.3:7270\"", "arbiter.secret_file"),
+        ("\nfile = \"register\"", "\nwitness = \"192.0.2.3\"\nsecret_file = \"x\"", "arbiter.witness"),
+        ("\nfile = ", "\nsecret_file = \"x\"\nfile = ", "is for a `witness`"),
         ("iqns = [\"*\"]", "iqns = []", "host.iqns"),
         ("host = \"any\"", "host = \"none\"", "mapping.host"),
         ("iqn = \"iqn.2026", "iqn = \"2026", "target.iqn"),
@@ -65,6 +70,16 @@ fn what_is_wrong_is_named() {
         assert!(GOOD.contains(from), "the example lost {from}");
         let error = parse(&GOOD.replacen(from, to, 1)).unwrap_err();
         assert!(error.contains(expected), "{to}: {error}");
+    }
+}
+
+#[test]
+fn a_witness_is_a_register() {
+    for address in ["192.0.2.3:7270", "[2001:db8::3]:7270", "witness.example.office:7270"] {
+        let named = format!("\nwitness = \"{address}\"\nsecret_file = \"witness.toml\"");
+        let config = parse(&GOOD.replace("\nfile = \"register\"", &named)).unwrap();
+        assert_eq!(config.arbitration(), Arbitration::Register);
+        assert_eq!(config.arbiter.witness.as_deref(), Some(address));
     }
 }
 

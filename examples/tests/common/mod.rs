@@ -1,5 +1,9 @@
 //! What the tests of the daemon share.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub(crate) mod pair;
+
 use std::time::{Duration, Instant};
 
 /// What a node must have done by then, however slow the machine.

@@ -484,6 +484,35 @@ fn the_arbiter_is_asked_elsewhere() {
     assert!(ask(Some(Arc::new(odd))).unwrap_err().to_string().contains("it failed"));
 }
 
+/// A register that was restored from a backup between two questions.
+#[test]
+fn an_arbiter_that_goes_back_is_not_believed() {
+    use crate::arbiter::Register;
+    use crate::ids::{Epoch, Members, NodeName};
+    let register = |epoch| Register { epoch: Epoch(epoch), members: Members::BOTH, by: NodeName::A };
+    struct Restored(Mutex<Vec<Register>>);
+    impl Arbiter for Restored {
+        fn ask(&self, _ask: Ask) -> Result<Answer, ArbiterError> {
+            Ok(Answer { swapped: false, register: self.0.lock().pop() })
+        }
+    }
+    let (machine, heard) = asking();
+    let (tell, told) = unbounded();
+    let arbiter = Restored(Mutex::new([5, 4, 5].map(register).to_vec()));
+    let builder =
+        builder().arbiter(Arc::new(arbiter)).arbiter_told(move |result| tell.send(result.clone()).unwrap());
+    let engine = builder.launch(machine).unwrap();
+    let answers = [(); 3].map(|()| {
+        engine.handle.core.link_up(7);
+        heard.recv_timeout(LONG).unwrap()
+    });
+    let good = Ok(Answer { swapped: false, register: Some(register(5)) });
+    assert_eq!((&answers[0], &answers[2]), (&good, &good));
+    let text = answers[1].as_ref().unwrap_err().to_string();
+    assert!(text.contains("epoch 5 was seen in it, and now it holds another 4"), "{text}");
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), answers);
+}
+
 #[test]
 fn notices_are_kept_for_those_who_come_late() {
     let engine = builder().launch(plain()).unwrap();
