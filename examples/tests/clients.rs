@@ -1,5 +1,5 @@
 //! Clients no one here wrote, against real node processes: `qemu-img` and `qemu-io` on both paths, and libiscsi with two
-//! paths while nodes are killed.
+//! paths while nodes are killed, and while the link between them is broken in every way.
 //!
 //! A machine without these tools skips, and says so loudly; with `CI=true` that is a failure. Debian has them as
 //! qemu-utils, qemu-block-extra and libiscsi7; `.ci/run` installs them.
@@ -238,19 +238,18 @@ fn qemu_writes_patterns_flushes_discards_and_clears_on_both_paths() {
 /// Blocks, a hole and blocks, from one mirrored volume to the other, through either node.
 #[test]
 fn qemu_finds_on_both_nodes_what_libiscsi_had_copied() {
-    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
-    if !have_qemu() || !have(&python, &["-c", "import ctypes; ctypes.CDLL('libiscsi.so.7')"]) {
+    if !have_qemu() {
         return;
     }
+    let Some(python) = have_client() else { return };
     let demo = Demo::start("copy");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/copy.py");
     let write = |pattern: u8, mib: u32| format!("write -P {pattern:#x} {mib}M 10M");
     let blocks = [write(0x11, 0), write(0x22, 10), write(0x33, 30), format!("write -P 0x44 {} 512", 7 << 20)];
     qemu_io(demo.url(0, 0), &[], &blocks);
     for node in [0, 1] {
         let to_mib = 100 * (node as u64 + 1);
-        let mut copy = Command::new(&python);
-        copy.arg("-B").arg(&script).args([demo.url(0, node), demo.url(1, node), "0"]);
+        let mut copy = script(&python, "copy.py");
+        copy.args([demo.url(0, node), demo.url(1, node), "0"]);
         run(copy.args([&to_mib.to_string(), "40"]));
         let read =
             |pattern: u8, mib: u64, mibs: u64| format!("read -P {pattern:#x} {}M {mibs}M", to_mib + mib);
@@ -270,22 +269,54 @@ fn qemu_finds_on_both_nodes_what_libiscsi_had_copied() {
     demo.stop_and_compare();
 }
 
+/// The Python that plays the host with two paths, if it can.
+fn have_client() -> Option<String> {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
+    have(&python, &["-c", "import ctypes; ctypes.CDLL('libiscsi.so.7')"]).then_some(python)
+}
+
+/// A script of the folder with the clients, in Python.
+fn script(python: &str, name: &str) -> Command {
+    let mut command = Command::new(python);
+    command.arg("-B").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name));
+    command
+}
+
+/// Gives a script the value of an environment variable as an option, if it is set.
+fn hand_on(command: &mut Command, option: &str, variable: &str) {
+    if let Some(value) = std::env::var_os(variable) {
+        command.arg(option).arg(value);
+    }
+}
+
 /// `TWINSAN_KILL_CYCLES` sets how many, `TWINSAN_KILL_SEED` the random choices; `.ci/run` asks for more.
 #[test]
 fn nodes_are_killed_under_a_client_with_two_paths() {
-    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
-    if !have(&python, &["-c", "import ctypes; ctypes.CDLL('libiscsi.so.7')"]) {
-        return;
-    }
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-    run(Command::new(&python).arg("-B").arg(scripts.join("ledger.py")));
+    let Some(python) = have_client() else { return };
+    run(&mut script(&python, "ledger.py"));
     let cycles = std::env::var("TWINSAN_KILL_CYCLES").unwrap_or_else(|_| "3".into());
-    let mut command = Command::new(python);
-    command.arg("-B").arg(scripts.join("kill_loop.py")).args(["--binary", DAEMON, "--cycles", &cycles]);
-    if let Ok(seed) = std::env::var("TWINSAN_KILL_SEED") {
-        command.args(["--seed", &seed]);
-    }
+    let mut command = script(&python, "kill_loop.py");
+    command.args(["--binary", DAEMON, "--cycles", &cycles]);
+    hand_on(&mut command, "--seed", "TWINSAN_KILL_SEED");
     let told = run(&mut command);
     println!("{told}");
     assert!(told.contains(", 0 lost"), "{told}");
+}
+
+/// `TWINSAN_FAULT_ROUNDS` sets how many, `TWINSAN_FAULT_SEED` the random choices, and `TWINSAN_FAULT_PLAN` names a file with
+/// rounds that a run has printed; `.ci/run` asks for more.
+#[test]
+fn faults_of_the_link_under_a_client_with_two_paths() {
+    let Some(python) = have_client() else { return };
+    for examined in ["ledger.py", "split.py"] {
+        run(&mut script(&python, examined));
+    }
+    let mut command = script(&python, "faults.py");
+    command.args(["--binary", DAEMON]);
+    hand_on(&mut command, "--rounds", "TWINSAN_FAULT_ROUNDS");
+    hand_on(&mut command, "--seed", "TWINSAN_FAULT_SEED");
+    hand_on(&mut command, "--plan", "TWINSAN_FAULT_PLAN");
+    let told = run(&mut command);
+    println!("{told}");
+    assert!(told.contains(" 0 lost, 0 split-brain acks"), "{told}");
 }

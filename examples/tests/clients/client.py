@@ -10,16 +10,22 @@ EXTENT_BLOCKS = 256
 SWEEP_BLOCKS = 64
 # A request that neither path has answered after this many seconds fails the run.
 PATIENCE = 90
+# After both paths have refused a request it is not tried again for so many seconds.
+REFUSED_PAUSE = 0.01
+# A request that waits longer than this is stuck: a node holds it, or says nothing at all.
+STUCK_AFTER = 0.3
 
 
 class Request:
-    __slots__ = ("kind", "first", "count", "identity", "data", "begun", "since", "path", "fua", "sweep")
+    __slots__ = ("kind", "first", "count", "identity", "data", "begun", "since", "path", "fua", "sweep", "sent", "refused",
+                 "not_before")
 
     def __init__(self, kind, first, count, path, sweep=False):
         self.kind, self.first, self.count, self.path, self.sweep = kind, first, count, path, sweep
         self.begun = time.monotonic()
-        self.identity = self.data = self.since = None
+        self.identity = self.data = self.since = self.sent = None
         self.fua = random.random() < 0.05
+        self.refused, self.not_before = 0, 0.0
 
 
 class Client:
@@ -32,7 +38,9 @@ class Client:
         self.paths = [None, None]
         self.retry_at = [0.0, 0.0]
         self.waiting = []
-        self.in_flight = 0
+        # So many more at once while others are stuck, so that a node that holds some is asked for more.
+        self.stuck_max = 0
+        self.asked = set()
         self.loading = False
         self.sweep_left = []
         self.sweeping = 0
@@ -40,11 +48,14 @@ class Client:
         self.wrong = []
         self.longest = 0.0
         self.sessions = 0
+        # Hears of every success: the path, what it was, and when it was sent there.
+        self.on_success = lambda path, kind, sent: None
 
     def step(self, timeout_ms=5):
         """Lets everything go on a little."""
         self._tend_paths()
-        while self.loading and self.in_flight + len(self.waiting) < self.depth:
+        depth = self.depth + self._stuck()
+        while self.loading and len(self.asked) + len(self.waiting) < depth:
             self.waiting.append(self._dice())
         while self.sweep_left and self.sweeping < 8:
             path, first = self.sweep_left.pop()
@@ -74,7 +85,7 @@ class Client:
     def drain(self):
         """Ends the load and waits for what is in progress."""
         self.loading = False
-        self.run_until(PATIENCE, lambda: self.in_flight == 0 and not self.waiting and not self.sweep_left)
+        self.run_until(PATIENCE, lambda: not self.asked and not self.waiting and not self.sweep_left)
 
     def begin_sweep(self, paths=(0, 1)):
         """Reads and checks every block, through the given paths where they serve, beside the load."""
@@ -92,6 +103,18 @@ class Client:
         for number, path in enumerate(self.paths):
             if path:
                 self._close(number)
+
+    def _judge(self, request, data):
+        wrong = self.ledger.read(request.since, request.first, data)
+        if wrong:
+            self.wrong += wrong
+            print(f"wrong: a read of blocks {request.first} to {request.first + request.count - 1} through path {request.path}, "
+                  f"sent {time.monotonic() - request.sent:.3f} s before it was answered, begun "
+                  f"{time.monotonic() - request.begun:.3f} s before", flush=True)
+
+    def _stuck(self):
+        late = time.monotonic() - STUCK_AFTER
+        return min(self.stuck_max, sum(request.begun < late for request in self.asked))
 
     def _dice(self):
         dice, path = random.random(), random.randrange(2)
@@ -125,6 +148,9 @@ class Client:
         for request in waiting:
             if now - request.begun > PATIENCE:
                 raise TimeoutError(f"a {request.kind} was not answered for {PATIENCE} s")
+            if now < request.not_before:
+                self.waiting.append(request)
+                continue
             path = self.paths[request.path]
             if not (path and path.up and not path.failed):
                 request.path = 1 - request.path
@@ -135,8 +161,8 @@ class Client:
                 self.waiting.append(request)
 
     def _send(self, path, request):
-        if request.kind in ("write", "unmap") and request.identity is None:
-            request.identity = self.ledger.begin_write(request.first, request.count, request.kind == "unmap")
+        if request.kind in ("write", "unmap"):
+            self._begin_write(request)
         if request.kind == "write" and request.data is None:
             blocks = range(request.first, request.first + request.count)
             request.data = b"".join(content(request.identity, block) for block in blocks)
@@ -144,10 +170,11 @@ class Client:
             request.since = self.ledger.begin_read()
 
         def done(status, data):
-            self.in_flight -= 1
+            self.asked.discard(request)
             self._answered(request, status, data)
 
-        self.in_flight += 1
+        self.asked.add(request)
+        request.sent = time.monotonic()
         try:
             if request.kind == "write":
                 path.write(request.first, request.data, request.fua, done)
@@ -158,8 +185,15 @@ class Client:
             else:
                 path.flush(done)
         except ConnectionError:
-            self.in_flight -= 1
+            self.asked.discard(request)
             self.waiting.append(request)
+
+    def _begin_write(self, request):
+        where = (request.first, request.count, request.kind == "unmap")
+        if request.identity is None:
+            request.identity = self.ledger.begin_write(*where)
+        else:
+            self.ledger.begin_again(request.identity, *where)
 
     def _answered(self, request, status, data):
         if status != GOOD:
@@ -169,13 +203,17 @@ class Client:
                 # What the other end may still do with a request that it did not answer ends with the session.
                 path.failed = True
             request.path = 1 - request.path
+            request.refused += 1
+            if request.refused % 2 == 0:
+                request.not_before = time.monotonic() + REFUSED_PAUSE
             self.waiting.append(request)
             return
+        self.on_success(request.path, request.kind, request.sent)
         self.longest = max(self.longest, time.monotonic() - request.begun)
         self.counts[request.kind] += 1
         if request.kind in ("write", "unmap"):
             self.ledger.acknowledged(request.identity, request.first, request.count)
         elif request.kind == "read":
-            self.wrong += self.ledger.read(request.since, request.first, data)
+            self._judge(request, data)
         if request.sweep:
             self.sweeping -= 1

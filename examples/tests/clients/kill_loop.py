@@ -196,7 +196,9 @@ def main():
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--keep", action="store_true")
     args = parser.parse_args()
-    random.seed(args.seed)
+    seed = random.randrange(1 << 32) if args.seed is None else args.seed
+    print(f"seed {seed}", flush=True)
+    random.seed(seed)
     directory = tempfile.mkdtemp(prefix="twinsan-kill-")
     pair = Pair(args.binary, directory)
     well = False

@@ -2,7 +2,9 @@
 
 A write has settled when it was acknowledged, or its content was read. From then on nothing may be seen that had settled
 before it began; and once a read has shown one write, nothing that had settled before that read. Writes that overlap in
-time may come in either order. Every write has an id and fills its blocks with it; 0 stands for zeros.
+time may come in either order. A write that was refused, or not answered, and is sent again, is another one with the same
+content: it may have taken effect before, been overwritten, and take effect once more. Every write has an id and fills its
+blocks with it; 0 stands for zeros.
 """
 
 import struct
@@ -44,19 +46,25 @@ class Ledger:
 
     def begin_write(self, first, count, zeros=False):
         """A write, or with `zeros` a discard, begins; its id."""
-        identity, began = self.next_identity, self.tick()
+        identity = self.next_identity
         self.next_identity += 1
-        for block in range(first, first + count):
-            self.possible[block].append(_Write(identity, 0 if zeros else identity, began))
+        self.begin_again(identity, first, count, zeros)
         return identity
 
+    def begin_again(self, identity, first, count, zeros=False):
+        """A write is sent once more: it may take effect now, whatever became of it before."""
+        began = self.tick()
+        for block in range(first, first + count):
+            self.possible[block].append(_Write(identity, 0 if zeros else identity, began))
+
     def acknowledged(self, identity, first, count):
+        """The last attempt has succeeded; those before it can have no effect after it."""
         now = self.tick()
         for block in range(first, first + count):
-            for write in self.possible[block]:
-                if write.identity == identity:
-                    self._settle(block, write, now)
-                    break
+            attempts = [write for write in self.possible[block] if write.identity == identity]
+            if attempts:
+                self._drop(block, now, lambda other: other in attempts[:-1])
+                self._settle(block, attempts[-1], now)
 
     def _settle(self, block, write, now):
         write.settled = now if write.settled is None else min(write.settled, now)
@@ -113,6 +121,21 @@ def _finds_what_must_not_be():
     assert not read(ledger, 0), "overlapping: either may be last"
     assert read(ledger, pair[0]), "and then it is known which"
     assert ledger.read(ledger.begin_read(), 0, bytes([7]) * BLOCK), "nobody's bytes"
+
+    ledger = Ledger(1)
+    retried = ledger.begin_write(0, 1)
+    assert not read(ledger, retried), "not acknowledged, but done"
+    later = ledger.begin_write(0, 1)
+    ledger.acknowledged(later, 0, 1)
+    assert read(ledger, retried), "overwritten"
+    ledger.begin_again(retried, 0, 1)
+    assert not read(ledger, later), "not done once more yet"
+    assert not read(ledger, retried), "but then"
+    ledger.acknowledged(retried, 0, 1)
+    assert read(ledger, later), "lost: the second attempt was acknowledged"
+    last = ledger.begin_write(0, 1)
+    ledger.acknowledged(last, 0, 1)
+    assert read(ledger, retried), "stale: neither attempt may come after that"
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class Node:
         self.log = os.path.join(directory, f"{name}.log")
         self.socket = os.path.join(directory, name, "status.sock")
         self.process = None
+        self.asleep = False
         with open(self.config, "w") as file:
             file.write(text)
 
@@ -57,15 +58,18 @@ class Node:
             self.process.kill()
             self.process.wait()
             self.process = None
+            self.asleep = False
 
     def ask_to_stop(self):
         self.process.send_signal(signal.SIGTERM)
 
     def freeze(self):
         self.process.send_signal(signal.SIGSTOP)
+        self.asleep = True
 
     def thaw(self):
         self.process.send_signal(signal.SIGCONT)
+        self.asleep = False
 
     def stop(self):
         """Clean stop; was it one?"""
@@ -80,6 +84,8 @@ class Node:
 
     def status(self):
         """What it says of itself; None if it does not answer."""
+        if self.asleep:
+            return None
         try:
             with socket.socket(socket.AF_UNIX) as stream:
                 stream.settimeout(5)
@@ -91,6 +97,15 @@ class Node:
         except (OSError, ValueError):
             return None
 
+    def said(self):
+        """Its log, of all its lives."""
+        with open(self.log) as file:
+            return file.read()
+
+    def told(self, what):
+        """How often that is in its log."""
+        return self.said().count(what)
+
     def is_open(self):
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
@@ -100,11 +115,13 @@ class Node:
 
 
 class Pair:
-    def __init__(self, binary, directory, size="8GiB"):
+    def __init__(self, binary, directory, size="8GiB", through=lambda port: port):
+        """`through` gives the port that node b calls, for the one on which node a listens for it."""
         self.directory = directory
         link, *ports = free_ports(3)
+        links = (link, through(link))
         self.nodes = [
-            Node(binary, directory, name, ports[n], _configuration(name, link, ports[n], ports[1 - n], size))
+            Node(binary, directory, name, ports[n], _configuration(name, links[n], ports[n], ports[1 - n], size))
             for n, name in enumerate("ab")
         ]
 
