@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use twinsan::block::PagePool;
 use twinsan::ids::{BootId, Epoch, NodeName, Uuid};
+use twinsan::mirror::message::PROTOCOL_VERSION;
 use twinsan::mirror::message::{Control, Message};
 use twinsan::mirror::wire::{Encoder, Salt};
 use twinsan::runtime::{Inbox, Transport};
@@ -163,6 +164,9 @@ fn called(answer: Vec<u8>) -> (Vec<String>, Vec<Notice>) {
     (ear.0.lock().clone(), told)
 }
 
+/// A version that there is not.
+const LATER: u16 = PROTOCOL_VERSION + 1;
+
 #[test]
 fn a_foreign_listener_gets_nothing() {
     let a = |boot| config(NodeName::A, boot, any_port());
@@ -173,7 +177,7 @@ fn a_foreign_listener_gets_nothing() {
         (b"TWINSANm".to_vec(), Refusal::NoGreeting),
         (greeting::greet(&foreign, 1).to_vec(), Refusal::Partnership),
         (greeting::greet(&config(NodeName::B, 1, any_port()), 1).to_vec(), Refusal::SameNode(NodeName::B)),
-        (greeting::of_version(&a(1), 3).to_vec(), Refusal::Version(3)),
+        (greeting::of_version(&a(1), LATER).to_vec(), Refusal::Version(LATER)),
     ];
     for (answer, expected) in cases {
         let (heard, told) = called(answer);

@@ -43,9 +43,14 @@ impl Node {
             self.refuse(id, GuestError::Unavailable);
             return;
         }
-        if let Err(error) = validate(&command, sectors) {
-            self.refuse(id, error);
-            return;
+        match validate(&command, sectors) {
+            Ok(()) => {}
+            // It may be larger by now.
+            Err(GuestError::OutOfRange) if service == Service::Hold => {
+                self.parked.push_back((id, volume, command));
+                return;
+            }
+            Err(error) => return self.refuse(id, error),
         }
         if matches!(&command, Command::Read { at } | Command::Write { at, .. } | Command::Zero { at, .. } if at.count == 0)
         {

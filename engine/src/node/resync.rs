@@ -85,6 +85,16 @@ impl Resync {
             + (self.reading.len() + self.unreadable.len() + self.sent.len()) as u64
     }
 
+    /// The pass has to come by again. What is being read will be sent as it is then. A region is to be copied in one way
+    /// only: else the confirmation of one copy clears the mark of a write that waits for the other.
+    fn copy_again(&mut self, volume: VolumeId, region: u64) {
+        if !self.reading.contains(&(volume, region)) {
+            self.unreadable.retain(|&(_, at, unreadable)| (at, unreadable) != (volume, region));
+            self.sent.remove(&(volume, region));
+            self.to_copy.entry(volume).or_default().insert(region);
+        }
+    }
+
     fn is_covered(&self, volume: VolumeId, region: u64) -> bool {
         !self.reading.contains(&(volume, region))
             && !self.unreadable.iter().any(|&(_, at, unreadable)| (at, unreadable) == (volume, region))
@@ -256,6 +266,7 @@ impl Node {
         resync.last_tag += 1;
         let tag = resync.last_tag;
         for region in regions(blocks.clone()) {
+            debug_assert!(resync.is_covered(volume, region), "region {region} is sent, and to be copied");
             if !(forgets && resync.sent.contains_key(&(volume, region))) {
                 resync.sent.insert((volume, region), Sent { tag, version });
             }
@@ -279,12 +290,7 @@ impl Node {
         let Some((_, resync)) = self.resync_mut() else { return };
         if resync.blocks_in_flight > limit {
             // The target is slow: guests do not wait for it, the pass comes by again.
-            for region in regions(blocks) {
-                if !resync.reading.contains(&(volume, region)) {
-                    resync.sent.remove(&(volume, region));
-                    resync.to_copy.entry(volume).or_default().insert(region);
-                }
-            }
+            regions(blocks).for_each(|region| resync.copy_again(volume, region));
             return;
         }
         let runs = covered_runs(resync, volume, blocks.clone());
@@ -365,4 +371,32 @@ fn covered_runs(
         }
     }
     runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_that_could_not_be_read_and_is_written_is_copied_in_one_way() {
+        let (volume, region) = (VolumeId(1), 38);
+        let mut resync = Resync {
+            to_copy: BTreeMap::new(),
+            first: BTreeMap::new(),
+            reading: BTreeSet::from([(volume, 40)]),
+            drain_at: Instant::ZERO,
+            unreadable: vec![(Instant::NEVER, volume, region), (Instant::NEVER, volume, 39)],
+            sent: BTreeMap::new(),
+            last_tag: 0,
+            stable_tag: 0,
+            blocks_in_flight: 0,
+            in_flight: BTreeMap::new(),
+        };
+        resync.copy_again(volume, region);
+        resync.copy_again(volume, 40);
+        assert_eq!(resync.left(), 3, "each is in one place");
+        resync.to_copy.clear();
+        assert!(resync.is_covered(volume, region), "what is written now goes to the target");
+        assert!(!resync.is_covered(volume, 39) && !resync.is_covered(volume, 40));
+    }
 }
