@@ -89,6 +89,10 @@ impl Node {
     ) -> Result<bool, VolumeRefusal> {
         let state = self.volumes.get(&volume).ok_or(VolumeRefusal::Unknown(volume))?;
         let (sectors, mirrored, owner) = (state.sectors, state.mirrored, state.owner);
+        if mirrored && !matches!(self.phase, Phase::Paired(_) | Phase::Alone(_)) {
+            // What it knows of the volume may be old.
+            return Err(VolumeRefusal::NotNow);
+        }
         if let VolumeChange::Grow { sectors: wanted } = what {
             match () {
                 () if wanted == sectors && wanted == state.shown => return Ok(false),
@@ -103,18 +107,13 @@ impl Node {
         if self.stopping || self.store().failed() {
             return Err(VolumeRefusal::NotNow);
         }
-        let may = match &self.phase {
-            Phase::Failed | Phase::Stopped => false,
-            _ if !mirrored => true,
-            Phase::Paired(pair) if owner != self.me() => {
+        match &self.phase {
+            Phase::Failed | Phase::Stopped => return Err(VolumeRefusal::NotNow),
+            Phase::Paired(pair) if mirrored && owner != self.me() => {
                 let epoch = pair.epoch;
                 return self.forward_change(asker, epoch, volume, what).map(|()| true);
             }
-            Phase::Paired(_) | Phase::Alone(_) => true,
-            _ => false,
-        };
-        if !may {
-            return Err(VolumeRefusal::NotNow);
+            _ => {}
         }
         self.changes.ours.insert(volume, Change { asker, what, stage: Stage::Begun });
         if what == VolumeChange::Delete {
@@ -193,8 +192,9 @@ impl Node {
         let of_it = |reading: &Reading| match reading {
             Reading::Guest { volume: of, .. }
             | Reading::Partner { volume: of, .. }
-            | Reading::Scrub { volume: of, .. }
-            | Reading::Region { volume: of, .. } => *of == volume,
+            | Reading::Scrub { volume: of, .. } => *of == volume,
+            // A resync begins anew before the record: what is read for it by then goes nowhere.
+            Reading::Region { .. } => false,
             // Its write is in hand.
             Reading::Merge { .. } => false,
         };
@@ -497,9 +497,10 @@ impl Node {
         self.show_deleted(true);
     }
 
-    /// Is a deleted volume still being taken apart?
-    pub(super) fn is_purging(&self) -> bool {
-        self.store().purging().next().is_some()
+    /// Is a volume of the table, which is to be there, still being taken apart here?
+    pub(super) fn must_purge_first(&self, table: &[VolumeEntry]) -> bool {
+        let mut purging = self.store().purging();
+        purging.any(|(volume, _)| table.iter().any(|entry| entry.volume == volume && !entry.deleted))
     }
 
     /// Mirrored volumes that are deleted.

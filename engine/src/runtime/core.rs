@@ -13,13 +13,12 @@
 //! - After [`Core::close`] no request, event or action does anything, and every caller has its answer.
 //! - A panic of the node is contained: the core closes.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Sender, TrySendError};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use super::clock::Clock;
 use super::gate::Gate;
@@ -27,6 +26,7 @@ use super::lifecycle::Lifecycle;
 use super::machine::Machine;
 use super::operators::Operators;
 use super::requests::{Caller, Requests};
+use super::sizes::Sizes;
 use super::timer::Timer;
 use super::transport::{Inbox, Transport};
 use crate::arbiter::{ArbiterError, Ask};
@@ -56,7 +56,7 @@ pub(super) struct Core {
     /// Those who want a volume changed.
     changers: Operators<VolumeRefusal>,
     /// The volumes as hosts see them; `None`: deleted.
-    sizes: RwLock<BTreeMap<VolumeId, Option<u64>>>,
+    pub(super) sizes: Sizes,
     pub(super) lifecycle: Lifecycle,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) timer: Timer,
@@ -107,7 +107,7 @@ impl Core {
             closed: AtomicBool::new(false),
             operators: Operators::default(),
             changers: Operators::default(),
-            sizes: RwLock::default(),
+            sizes: Sizes::default(),
             lifecycle: Lifecycle::default(),
             clock,
             timer: Timer::new(),
@@ -181,11 +181,6 @@ impl Core {
         let (id, answer) = self.changers.enter().ok_or(VolumeRefusal::NotNow)?;
         self.happened(Event::Volume { id, volume, what });
         answer.recv().unwrap_or(Err(VolumeRefusal::Interrupted))
-    }
-
-    /// The size that hosts see, `None` inside if the volume is deleted; `None` if the node has not said yet.
-    pub(super) fn size(&self, volume: VolumeId) -> Option<Option<u64>> {
-        self.sizes.read().get(&volume).copied()
     }
 
     /// Makes room for a disk more: its number from now on. `None` when closed, or when there were too many.
@@ -324,7 +319,7 @@ impl Core {
             Action::PoolAnswer { id, result } => self.operators.answer(id, result),
             Action::VolumeAnswer { id, result } => self.changers.answer(id, result),
             Action::VolumeSize { volume, sectors } => {
-                self.sizes.write().insert(volume, sectors);
+                self.sizes.show(volume, sectors);
             }
             Action::Release { disk } => {
                 let disk = outside.disks.get_mut(usize::from(disk.0)).and_then(Option::take);

@@ -71,6 +71,7 @@ mod machine;
 mod operators;
 mod pool;
 mod requests;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod timer;

@@ -7,6 +7,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::core::Core;
 use super::engine::Handle;
+use super::sizes::Size;
 use crate::guest::{
     Command, GuestError, GuestResult, PathState, Sectors, Sink, StatusRun, VirtualVolume, VolumeInfo,
 };
@@ -17,11 +18,13 @@ use crate::node::config::VolumeConfig;
 pub(super) struct Volume {
     handle: Arc<Handle>,
     config: VolumeConfig,
+    size: Size,
 }
 
 impl Volume {
     pub(super) fn new(handle: Arc<Handle>, config: VolumeConfig) -> Volume {
-        Volume { handle, config }
+        let size = handle.core.sizes.of(config.id);
+        Volume { handle, config, size }
     }
 }
 
@@ -56,11 +59,11 @@ impl VirtualVolume for Volume {
     }
 
     fn sectors(&self) -> u64 {
-        self.handle.core.size(self.config.id).flatten().unwrap_or(self.config.sectors)
+        self.size.sectors().unwrap_or(self.config.sectors)
     }
 
     fn is_gone(&self) -> bool {
-        self.handle.core.size(self.config.id) == Some(None)
+        self.size.is_deleted()
     }
 
     fn abort(&self, request: RequestId, sink: &Arc<dyn Sink>, token: u64) {

@@ -407,6 +407,7 @@ impl Cluster {
             Action::Notice(notice) => self.noticed(name, life, notice),
             Action::PoolAnswer { id, result } => self.pool_answered(name, id, result),
             Action::VolumeAnswer { id, result } => self.volume_answered(name, id, result),
+            Action::VolumeSize { volume, sectors: Some(sectors) } => self.hosts.grow(volume, sectors),
             Action::Release { .. } | Action::VolumeSize { .. } => {}
         }
     }
