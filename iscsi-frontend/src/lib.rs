@@ -31,7 +31,8 @@
 //!
 //! Data in hand when a command fails is taken and dropped; data that breaks what was negotiated ends the connection.
 //! Sessions have one connection. A login for a name, ISID and target that have a session ends that session first, and is
-//! answered when its last task is dead. No session begins while the portals are closed.
+//! answered when its last task is dead. No session begins while the portals are closed, nor beyond the number that one
+//! initiator may have with a target ([`TargetConfig::initiator_sessions_max`]): status 0302h, out of resources.
 //!
 //! # What is copied
 //!

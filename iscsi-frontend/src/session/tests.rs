@@ -3,6 +3,7 @@
 mod access;
 mod chap;
 mod copies;
+mod crowd;
 mod hostile;
 mod management;
 mod memory;
