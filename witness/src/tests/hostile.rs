@@ -166,6 +166,31 @@ fn a_partnership_has_a_bounded_number_of_connections_and_the_idlest_goes() {
     }
 }
 
+/// Its owner's own code panics, for want of anything else that does.
+#[test]
+fn a_witness_that_panics_tells_its_owner_and_lets_go_of_everything() {
+    let place = Place::new();
+    let (tell, told) = std::sync::mpsc::channel();
+    let server = Server::start(ServerConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        directory: place.0.join("deep/registers"),
+        secrets: BTreeMap::from([(OURS, secret_of(OURS))]),
+        notices: Arc::new(move |notice| match notice {
+            Notice::Ended { reason } => tell.send(reason).unwrap(),
+            notice => panic!("{notice}"),
+        }),
+    })
+    .unwrap();
+    let ours = asker(&server.address().to_string(), OURS, &secret_of(OURS));
+    assert!(ours.ask(swap(None, NodeName::A)).is_err());
+    let reason = told.recv_timeout(Duration::from_secs(15)).unwrap();
+    assert!(reason.contains("has panicked"), "{reason}");
+    // What was to be told is durable.
+    let at = place.try_serve(server.address()).unwrap();
+    assert_eq!(at.ours().ask(Ask::Read).unwrap().register, Some(next(None, NodeName::A)));
+    server.stop();
+}
+
 #[test]
 fn two_witnesses_do_not_share_a_directory() {
     let place = Place::new();
