@@ -2,7 +2,7 @@
 //!
 //! Invariants: a register is durable before its question is answered; nothing here waits for a socket, so nobody holds up
 //! the others but the disk, which all need; one turn of one connection takes one message, and one turn of the listener a
-//! bounded number of newcomers. A thread that panics lets go of everything
+//! bounded number of newcomers, each with the message that it has brought. A thread that panics lets go of everything
 //! and tells its owner.
 
 use std::collections::BTreeMap;
@@ -212,7 +212,11 @@ impl Reactor {
         let Some(Connection { stream, .. }) = self.connections.get(place) else { return };
         if self.poll.registry().register(stream, Token(place), Interest::READABLE).is_err() {
             self.connections.remove(place);
+            return;
         }
+        // Its hello may be here already. Unread, it would be a stranger without a name, and among many others the first
+        // to go for the next newcomer.
+        self.turn(place);
     }
 
     /// A connection has something to say, or has ended.

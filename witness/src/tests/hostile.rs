@@ -166,6 +166,27 @@ fn a_partnership_has_a_bounded_number_of_connections_and_the_idlest_goes() {
     }
 }
 
+/// 63 connections hold their places by a kept partnership's name. A node and a stranger come so close together that both
+/// are there when the witness looks.
+#[test]
+fn a_hello_that_has_come_is_read_before_the_next_newcomer_takes_a_place() {
+    let place = Place::new();
+    let at = place.serve();
+    let named: Vec<_> = (1..STRANGERS_MAX as u64).map(|asker| at.greet(asker, 1)).collect();
+    let (mut busy, asker) = at.greet(1000, 1);
+    // The witness waits here until it may tell what it did.
+    let held = at.told.lock();
+    busy.write_all(&asker.ask(swap(None, NodeName::A))).unwrap();
+    let file = place.0.join("deep/registers").join(format!("{:032x}.register", OURS.0));
+    wait_until("the register is written", || file.exists());
+    let mut node = TcpStream::connect(at.server.address()).unwrap();
+    node.write_all(&Hello { partnership: OURS, nonce: [1; 16], asker: 2000, attempt: 1 }.encode()).unwrap();
+    let stranger = TcpStream::connect(at.server.address()).unwrap();
+    drop(held);
+    assert!(message::read_challenge(&heard(&mut node)).is_ok());
+    drop((named, stranger));
+}
+
 /// Its owner's own code panics, for want of anything else that does.
 #[test]
 fn a_witness_that_panics_tells_its_owner_and_lets_go_of_everything() {
