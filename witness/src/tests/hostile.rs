@@ -96,10 +96,14 @@ fn of_one_asker_only_the_newest_connection_is_heard() {
     newer.write_all(&of_newer.ask(Ask::Read)).unwrap();
     heard(&mut newer);
     assert!(until_closed(&mut first).is_empty(), "ended by the newer");
-    // A question that was on its way when the asker had given up.
-    late.write_all(&of_late.ask(swap(None, NodeName::A))).unwrap();
-    let answer: Bytes = until_closed(&mut late).try_into().unwrap();
+    let (mut later, of_later) = at.greet(1, 1);
+    later.write_all(&of_later.ask(swap(None, NodeName::A))).unwrap();
+    let answer: Bytes = until_closed(&mut later).try_into().unwrap();
     assert_eq!(message::read_refusal(&answer), Some(Refusal::Stale));
+    // A question that was on its way when the asker had given up finds nobody, even when the newer connection is closed.
+    drop(newer);
+    let _ = late.write_all(&of_late.ask(swap(None, NodeName::A)));
+    assert!(until_closed(&mut late).is_empty(), "ended by the newer, before it asked");
     assert_eq!(at.ours().ask(Ask::Read).unwrap().register, None, "it was not carried out");
 }
 
