@@ -334,11 +334,14 @@ def main():
     args = parser.parse_args()
     seed = random.randrange(1 << 32) if args.seed is None else args.seed
     print(f"seed {seed}", flush=True)
-    if args.plan:
-        with open(args.plan) as file:
-            rounds = plan.read(file.read())
-    else:
-        rounds = plan.draw(random.Random(seed), args.rounds)
+    try:
+        if args.plan:
+            with open(args.plan) as file:
+                rounds = plan.read(file.read())
+        else:
+            rounds = plan.draw(random.Random(seed), args.rounds)
+    except ValueError as error:
+        sys.exit(f"{args.plan or '--rounds'}: {error}")
     random.seed(seed)
     directory = tempfile.mkdtemp(prefix="twinsan-faults-")
     link = Link(seed)

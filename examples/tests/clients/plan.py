@@ -4,6 +4,7 @@ All of it is drawn from a seed before anything happens. A round is a line of JSO
 """
 
 import json
+import random
 
 # By what is done to the link: the counter of link.py that rises when it had an effect.
 EFFECTS = {"cut": "cut", "reset": "reset", "refuse": "refused", "half": "half_open",
@@ -17,6 +18,8 @@ KINDS = LINK_FAULTS + NODE_FAULTS + ("both asleep",)
 def draw(dice, count):
     """`count` rounds: every kind in turn, in an order that changes, some met by a second one."""
     rounds = []
+    if count < 1:
+        raise ValueError("a run without rounds shows nothing")
     while len(rounds) < count:
         kinds = list(KINDS)
         dice.shuffle(kinds)
@@ -25,8 +28,15 @@ def draw(dice, count):
 
 
 def read(text):
-    """The rounds of a file, or of what a run has printed."""
-    return [json.loads(line) for line in text.splitlines() if line.startswith('{"fault"')]
+    """The rounds of a file, or of what a run has printed, however far it is indented; there must be some."""
+    lines = (line.strip() for line in text.splitlines())
+    rounds = [json.loads(line) for line in lines if line.startswith("{")]
+    for todo in rounds:
+        if not {"fault", "seconds", "after"} <= todo.keys():
+            raise ValueError(f"no round: {json.dumps(todo)}")
+    if not rounds:
+        raise ValueError("there is no round in it: a round is a line that begins with {")
+    return rounds
 
 
 def _round(dice, kind, met):
@@ -77,3 +87,20 @@ def _fault(dice, kind):
 
 def _seconds(dice, least, most):
     return round(dice.uniform(least, most), 2)
+
+
+def _takes_what_a_run_has_printed():
+    """The reader's own exam: rounds are found wherever they stand, and a file without any is an error."""
+    rounds = draw(random.Random(1), 200)
+    printed = "".join(f"    {json.dumps(todo, sort_keys=True)}\r\n        pause 12 ms, whole\n" for todo in rounds)
+    assert read(f"seed 1\n{printed}") == rounds, "indented, in another order, between other lines"
+    for text in ("", "seed 1\n", '"fault": "cut"', '{"seconds": 1}', '{"fault": "cut"', "{}"):
+        try:
+            read(text)
+        except ValueError:
+            continue
+        raise AssertionError(f"{text} was taken")
+
+
+if __name__ == "__main__":
+    _takes_what_a_run_has_printed()
