@@ -9,8 +9,9 @@ import random
 # By what is done to the link: the counter of link.py that rises when it had an effect.
 EFFECTS = {"cut": "cut", "reset": "reset", "refuse": "refused", "half": "half_open",
            "swallow": "swallowed_bytes", "hold": "held_bytes", "delay": "late_bytes", "rate": "slowed_bytes", "flip": "flipped"}
-LINK_FAULTS = ("cut", "reset", "refused", "half-open", "one-way cut", "one-way stall", "black hole", "stall", "delay",
-               "delay past the lease", "throttle", "corruption")
+# Nothing gets through any more, one way or both.
+CUTS = ("cut", "reset", "refused", "half-open", "one-way cut", "one-way stall", "black hole", "stall")
+LINK_FAULTS = CUTS + ("delay", "delay past the lease", "throttle", "corruption")
 NODE_FAULTS = ("death", "sleep", "planned stop")
 # Node b calls again at once, then after 20, 40, 80 ms, if it has its turn on a busy machine: in less than so many seconds it may
 # not have been refused even once, and then nothing was tested.
@@ -19,12 +20,15 @@ KINDS = LINK_FAULTS + NODE_FAULTS + ("both asleep",)
 
 
 def draw(dice, count):
-    """`count` rounds: every kind in turn, in an order that changes, some met by a second one."""
+    """`count` rounds: every kind in turn, in an order that changes, some met by a second one; then every cut three times more.
+
+    A cut is what may split the pair, and no two of them come at the same moment of what the nodes do.
+    """
     rounds = []
     if count < 1:
         raise ValueError("a run without rounds shows nothing")
     while len(rounds) < count:
-        kinds = list(KINDS)
+        kinds = list(CUTS if len(rounds) % (len(KINDS) + 3 * len(CUTS)) >= len(KINDS) else KINDS)
         dice.shuffle(kinds)
         rounds += [_round(dice, kind, met=dice.random() < 0.4) for kind in kinds]
     return rounds[:count]
@@ -110,5 +114,14 @@ def _takes_what_a_run_has_printed():
         assert todo["fault"] != "refused" or todo["seconds"] >= REFUSED_MIN
 
 
+def _cuts_the_link_often_enough():
+    """What `.ci/run` counts on: of so many rounds, whatever the seed, fifty cut the link, and every fault comes twice."""
+    for seed in range(100):
+        kinds = [todo["fault"] for todo in draw(random.Random(seed), 66)]
+        assert sum(kind in CUTS for kind in kinds) >= 50
+        assert all(kinds.count(kind) >= 2 for kind in KINDS)
+
+
 if __name__ == "__main__":
+    _cuts_the_link_often_enough()
     _takes_what_a_run_has_printed()
