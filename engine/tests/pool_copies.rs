@@ -227,3 +227,33 @@ fn a_copy_that_is_lost_as_a_whole_is_written_anew() {
         settle(&mut pool, &mut disks);
     }
 }
+
+/// A crash has left the last entry whole in one copy only. Were another appended before a checkpoint makes up for it, the
+/// loss of that one place would take both with it.
+#[test]
+fn nothing_new_counts_while_an_entry_has_one_copy() {
+    for lost in 0..2 {
+        let mut disks = with_entries(TWO);
+        let sites = copies(&disks).into_iter().map(|copy| (copy.disk, copy.areas[0].start + 3 * 4096));
+        let sites: Vec<(usize, u64)> = sites.collect();
+        let (torn, at) = sites[lost];
+        disks[torn].rot(at + 70);
+        let (mut pool, report) = open(&mut disks).unwrap();
+        assert!(report.completed.is_some());
+        let lsn = pool.append(&[Record::HotAdd { volume: VolumeId(1), area: 9 }]);
+        let mut states = 0;
+        while let Some(io) = pool.poll_io() {
+            let result = disks[usize::from(io.disk.0)].submit(&io.op);
+            pool.io_done(io.token, result);
+            if pool.durable() >= lsn {
+                let mut disks = disks.clone();
+                let (whole, at) = sites[1 - lost];
+                wipe(&mut disks[whole], at..at + 4096);
+                let (pool, _) = open(&mut disks).expect("it needs the entry no more");
+                assert!(pool.metadata().volume(VolumeId(1)).unwrap().hot.contains(&9));
+                states += 1;
+            }
+        }
+        assert!(states > 2, "{states} states with something new");
+    }
+}

@@ -203,6 +203,8 @@ pub(crate) struct Target {
     /// Allowed hash functions; all, if nothing is said.
     #[serde(default)]
     pub(crate) chap_algorithms: Vec<String>,
+    /// Sessions of one initiator with one target.
+    pub(crate) initiator_sessions_max: Option<usize>,
     /// Where this node listens for initiators.
     pub(crate) portals: Vec<SocketAddr>,
 }

@@ -297,6 +297,9 @@ fn serve(
     let mut target = TargetConfig::new(&config.target.iqn);
     target.names = config.target.names().cloned().collect();
     target.chap_algorithms = config.chap_algorithms();
+    if let Some(most) = config.target.initiator_sessions_max {
+        target.initiator_sessions_max = most;
+    }
     target.portals = config.target.portals.clone();
     target.partner_portals = config.partner.iter().flat_map(|partner| partner.portals.clone()).collect();
     (target.portal_group, target.partner_portal_group) = match config.name() {

@@ -308,7 +308,7 @@ fn nodes_are_killed_under_a_client_with_two_paths() {
 #[test]
 fn faults_of_the_link_under_a_client_with_two_paths() {
     let Some(python) = have_client() else { return };
-    for examined in ["ledger.py", "split.py"] {
+    for examined in ["ledger.py", "plan.py", "split.py"] {
         run(&mut script(&python, examined));
     }
     let mut command = script(&python, "faults.py");

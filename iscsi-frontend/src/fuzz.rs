@@ -174,7 +174,7 @@ pub fn command(input: &[u8]) {
         let list = &parameters[..parameters.len().min(bytes as usize)];
         plan = unit.plan_parameters(kind, list, &config.pages);
     }
-    if let Plan::Store { work, bytes, head } = &mut plan {
+    if let Plan::Store { work, bytes, head, .. } = &mut plan {
         let blocks = (*head as usize + *bytes as usize).div_ceil(BLOCK_BYTES);
         work.supply(twinsan::block::zeros(blocks), u64::from(*bytes / LOGICAL_BLOCK_BYTES));
     }

@@ -31,7 +31,8 @@
 //!
 //! Data in hand when a command fails is taken and dropped; data that breaks what was negotiated ends the connection.
 //! Sessions have one connection. A login for a name, ISID and target that have a session ends that session first, and is
-//! answered when its last task is dead. No session begins while the portals are closed.
+//! answered when its last task is dead. No session begins while the portals are closed, nor beyond the number that one
+//! initiator may have with a target ([`TargetConfig::initiator_sessions_max`]): status 0302h, out of resources.
 //!
 //! # What is copied
 //!
@@ -44,7 +45,8 @@
 //! | RECEIVE COPY RESULTS | status, operating parameters, failure details; no data is held |
 //! | a volume that is not mapped to the host | 0A/0D/02, as one that does not exist |
 //! | a volume that fails, or may only be read | 0A/0D/01, with the sense data of that volume in it |
-//! | a LUN reset or CLEAR TASK SET of the source or destination | the copy stops before that is answered: 0A/0D/01 |
+//! | a reset, CLEAR TASK SET or ABORT TASK SET of the unit that it was sent to | the copy dies with the other commands there, before that is answered, and is not answered itself |
+//! | a reset or CLEAR TASK SET of another unit that it copies from or to | the copy stops before that is answered: 0A/0D/01 |
 //! | an unmapped or protected volume | the copy stops |
 //!
 //! # Example

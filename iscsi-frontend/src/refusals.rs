@@ -39,6 +39,8 @@ pub enum RefusalReason {
     Malformed,
     /// This node has no random bytes or no session number left.
     Exhausted,
+    /// Its initiator has as many sessions as it may.
+    Crowded,
 }
 
 impl RefusalReason {
@@ -55,6 +57,9 @@ impl RefusalReason {
             RefusalReason::NoSuchSession => "it wants to go on with a session that is not there",
             RefusalReason::Malformed => "it breaks the protocol",
             RefusalReason::Exhausted => "this node has no random bytes or no session number left",
+            RefusalReason::Crowded => {
+                "it has as many sessions as one initiator may; have it close some, or allow more"
+            }
         }
     }
 }

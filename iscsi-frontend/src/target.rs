@@ -2,7 +2,8 @@
 //! sessions reach each other.
 //!
 //! Invariant: of two sessions with the same initiator name, ISID and target, the later one has its first command
-//! only after the last task of the earlier one is dead (RFC 7143 6.3.5).
+//! only after the last task of the earlier one is dead (RFC 7143 6.3.5). An initiator has at most
+//! `initiator_sessions_max` sessions with a target, and as many for discovery.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -54,6 +55,10 @@ pub struct TargetConfig {
     pub keep_alive_time: Duration,
     /// Connections open at once, those that are still logging in included.
     pub connections_max: usize,
+    /// Sessions of one initiator name with one target, and likewise for discovery, at least 1; one more is refused as out
+    /// of resources (RFC 7143 11.13.5, 0302h). One of the same ISID takes the place of the earlier and is no more. So an
+    /// initiator that forgets its sessions does not use up the connections of all.
+    pub initiator_sessions_max: usize,
     /// Connections that are still logging in; for one more the oldest is closed.
     pub logins_max: usize,
     /// About how much all connections together may hold for initiators, in bytes. Beyond it commands with data are
@@ -99,6 +104,8 @@ impl TargetConfig {
             login_time: Duration::from_secs(15),
             keep_alive_time: Duration::from_secs(10),
             connections_max: 16_384,
+            // Hosts open one for each path, QEMU one for each disk as well.
+            initiator_sessions_max: 128,
             logins_max: 10_240,
             memory_bytes_max: 1 << 30,
             refused: Arc::new(|_| {}),
@@ -146,7 +153,7 @@ impl Target {
             nobodys_secret: Secret::random().map_err(|_| AccessError::NoRandom)?,
             now_ms: AtomicU64::new(0),
             access: Mutex::new(Arc::new(access)),
-            registry: Mutex::new(Registry { sessions: Vec::new(), tsih_last: 0 }),
+            registry: Mutex::new(Registry::default()),
         })
     }
 
@@ -220,14 +227,37 @@ impl Target {
 
     /// Registers a session. An earlier one with the same name and ISID is told to end; `ticket` is gone when
     /// it has.
-    pub(crate) fn enter(&self, nexus: Nexus, address: Address, ticket: &Arc<Ticket>) {
+    ///
+    /// # Errors
+    /// The initiator has as many as it may: nothing has happened.
+    pub(crate) fn enter(&self, nexus: Nexus, address: Address, ticket: &Arc<Ticket>) -> Result<(), Crowded> {
         let mut registry = self.registry.lock();
         let same = |entry: &Entry| entry.nexus.is(&nexus.initiator, nexus.isid, nexus.site);
         if let Some(place) = registry.sessions.iter().position(same) {
             let old = registry.sessions.swap_remove(place);
             old.address.post(Notice::Terminate(Arc::clone(ticket)));
+        } else {
+            let beside = |entry: &&Entry| entry.nexus.is_beside(&nexus.initiator, nexus.site);
+            self.check_crowd(registry.sessions.iter().filter(beside).count())?;
         }
         registry.sessions.push(Entry { nexus, address });
+        Ok(())
+    }
+
+    /// Registers a session for discovery.
+    ///
+    /// # Errors
+    /// The initiator has as many as it may.
+    pub(crate) fn enter_discovery(&self, initiator: &str, address: Address) -> Result<(), Crowded> {
+        let mut registry = self.registry.lock();
+        let others = registry.discoveries.iter().filter(|(name, _)| name.eq_ignore_ascii_case(initiator));
+        self.check_crowd(others.count())?;
+        registry.discoveries.push((initiator.to_owned(), address));
+        Ok(())
+    }
+
+    fn check_crowd(&self, others: usize) -> Result<(), Crowded> {
+        if others < self.config.initiator_sessions_max { Ok(()) } else { Err(Crowded) }
     }
 
     /// The connection id of the session with this TSIH, name and ISID.
@@ -239,7 +269,9 @@ impl Target {
 
     /// Forgets the session of connection `key`.
     pub(crate) fn leave(&self, address: &Address) {
-        self.registry.lock().sessions.retain(|entry| !entry.address.is(address));
+        let mut registry = self.registry.lock();
+        registry.sessions.retain(|entry| !entry.address.is(address));
+        registry.discoveries.retain(|(_, other)| !other.is(address));
     }
 
     /// Tells every session but `from` that tasks of `volumes` are to end.
@@ -250,9 +282,16 @@ impl Target {
     }
 }
 
+/// An initiator has as many sessions as it may.
+#[derive(Debug)]
+pub(crate) struct Crowded;
+
 /// The sessions there are.
+#[derive(Default)]
 struct Registry {
     sessions: Vec<Entry>,
+    /// Those for discovery: initiator names, and their connections.
+    discoveries: Vec<(String, Address)>,
     tsih_last: u16,
 }
 
@@ -289,7 +328,12 @@ pub(crate) struct Nexus {
 
 impl Nexus {
     fn is(&self, initiator: &str, isid: [u8; 6], site: usize) -> bool {
-        self.isid == isid && self.site == site && self.initiator.eq_ignore_ascii_case(initiator)
+        self.isid == isid && self.is_beside(initiator, site)
+    }
+
+    /// Is it of this initiator and target, whatever its ISID?
+    fn is_beside(&self, initiator: &str, site: usize) -> bool {
+        self.site == site && self.initiator.eq_ignore_ascii_case(initiator)
     }
 }
 
@@ -363,7 +407,7 @@ mod tests {
     #[test]
     fn without_a_free_session_number_there_is_no_session_and_no_end_of_looking() {
         let mailbox = Arc::new(PostOffice::default()) as Arc<dyn Mailbox>;
-        let mut registry = Registry { sessions: Vec::new(), tsih_last: 0 };
+        let mut registry = Registry::default();
         for number in 1..=u16::MAX {
             // The last one given is in use, so that each is found at once.
             assert_eq!(registry.free_tsih(), Some(number));

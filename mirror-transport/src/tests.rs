@@ -3,26 +3,29 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use twinsan::block::PagePool;
 use twinsan::ids::{BootId, Epoch, NodeName, Uuid};
-use twinsan::mirror::message::PROTOCOL_VERSION;
-use twinsan::mirror::message::{Control, Message};
+use twinsan::mirror::message::{Control, Message, PROTOCOL_VERSION};
 use twinsan::mirror::wire::{Encoder, Salt};
 use twinsan::runtime::{Inbox, Transport};
 
 use crate::greeting::{self, GREETING_BYTES, GreetingBytes};
 use crate::{LinkConfig, Notice, Refusal, TcpLink};
 
+#[path = "../tests/common/wait.rs"]
+mod wait;
+
+use wait::wait_until;
+
 #[derive(Default)]
 struct Ear(Mutex<Vec<String>>);
 
 impl Ear {
     fn wait_for(&self, count: usize) -> Vec<String> {
-        wait_until(|| self.0.lock().len() >= count);
+        wait_until("so much is heard", || self.0.lock().len() >= count);
         self.0.lock().clone()
     }
 }
@@ -36,15 +39,6 @@ impl Inbox for Ear {
     }
     fn message(&self, link: u64, message: Message) {
         self.0.lock().push(format!("{link} {:?}", message.body));
-    }
-}
-
-/// The one place where these tests sleep.
-fn wait_until(done: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < until, "waited too long");
-        thread::sleep(Duration::from_micros(200));
     }
 }
 
@@ -141,7 +135,7 @@ fn another_version_is_refused_in_words_that_both_understand() {
     let mut answer = [0; GREETING_BYTES];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(greeting::read(&b, &answer), Err(Refusal::Version(0)));
-    wait_until(|| !told.lock().is_empty());
+    wait_until("something is told", || !told.lock().is_empty());
     let text = told.lock()[0].to_string();
     assert!(text.contains("version 9") && text.contains("install"), "{text}");
     assert!(ear.0.lock().is_empty());
@@ -155,7 +149,7 @@ fn called(answer: Vec<u8>) -> (Vec<String>, Vec<Notice>) {
     let (mut stream, _) = listener.accept().unwrap();
     // The other end may hang up in mid-answer.
     let _ = stream.write_all(&answer);
-    wait_until(|| {
+    wait_until("it is refused, or dropped", || {
         let told = told.lock();
         told.iter().any(|notice| !matches!(notice, Notice::Up { .. }))
     });
@@ -192,41 +186,4 @@ fn a_partner_that_sends_rubbish_after_a_good_greeting_is_dropped() {
     let (heard, told) = called([good, vec![0x55; 100_000]].concat());
     assert_eq!(heard, ["up 1", "down 1"]);
     assert!(matches!(&told[1], Notice::Down { reason, .. } if reason.contains("damaged")), "{told:?}");
-}
-
-/// Descriptors and threads of this process that belong to links.
-fn held() -> (usize, usize) {
-    let count = |path: &str| std::fs::read_dir(path).unwrap().count();
-    (count("/proc/self/fd"), count("/proc/self/task"))
-}
-
-/// Alone in its process, because it counts.
-#[test]
-#[ignore = "started by another test"]
-fn many_reconnects_alone() {
-    let (a, ear_a, _) = node(config(NodeName::A, 1, any_port()));
-    let (b, ear_b, _) = node(config(NodeName::B, 7, a.address()));
-    let up = |ear: &Ear| ear.0.lock().last().is_some_and(|line| line.starts_with("up"));
-    wait_until(|| up(&ear_a) && up(&ear_b));
-    let before = held();
-    for round in 1..=20 {
-        b.disconnect(round);
-        wait_until(|| [&ear_a, &ear_b].iter().all(|ear| ear.0.lock().len() as u64 > 2 * round));
-        for _ in 0..20 {
-            drop(TcpStream::connect(a.address()).unwrap());
-        }
-    }
-    wait_until(|| held() == before);
-    b.stop();
-    a.stop();
-}
-
-#[test]
-fn reconnects_leave_no_descriptor_and_no_thread_behind() {
-    let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "tests::many_reconnects_alone"])
-        .stdout(std::process::Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success());
 }

@@ -68,9 +68,8 @@ fn a_partner_that_stops_is_noticed_at_once() {
     assert!(a.was_told(|notice| matches!(notice, Notice::Down { .. })));
 }
 
-/// The process that [`a_partner_that_is_killed_is_noticed_at_once`] kills: node b, until it dies.
+/// Not a test of its own: the process that [`a_partner_that_is_killed_is_noticed_at_once`] kills: node b, until it dies.
 #[test]
-#[ignore = "started by another test"]
 fn partner_process() {
     let Ok(address) = std::env::var("TWINSAN_TEST_PARTNER") else { return };
     let b = End::new(config(NodeName::B, address.parse().unwrap()));
@@ -87,7 +86,7 @@ fn partner_process() {
 fn a_partner_that_is_killed_is_noticed_at_once() {
     let a = End::new(config(NodeName::A, any_port()));
     let mut partner = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "partner_process"])
+        .args(["--exact", "partner_process"])
         .env("TWINSAN_TEST_PARTNER", a.link.address().to_string())
         .stdout(Stdio::null())
         .spawn()

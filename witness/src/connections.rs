@@ -5,7 +5,9 @@
 //!   of the oldest; of those that have named a partnership that is kept, only if there are no others.
 //! - A partnership has at most [`CONNECTIONS_MAX`]: both nodes, and what is left of earlier lives of them. A newcomer
 //!   takes the place of the one that has been silent longest.
-//! - An asker has one. A newer attempt of it ends the older; an older one is refused.
+//! - An asker has one that is heard. The first question of a newer attempt ends the older ones, those that have not asked
+//!   yet too: a question may be on its way on them, and would come after the later one when the newer is closed. An older
+//!   attempt that comes later is refused while the newer is there.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -13,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
-use crate::message::{self, Bytes, MESSAGE_BYTES};
+use crate::message::{self, Bytes, Hello, MESSAGE_BYTES};
 use crate::notice::Refusal;
-use crate::session::Host;
+use crate::session::{Guest, Host};
 
 /// Connections that have not proved anything yet.
 pub(crate) const STRANGERS_MAX: usize = 64;
@@ -154,6 +156,7 @@ impl Connections {
     fn log_in(&mut self, place: usize) -> Result<(), Refusal> {
         let who = |connection: &Connection| connection.host.proved().map(|guest| guest.hello);
         let Some(new) = self.places[place].as_ref().and_then(who) else { return Ok(()) };
+        self.end_unproved(new);
         let others = self.all().filter(|(other, connection)| {
             *other != place && who(connection).is_some_and(|hello| hello.partnership == new.partnership)
         });
@@ -173,6 +176,19 @@ impl Connections {
             self.remove(*oldest);
         }
         Ok(())
+    }
+
+    /// Ends what says that it is an older attempt of the asker that has proved `new`, and has not asked anything yet.
+    fn end_unproved(&mut self, new: Hello) {
+        for place in &mut self.places {
+            let host = place.as_ref().map(|connection| &connection.host);
+            if let Some(Host::Challenged(Guest { hello, .. })) = host
+                && (hello.partnership, hello.asker) == (new.partnership, new.asker)
+                && hello.attempt < new.attempt
+            {
+                *place = None;
+            }
+        }
     }
 
     /// When the next stranger has had its time.

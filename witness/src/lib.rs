@@ -7,9 +7,11 @@
 //! Invariants:
 //! - What is answered is durable. The register's file is that of [`twinsan::backend::FileArbiter`], written and renamed
 //!   by the same code.
-//! - Nobody without the partnership's secret reads or changes its register, or has more than one message looked at.
+//! - Nobody without the partnership's secret reads or changes its register, or has more looked at than a hello and
+//!   one question.
 //! - Every message has 64 bytes. No length comes over the wire, so none is trusted.
-//! - Of one asker's questions none is carried out after a later one: a new connection ends the earlier ones.
+//! - Of one asker's questions none is carried out after a later one: the first question on a new connection ends the
+//!   earlier ones.
 //! - Connections, strangers, partnerships and the time of a login are bounded.
 
 mod addresses;

@@ -106,7 +106,7 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
-    /// The witness has ended by itself.
+    /// The witness has ended by itself: it answers nobody any more, and its directory and address are free.
     Ended {
         /// Why.
         reason: String,

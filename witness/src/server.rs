@@ -2,12 +2,14 @@
 //!
 //! Invariants: a register is durable before its question is answered; nothing here waits for a socket, so nobody holds up
 //! the others but the disk, which all need; one turn of one connection takes one message, and one turn of the listener a
-//! bounded number of newcomers.
+//! bounded number of newcomers, each with the message that it has brought. A thread that panics lets go of everything
+//! and tells its owner.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,6 +90,7 @@ impl Server {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let stopped = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&config.notices);
         let reactor = Reactor {
             poll,
             listener,
@@ -99,7 +102,7 @@ impl Server {
             told_at: None,
             stopped: Arc::clone(&stopped),
         };
-        let thread = thread::Builder::new().name("witness".into()).spawn(|| reactor.run())?;
+        let thread = thread::Builder::new().name("witness".into()).spawn(move || live(reactor, &*tell))?;
         Ok(Server { address, stopped, waker, thread: Some(thread) })
     }
 
@@ -126,6 +129,15 @@ impl Drop for Server {
     }
 }
 
+/// The thread. What it held is free when its owner is told that it has ended by itself.
+fn live(reactor: Reactor, tell: &(dyn Fn(Notice) + Send + Sync)) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| reactor.run()));
+    let panicked = |_| Err("its thread has panicked, see above".to_owned());
+    if let Err(reason) = outcome.unwrap_or_else(panicked) {
+        tell(Notice::Ended { reason });
+    }
+}
+
 struct Reactor {
     poll: Poll,
     listener: TcpListener,
@@ -140,13 +152,14 @@ struct Reactor {
 }
 
 impl Reactor {
-    fn run(mut self) {
+    /// Until it is stopped, or cannot go on, for this reason.
+    fn run(mut self) -> Result<(), String> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         while !self.stopped.load(Ordering::Acquire) {
             if let Err(error) = self.poll.poll(&mut events, self.patience())
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                return (self.notices)(Notice::Ended { reason: error.to_string() });
+                return Err(error.to_string());
             }
             for event in &events {
                 match event.token() {
@@ -157,6 +170,7 @@ impl Reactor {
             }
             self.lose_patience();
         }
+        Ok(())
     }
 
     fn patience(&self) -> Option<Duration> {
@@ -198,7 +212,11 @@ impl Reactor {
         let Some(Connection { stream, .. }) = self.connections.get(place) else { return };
         if self.poll.registry().register(stream, Token(place), Interest::READABLE).is_err() {
             self.connections.remove(place);
+            return;
         }
+        // Its hello may be here already. Unread, it would be a stranger without a name, and among many others the first
+        // to go for the next newcomer.
+        self.turn(place);
     }
 
     /// A connection has something to say, or has ended.

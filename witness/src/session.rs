@@ -11,8 +11,9 @@
 //!    | question 1, sealed ...              |
 //! ```
 //!
-//! Invariants: the witness says nothing of a partnership, not even that it has it, before the first question opens; one
-//! message that does not fit ends the connection; a question is answered before the next is looked at.
+//! Invariants: nothing that the witness says before the first question opens depends on the partnership or on whether it
+//! has it (whoever floods it with strangers can tell, by who keeps a place: `connections`); one message that does not fit
+//! ends the connection; a question is answered before the next is looked at.
 
 use std::collections::BTreeMap;
 

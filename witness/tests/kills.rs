@@ -1,5 +1,8 @@
 //! A witness process that is killed with SIGKILL, at any moment and at the worst one, under askers that race.
 
+#[path = "common/wait.rs"]
+mod wait;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,12 +10,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use twinsan::arbiter::{Answer, Arbiter, Ask, Register};
 use twinsan::ids::{Epoch, Members, NodeName, Uuid};
 use twinsan_witness::{Notice, Secret, Server, ServerConfig, Witness, WitnessConfig};
+use wait::wait_until;
 
 const OURS: Uuid = Uuid(0xabcd);
 const CHILD_DIRECTORY: &str = "TWINSAN_TEST_WITNESS_DIRECTORY";
@@ -52,18 +56,6 @@ fn witness_child() {
     }
 }
 
-/// The one place where these tests sleep.
-fn wait_until<T>(what: &str, reached: impl Fn() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(found) = reached() {
-            return found;
-        }
-        assert!(Instant::now() < end, "waited too long until {what}");
-        thread::sleep(Duration::from_micros(500));
-    }
-}
-
 /// A witness in a process of its own, and its directory. Both go with it.
 struct Process {
     directory: PathBuf,
@@ -84,7 +76,8 @@ impl Process {
     /// Waits until it listens.
     fn wait(&mut self) {
         let file = self.directory.join("address");
-        let text = wait_until("the witness listens", || std::fs::read_to_string(&file).ok());
+        wait_until("the witness listens", || file.exists());
+        let text = std::fs::read_to_string(&file).expect("it is there for the test");
         self.address = text.parse().expect("it is there for the test");
     }
 
@@ -206,7 +199,7 @@ fn eight_racing_askers_of_a_witness_that_is_killed_have_one_winner_per_epoch() {
         for _ in 0..KILLS {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let goal = race.epoch.load(Ordering::Relaxed) + 1 + (random >> 61);
-            wait_until("the race goes on", || (race.epoch.load(Ordering::Relaxed) >= goal).then_some(()));
+            wait_until("the race goes on", || race.epoch.load(Ordering::Relaxed) >= goal);
             process.kill();
             process.restart();
         }

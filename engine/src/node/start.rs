@@ -219,11 +219,8 @@ impl Node {
             }
             _ => false,
         };
-        let purging = self.is_purging();
         !self.is_swapping()
             && match &self.phase {
-                // One of those volumes may have to be made again.
-                Phase::Starting(_) | Phase::Lost(_) | Phase::Target(_) if purging => false,
                 Phase::Starting(starting) => settled && starting.yielding.is_none(),
                 Phase::Lost(lost) => settled && lost.yielding.is_none(),
                 Phase::Target(target) => self.is_durable(target.lsn) && target.joining.is_none(),

@@ -113,7 +113,8 @@ impl Node {
         bases: &[(VolumeId, Generation)],
         table: &[VolumeEntry],
     ) {
-        if !self.ready_to_rejoin() || !self.may_take_over(table) {
+        // A volume that has to be made again is made when its old extents are gone: the source asks again.
+        if !self.ready_to_rejoin() || self.must_purge_first(table) || !self.may_take_over(table) {
             return;
         }
         if !matches!(self.phase, Phase::Target(_)) {

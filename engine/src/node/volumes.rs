@@ -108,6 +108,10 @@ impl Node {
         let (sectors, shown) = (state.sectors, state.shown);
         let (mirrored, owner) = (state.mirrored, state.owner);
         drop(state);
+        if mirrored && !matches!(self.phase, Phase::Paired(_) | Phase::Alone(_)) {
+            // What it knows of the volume may be old.
+            return Err(VolumeRefusal::NotNow);
+        }
         if let VolumeChange::Grow { sectors: wanted } = &what {
             match *wanted {
                 wanted if wanted == sectors && wanted == shown => return Ok(false),
@@ -122,18 +126,13 @@ impl Node {
         if self.stopping || self.store().failed() {
             return Err(VolumeRefusal::NotNow);
         }
-        let may = match &self.phase {
-            Phase::Failed | Phase::Stopped => false,
-            _ if !mirrored => true,
-            Phase::Paired(pair) if owner != self.me() => {
+        match &self.phase {
+            Phase::Failed | Phase::Stopped => return Err(VolumeRefusal::NotNow),
+            Phase::Paired(pair) if mirrored && owner != self.me() => {
                 let epoch = pair.epoch;
                 return self.forward_change(asker, epoch, volume, what).map(|()| true);
             }
-            Phase::Paired(_) | Phase::Alone(_) => true,
-            _ => false,
-        };
-        if !may {
-            return Err(VolumeRefusal::NotNow);
+            _ => {}
         }
         self.may_keep(volume, &what)?;
         let closes = what == VolumeChange::Delete;
@@ -522,8 +521,9 @@ impl Node {
         self.show_deleted(true);
     }
 
-    /// Is a deleted volume still being taken apart?
-    pub(super) fn is_purging(&self) -> bool {
-        self.store().purging().next().is_some()
+    /// Is a volume of the table, which is to be there, still being taken apart here?
+    pub(super) fn must_purge_first(&self, table: &[VolumeEntry]) -> bool {
+        let mut purging = self.store().purging();
+        purging.any(|(volume, _)| table.iter().any(|entry| entry.volume == volume && !entry.deleted))
     }
 }

@@ -1,4 +1,4 @@
-//! The metadata log: a circle of entries on the home disk.
+//! The metadata log: a circle of entries, which lies in each copy of the metadata (`copies`).
 //!
 //! One entry is in flight at a time, written and then flushed before the next is written; everything appended
 //! meanwhile goes out together. So an entry that exists proves that all before it had been flushed, which is
@@ -31,7 +31,7 @@ enum State {
     Flushing(Lsn),
 }
 
-/// Something to do on the home disk.
+/// Something to do, with each copy.
 #[derive(Debug)]
 pub(super) enum LogIo {
     /// Write these bytes at this place of the log.

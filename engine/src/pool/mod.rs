@@ -118,6 +118,9 @@ pub struct Pool {
     committing: Option<CommitWriter>,
     /// A checkpoint was asked for.
     checkpoint_asked: bool,
+    /// An entry that counts is whole in one copy only. Until the checkpoint that needs it no more is in force nothing is
+    /// appended: a later entry would prove it, and could not be read without it.
+    unequal: bool,
     /// The superblocks have not been written in this life.
     introduced: bool,
     in_flight: BTreeMap<u64, (DiskId, Purpose)>,
@@ -381,7 +384,8 @@ impl Pool {
         if let Some((disk, op, purpose)) = self.queued.pop_front() {
             return Some(self.request(disk, op, purpose));
         }
-        let hold = self.second_moves() && !self.planted.has(Bug::AppendedWhileCopyMoves);
+        let moves = self.second_moves() && !self.planted.has(Bug::AppendedWhileCopyMoves);
+        let hold = moves || self.unequal;
         if let Some(io) = self.log.poll(hold) {
             return Some(self.log_io(io));
         }
@@ -569,7 +573,8 @@ impl Pool {
     fn committed(&mut self) {
         let commit = self.committing.take().expect("its last step has just ended");
         self.log.release(commit.log_start, commit.covered());
-        self.commit = commit.outcome();
+        let before = std::mem::replace(&mut self.commit, commit.outcome());
+        self.unequal &= before.checkpoint_number == self.commit.checkpoint_number;
         self.table_committed();
     }
 }

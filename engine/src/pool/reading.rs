@@ -400,6 +400,7 @@ impl Reading {
             commit,
             committing: None,
             checkpoint_asked: repair,
+            unequal: repair,
             introduced: false,
             in_flight: BTreeMap::new(),
             queued: VecDeque::new(),

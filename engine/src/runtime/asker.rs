@@ -32,7 +32,8 @@ pub(super) fn start(
         for (id, ask) in asked {
             let result = ask_once(&*arbiter, ask, &mut past);
             if let Some(told) = &told {
-                told(&result);
+                // If it unwinds, the panic hook has reported it: questions go on.
+                drop(catch_unwind(AssertUnwindSafe(|| told(&result))));
             }
             let Some(core) = core.upgrade() else { return };
             core.happened(Event::Arbiter { id, result });

@@ -39,6 +39,7 @@ use super::machine::Machine;
 use super::operators::Operators;
 use super::queue::Queue;
 use super::requests::Caller;
+use super::sizes::Sizes;
 use super::timer::Timer;
 use super::transport::Inbox;
 use super::world::World;
@@ -70,7 +71,7 @@ pub(super) struct Core {
     /// Those who want a volume changed.
     changers: Operators<VolumeRefusal>,
     /// The volumes as hosts see them; `None`: deleted.
-    sizes: RwLock<BTreeMap<VolumeId, Option<u64>>>,
+    pub(super) sizes: Sizes,
     /// What is kept with the volumes, in force.
     items: RwLock<BTreeMap<VolumeId, Arc<Items>>>,
     pub(super) lifecycle: Lifecycle,
@@ -94,7 +95,7 @@ impl Core {
             closed: AtomicBool::new(false),
             operators: Operators::default(),
             changers: Operators::default(),
-            sizes: RwLock::default(),
+            sizes: Sizes::default(),
             items: RwLock::default(),
             lifecycle: Lifecycle::default(),
             clock,
@@ -175,11 +176,6 @@ impl Core {
     /// What is kept with a volume.
     pub(super) fn items(&self, volume: VolumeId) -> Arc<Items> {
         self.items.read().get(&volume).cloned().unwrap_or_default()
-    }
-
-    /// The size that hosts see, `None` inside if the volume is deleted; `None` if the node has not said yet.
-    pub(super) fn size(&self, volume: VolumeId) -> Option<Option<u64>> {
-        self.sizes.read().get(&volume).copied()
     }
 
     pub(super) fn view(&self) -> Option<View> {

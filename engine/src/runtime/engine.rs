@@ -216,7 +216,7 @@ impl Engine {
 
     /// A volume, if it is configured and not deleted.
     pub fn volume(&self, id: VolumeId) -> Option<Arc<dyn VirtualVolume>> {
-        if self.handle.core.size(id) == Some(None) {
+        if self.handle.core.sizes.of(id).is_deleted() {
             return None;
         }
         let config = self.handle.volumes.iter().find(|volume| volume.id == id)?;

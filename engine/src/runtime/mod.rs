@@ -73,6 +73,7 @@ mod operators;
 mod pool;
 mod queue;
 mod requests;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod timer;

@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use super::core::Core;
 use super::engine::Handle;
 use super::lane::Lane;
+use super::sizes::Size;
 use crate::guest::{
     Command, GuestError, GuestResult, Items, PathState, Sectors, Sink, StatusRun, VirtualVolume, VolumeInfo,
 };
@@ -20,12 +21,13 @@ pub(super) struct Volume {
     handle: Arc<Handle>,
     config: VolumeConfig,
     lane: Arc<Lane>,
+    size: Size,
 }
 
 impl Volume {
     pub(super) fn new(handle: Arc<Handle>, config: VolumeConfig) -> Volume {
-        let lane = handle.core.lane(config.id);
-        Volume { handle, config, lane }
+        let (lane, size) = (handle.core.lane(config.id), handle.core.sizes.of(config.id));
+        Volume { handle, config, lane, size }
     }
 }
 
@@ -60,11 +62,11 @@ impl VirtualVolume for Volume {
     }
 
     fn sectors(&self) -> u64 {
-        self.handle.core.size(self.config.id).flatten().unwrap_or(self.config.sectors)
+        self.size.sectors().unwrap_or(self.config.sectors)
     }
 
     fn is_gone(&self) -> bool {
-        self.handle.core.size(self.config.id) == Some(None)
+        self.size.is_deleted()
     }
 
     fn items(&self) -> Arc<Items> {

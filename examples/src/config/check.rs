@@ -156,6 +156,9 @@ impl Config {
                 return problem("target.more_iqns", format!("names {name} twice"));
             }
         }
+        if self.target.initiator_sessions_max == Some(0) {
+            return problem("target.initiator_sessions_max", "is 0; an initiator needs at least one session");
+        }
         if self.target.portals.is_empty() {
             return problem(
                 "target.portals",

@@ -63,6 +63,7 @@ fn what_is_wrong_is_named() {
         ("iqns = [\"*\"]", "iqns = []", "host.iqns"),
         ("host = \"any\"", "host = \"none\"", "mapping.host"),
         ("iqn = \"iqn.2026", "iqn = \"2026", "target.iqn"),
+        ("# initiator_sessions_max = 128", "initiator_sessions_max = 0", "target.initiator_sessions_max"),
         ("[[pool]]", "[[pool]]\nname = \"x\"\ndisks = []\n[[pool]]", "one pool for now"),
         ("lease_ms = 2000", "lease_ms = 500", "mirror.heartbeat_ms"),
     ];

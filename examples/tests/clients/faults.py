@@ -90,6 +90,7 @@ class Story:
         self.leaving = None
         self.flipped = self.told = 0
         self.begun = Counter()
+        self.cuts = 0
         self.pauses = defaultdict(list)
         self.pauses_met = []
         self.troubles = []
@@ -160,6 +161,7 @@ class Story:
 
     def begin(self, fault):
         self.begun["link" if "link" in fault else fault["fault"]] += 1
+        self.cuts += fault["fault"] in plan.CUTS
         if "link" in fault:
             self.link.tell(fault["link"])
         elif fault["fault"] == "death":
@@ -310,7 +312,7 @@ def report(story):
         print(f"WRONG: {trouble}")
     writes = client.counts["write"] + client.counts["unmap"]
     others = ", ".join(f"{what} {count}" for what, count in sorted(story.begun.items()) if what != "link")
-    print(f"{story.begun['link']} faults of the link, {others}")
+    print(f"{story.begun['link']} faults of the link, {story.cuts} of them cut it, {others}")
     print(f"{client.counts['read']} reads checked, {client.counts['retry']} requests retried, {client.sessions} sessions")
     print(f"{writes} acknowledged writes, {len(client.wrong)} lost, {len(story.watch.split) + len(shared)} split-brain acks")
     return not (client.wrong or story.watch.split or shared or story.troubles)
@@ -334,11 +336,14 @@ def main():
     args = parser.parse_args()
     seed = random.randrange(1 << 32) if args.seed is None else args.seed
     print(f"seed {seed}", flush=True)
-    if args.plan:
-        with open(args.plan) as file:
-            rounds = plan.read(file.read())
-    else:
-        rounds = plan.draw(random.Random(seed), args.rounds)
+    try:
+        if args.plan:
+            with open(args.plan) as file:
+                rounds = plan.read(file.read())
+        else:
+            rounds = plan.draw(random.Random(seed), args.rounds)
+    except ValueError as error:
+        sys.exit(f"{args.plan or '--rounds'}: {error}")
     random.seed(seed)
     directory = tempfile.mkdtemp(prefix="twinsan-faults-")
     link = Link(seed)

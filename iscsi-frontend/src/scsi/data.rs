@@ -35,7 +35,7 @@ fn head(at: Sectors) -> u32 {
 
 fn store(at: Sectors, work: Work) -> Plan {
     const { assert!(TRANSFER_SECTORS_MAX * LOGICAL_BLOCK_BYTES as u64 <= u32::MAX as u64 - BLOCK_BYTES as u64) };
-    Plan::Store { work, bytes: bytes(at), head: head(at) }
+    Plan::Store { work, bytes: bytes(at), head: head(at), whole: false }
 }
 
 /// Plans a command that moves or clears blocks on a unit of `capacity` sectors.
@@ -56,7 +56,8 @@ pub(super) fn plan(kind: Kind, capacity: u64) -> Result<Plan, Sense> {
         }
         Kind::WriteAtomic { at, fua } => {
             let at = atomic(at, capacity)?;
-            store(at, Work::Write { at, fua, data })
+            let work = Work::Write { at, fua, data };
+            Plan::Store { work, bytes: bytes(at), head: head(at), whole: true }
         }
         Kind::WriteVerify { at, check } => {
             let at = transfer(at)?;

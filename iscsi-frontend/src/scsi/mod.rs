@@ -54,8 +54,9 @@ pub(crate) enum Plan {
     Fetch { work: Work, bytes: u32, head: u32 },
     /// Ask the volume; no data either way.
     Run(Work),
-    /// Take `bytes` of data from the initiator into blocks, the first at `head` bytes into a block.
-    Store { work: Work, bytes: u32, head: u32 },
+    /// Take `bytes` of data from the initiator into blocks, the first at `head` bytes into a block. Fewer than that are
+    /// taken too, in whole logical blocks, unless they are to be `whole`.
+    Store { work: Work, bytes: u32, head: u32, whole: bool },
     /// Take `bytes` of parameters from the initiator, then plan again with them.
     Parameters { kind: Kind, bytes: u32 },
     /// Answer with TASK SET FULL: there is no room for its data.

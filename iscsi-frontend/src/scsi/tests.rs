@@ -309,7 +309,9 @@ fn an_atomic_write_is_one_block_of_the_volume() {
         plan(&bytes)
     };
     for lba in [0, 8, SECTORS - 8] {
-        let Plan::Store { mut work, bytes: 4096, head: 0 } = atomic(lba, 0, 8) else { panic!("a write") };
+        let Plan::Store { mut work, bytes: 4096, head: 0, whole: true } = atomic(lba, 0, 8) else {
+            panic!("a write")
+        };
         work.supply(twinsan::block::zeros(1), 8);
         assert!(matches!(work.step(), Some(Command::Write { at, fua: false, .. }) if at.is_aligned()));
     }

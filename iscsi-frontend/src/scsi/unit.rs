@@ -129,7 +129,11 @@ impl Unit {
                 Sense::UNAVAILABLE.into()
             }
             Ok(kind) if self.read_only && kind.changes_the_medium() => Sense::WRITE_PROTECTED.into(),
-            Ok(kind) => self.plan_kind(kind, port).unwrap_or_else(Plan::Fail),
+            Ok(kind) => match self.plan_kind(kind, port) {
+                // It may have grown on the partner, unknown to this node.
+                Err(Sense::OUT_OF_RANGE) if path == PathState::Transitioning => Sense::TRANSITIONING.into(),
+                plan => plan.unwrap_or_else(Plan::Fail),
+            },
         }
     }
 

@@ -216,6 +216,9 @@ fn check(config: &TargetConfig) -> Result<(), ServerError> {
     if config.reactors == 0 {
         return Err(ServerError::Config("at least one reactor thread is needed"));
     }
+    if config.initiator_sessions_max == 0 {
+        return Err(ServerError::Config("an initiator must be allowed at least one session"));
+    }
     if config.names.is_empty() {
         return Err(ServerError::Config("at least one target is needed"));
     }

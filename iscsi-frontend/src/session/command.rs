@@ -137,6 +137,10 @@ impl Connection {
             Plan::Store { bytes, .. } | Plan::Parameters { bytes, .. } if task.reads && *bytes > 0 => {
                 task.plan = Sense::INFORMATION_UNIT.into();
             }
+            Plan::Store { bytes, whole: true, .. } if sends != *bytes => {
+                task.asked = *bytes;
+                task.plan = Sense::INFORMATION_UNIT.into();
+            }
             Plan::Store { bytes, head, .. } => {
                 task.asked = *bytes;
                 let short = sends.min(*bytes);

@@ -68,6 +68,17 @@ impl Connection {
         }
     }
 
+    /// Units with these volumes were reset, and what is known of their copies is gone: those that are still dying must not
+    /// speak for later ones with the same list identifier.
+    pub(super) fn disown_copies(&mut self, volumes: &[VolumeId]) {
+        let reset = |unit: &Unit| volumes.contains(&unit.volume_id());
+        for task in self.tasks.iter_mut() {
+            if self.units.get(task.unit).is_some_and(reset) {
+                task.list = None;
+            }
+        }
+    }
+
     /// All commands of these volumes are ended, by whomever; `ticket` is kept until no copy acts on them.
     pub(super) fn stop_copies(&mut self, volumes: &[VolumeId], ticket: &Arc<Ticket>) {
         let touches = |task: &Task| task.work.copy().is_some_and(|copy| copy.touches(volumes));

@@ -7,7 +7,7 @@
 use crate::access::NAME_BYTES_MAX;
 use crate::pdu::{Header, Response, text};
 use crate::refusals::RefusalReason;
-use crate::target::Nexus;
+use crate::target::{Crowded, Nexus};
 
 use super::keys::{Answer, Params, RECEIVE_BYTES_MAX};
 use super::security::Security;
@@ -70,6 +70,8 @@ pub(super) struct Login {
     tsih: u16,
     /// The tag of the last request.
     itt: u32,
+    /// It was one session too many of its initiator.
+    crowded: bool,
 }
 
 impl Login {
@@ -92,6 +94,7 @@ impl Login {
             isid: [0; 6],
             tsih: 0,
             itt: 0,
+            crowded: false,
         }
     }
 
@@ -139,6 +142,12 @@ impl Login {
         let names =
             [&self.initiator, &self.target].into_iter().flatten().map(String::capacity).sum::<usize>();
         size_of::<Login>() + self.text.capacity() + 8 * self.keys.capacity() + names + self.security.bytes()
+    }
+
+    /// There are too many of its initiator: what it is told.
+    fn turned_away(&mut self) -> u16 {
+        self.crowded = true;
+        status::OUT_OF_RESOURCES
     }
 
     /// Answers the keys gathered since the last answer.
@@ -283,23 +292,24 @@ impl Connection {
         }
         login.params.settle();
         self.params = login.params;
-        let response = |tsih| Response::Login {
-            itt: login.itt,
-            flags: flags & (TRANSIT | 0x0f),
-            isid: login.isid,
-            tsih,
-            status: status::SUCCESS,
-        };
+        let (itt, isid, flags) = (login.itt, login.isid, flags & (TRANSIT | 0x0f));
+        let response = |tsih| Response::Login { itt, flags, isid, tsih, status: status::SUCCESS };
+        let address = self.address.clone();
         if login.discovery {
+            let entered = self.target.enter_discovery(&initiator, address);
+            entered.map_err(|Crowded| login.turned_away())?;
             self.initiator = initiator;
             self.begin_session(response(1), &reply, true);
             return Ok(());
         }
         let tsih = self.target.reserve_tsih().ok_or(status::OUT_OF_RESOURCES)?;
         let ticket = self.expect(Awaited::Enter { response: response(tsih), reply });
-        let nexus =
-            Nexus { initiator: initiator.clone(), isid: login.isid, site: self.site, tsih, cid: self.cid };
-        self.target.enter(nexus, self.address.clone(), &ticket);
+        let nexus = Nexus { initiator: initiator.clone(), isid, site: self.site, tsih, cid: self.cid };
+        if let Err(Crowded) = self.target.enter(nexus, address, &ticket) {
+            // The end of the ticket, which nobody else has, is no news.
+            self.awaited.pop();
+            return Err(login.turned_away());
+        }
         self.initiator = initiator;
         self.phase = Phase::Entering;
         Ok(())
@@ -358,6 +368,7 @@ impl Connection {
             status::UNAVAILABLE if self.target.is_open() => RefusalReason::Guessing,
             status::UNAVAILABLE => RefusalReason::Closed,
             status::NO_SESSION | status::TOO_MANY_CONNECTIONS => RefusalReason::NoSuchSession,
+            status::OUT_OF_RESOURCES if login.crowded => RefusalReason::Crowded,
             status::TARGET_ERROR | status::OUT_OF_RESOURCES => RefusalReason::Exhausted,
             _ => RefusalReason::Malformed,
         }

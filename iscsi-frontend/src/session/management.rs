@@ -155,6 +155,9 @@ impl Connection {
         for unit in self.units.iter_mut().filter(|unit| clear.volumes.contains(&unit.volume_id())) {
             unit.attend(clear.attention);
         }
+        if clear.attention == Attention::Reset {
+            self.disown_copies(&clear.volumes);
+        }
     }
 
     /// Another session ends the tasks of some volumes.

@@ -3,6 +3,7 @@
 mod access;
 mod chap;
 mod copies;
+mod crowd;
 mod hostile;
 mod management;
 mod memory;
@@ -133,6 +134,22 @@ fn a_read_with_fua_fails_with_its_flush() {
     bench.volume.state.lock().failure = Some(GuestError::Unavailable);
     let command = bench.command(0xc0, 8, 512, &[0x28, 0x08, 0, 0, 0, 5, 0, 0, 1, 0]);
     assert_eq!(bench.ask(link, &command)[0].sense(), (2, 2, 4, 0x0c));
+}
+
+#[test]
+fn an_atomic_write_with_less_data_or_more_than_its_block_writes_nothing() {
+    let mut bench = Bench::new();
+    let link = bench.session();
+    bench.write(link, 7, 0, &[7; 4096]);
+    let cdb = [0x9c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0];
+    for (flags, bytes) in [(0xa0, 0), (0xa0, 512), (0xa0, 3584), (0xa0, 4608), (0x80, 0)] {
+        let command = bench.command(flags, 8, bytes, &cdb).data(&vec![9; bytes as usize]);
+        assert_eq!(bench.ask(link, &command)[0].sense(), (2, 5, 0x0e, 3), "{bytes} bytes");
+        assert_eq!(bench.read(link, 9, 0, 8)[0].data, [7; 4096], "{bytes} bytes");
+    }
+    let command = bench.command(0xa0, 8, 4096, &cdb).data(&[9; 4096]);
+    assert_eq!(bench.ask(link, &command)[0].sense(), (0, 0, 0, 0));
+    assert_eq!(bench.read(link, 9, 0, 8)[0].data, [9; 4096]);
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use twinsan::block::{Block, PagePool, Payload};
@@ -16,6 +15,10 @@ use twinsan::mirror::message::{Body, Control, Message};
 use twinsan::runtime::{Inbox, Transport};
 use twinsan::time::Instant as CoreInstant;
 use twinsan_mirror::{LinkConfig, Notice, TcpLink};
+
+mod wait;
+
+pub(crate) use wait::wait_until;
 
 /// What an inbox heard.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -206,15 +209,6 @@ pub(crate) fn pair() -> (End, End) {
     let a = End::new(config(NodeName::A, any_port()));
     let b = End::new(config(NodeName::B, a.link.address()));
     (a, b)
-}
-
-/// The one place where a test sleeps.
-pub(crate) fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < until, "waited too long until {what}");
-        thread::sleep(Duration::from_micros(200));
-    }
 }
 
 /// Forwards every connection to a node, in both directions.

@@ -96,10 +96,14 @@ fn of_one_asker_only_the_newest_connection_is_heard() {
     newer.write_all(&of_newer.ask(Ask::Read)).unwrap();
     heard(&mut newer);
     assert!(until_closed(&mut first).is_empty(), "ended by the newer");
-    // A question that was on its way when the asker had given up.
-    late.write_all(&of_late.ask(swap(None, NodeName::A))).unwrap();
-    let answer: Bytes = until_closed(&mut late).try_into().unwrap();
+    let (mut later, of_later) = at.greet(1, 1);
+    later.write_all(&of_later.ask(swap(None, NodeName::A))).unwrap();
+    let answer: Bytes = until_closed(&mut later).try_into().unwrap();
     assert_eq!(message::read_refusal(&answer), Some(Refusal::Stale));
+    // A question that was on its way when the asker had given up finds nobody, even when the newer connection is closed.
+    drop(newer);
+    let _ = late.write_all(&of_late.ask(swap(None, NodeName::A)));
+    assert!(until_closed(&mut late).is_empty(), "ended by the newer, before it asked");
     assert_eq!(at.ours().ask(Ask::Read).unwrap().register, None, "it was not carried out");
 }
 
@@ -164,6 +168,52 @@ fn a_partnership_has_a_bounded_number_of_connections_and_the_idlest_goes() {
         stream.write_all(&asker.ask(Ask::Read)).unwrap();
         assert!(asker.answered(&heard(stream)).is_ok(), "connection {at}");
     }
+}
+
+/// 63 connections hold their places by a kept partnership's name. A node and a stranger come so close together that both
+/// are there when the witness looks.
+#[test]
+fn a_hello_that_has_come_is_read_before_the_next_newcomer_takes_a_place() {
+    let place = Place::new();
+    let at = place.serve();
+    let named: Vec<_> = (1..STRANGERS_MAX as u64).map(|asker| at.greet(asker, 1)).collect();
+    let (mut busy, asker) = at.greet(1000, 1);
+    // The witness waits here until it may tell what it did.
+    let held = at.told.lock();
+    busy.write_all(&asker.ask(swap(None, NodeName::A))).unwrap();
+    let file = place.0.join("deep/registers").join(format!("{:032x}.register", OURS.0));
+    wait_until("the register is written", || file.exists());
+    let mut node = TcpStream::connect(at.server.address()).unwrap();
+    node.write_all(&Hello { partnership: OURS, nonce: [1; 16], asker: 2000, attempt: 1 }.encode()).unwrap();
+    let stranger = TcpStream::connect(at.server.address()).unwrap();
+    drop(held);
+    assert!(message::read_challenge(&heard(&mut node)).is_ok());
+    drop((named, stranger));
+}
+
+/// Its owner's own code panics, for want of anything else that does.
+#[test]
+fn a_witness_that_panics_tells_its_owner_and_lets_go_of_everything() {
+    let place = Place::new();
+    let (tell, told) = std::sync::mpsc::channel();
+    let server = Server::start(ServerConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        directory: place.0.join("deep/registers"),
+        secrets: BTreeMap::from([(OURS, secret_of(OURS))]),
+        notices: Arc::new(move |notice| match notice {
+            Notice::Ended { reason } => tell.send(reason).unwrap(),
+            notice => panic!("{notice}"),
+        }),
+    })
+    .unwrap();
+    let ours = asker(&server.address().to_string(), OURS, &secret_of(OURS));
+    assert!(ours.ask(swap(None, NodeName::A)).is_err());
+    let reason = told.recv_timeout(Duration::from_secs(15)).unwrap();
+    assert!(reason.contains("has panicked"), "{reason}");
+    // What was to be told is durable.
+    let at = place.try_serve(server.address()).unwrap();
+    assert_eq!(at.ours().ask(Ask::Read).unwrap().register, Some(next(None, NodeName::A)));
+    server.stop();
 }
 
 #[test]

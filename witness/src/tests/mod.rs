@@ -2,6 +2,8 @@
 
 mod clients;
 mod hostile;
+#[path = "../../tests/common/wait.rs"]
+mod wait;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -19,6 +21,7 @@ use twinsan::ids::{Epoch, Members, NodeName, Uuid};
 use crate::message::{Bytes, Hello, MESSAGE_BYTES};
 use crate::session::{Asker, Greeting};
 use crate::{Notice, Secret, Server, ServerConfig, Witness, WitnessConfig, WitnessError};
+use wait::wait_until;
 
 /// Bytes as text.
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -30,15 +33,6 @@ const THEIRS: Uuid = Uuid(0xdcba);
 
 fn secret_of(partnership: Uuid) -> Secret {
     Secret::new(&format!("{:032x}", partnership.0)).unwrap()
-}
-
-/// The one place where these tests sleep.
-fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < until, "waited too long until {what}");
-        thread::sleep(Duration::from_micros(200));
-    }
 }
 
 /// A directory that goes with it.

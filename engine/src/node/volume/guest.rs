@@ -152,8 +152,11 @@ impl Volume {
             && self.settling.is_empty()
             && self.held.is_empty()
             && self.parked.is_empty()
-            // Its write is in hand.
-            && reads.into_iter().all(|reading| matches!(reading, Reading::Merge { .. }))
+            // The write is in hand for which blocks are merged; a resync begins anew before the record, so what is read for it
+            // by then goes nowhere.
+            && reads
+                .into_iter()
+                .all(|reading| matches!(reading, Reading::Merge { .. } | Reading::Region { .. }))
     }
 
     /// Nothing new is begun of this volume; what has not been sent or logged is given up.

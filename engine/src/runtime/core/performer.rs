@@ -115,7 +115,7 @@ impl Core {
                     Some(_) => self.lanes.add(volume),
                     None => drop(self.items.write().remove(&volume)),
                 }
-                self.sizes.write().insert(volume, sectors);
+                self.sizes.show(volume, sectors);
             }
             Action::Release { disk } => {
                 let disk = outside.disks.get_mut(usize::from(disk.0)).and_then(Option::take);

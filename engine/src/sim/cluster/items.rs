@@ -58,6 +58,14 @@ impl Cluster {
         self.slots[who.index()].items.insert(volume, items);
     }
 
+    /// Hosts see a volume at this size; `None`: it is deleted, and what was kept with it is gone.
+    pub(super) fn size_shown(&mut self, who: NodeName, volume: VolumeId, sectors: Option<u64>) {
+        match sectors {
+            Some(sectors) => self.hosts.grow(volume, sectors),
+            None => self.items_shown(who, volume, Arc::default()),
+        }
+    }
+
     /// It was acknowledged at `who`.
     pub(super) fn item_kept(
         &mut self,

@@ -401,10 +401,8 @@ impl Cluster {
             Action::PoolAnswer { id, result } => self.pool_answered(name, id, result),
             Action::VolumeAnswer { id, result } => self.volume_answered(name, id, result),
             Action::VolumeItems { volume, items } => self.items_shown(name, volume, items),
-            Action::VolumeSize { volume, sectors: None } => {
-                self.items_shown(name, volume, std::sync::Arc::default())
-            }
-            Action::Release { .. } | Action::VolumeSize { .. } => {}
+            Action::VolumeSize { volume, sectors } => self.size_shown(name, volume, sectors),
+            Action::Release { .. } => {}
         }
     }
 

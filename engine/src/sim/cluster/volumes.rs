@@ -63,7 +63,8 @@ impl Cluster {
             (Err(_), _) => self.counters.volume_refusals += 1,
             (Ok(()), VolumeChange::Grow { sectors }) => {
                 self.counters.volumes_grown += 1;
-                self.knowledge.grown.insert(volume, sectors);
+                let grown = self.knowledge.grown.entry(volume).or_default();
+                *grown = sectors.max(*grown);
                 self.hosts.grow(volume, sectors);
             }
             (Ok(()), VolumeChange::Keep { name, expect, value }) => {
@@ -112,7 +113,7 @@ impl Cluster {
             let (grown, has) = (self.knowledge.grown.get(&id).copied().unwrap_or(0), volume.sectors);
             if has < grown {
                 return self.fail(
-                    22,
+                    23,
                     format!(
                         "node {node} serves volume {id} with {has} sectors, and {grown} were acknowledged"
                     ),

@@ -428,6 +428,23 @@ fn a_reset_forgets_what_became_of_copies() {
 }
 
 #[test]
+fn a_copy_that_dies_of_a_reset_says_nothing_of_a_later_one_with_its_identifier() {
+    for own in [true, false] {
+        let mut hosts = Hosts::reading(21);
+        let (link, lun) = if own { (hosts.link, 0) } else { (hosts.other().0, 5) };
+        assert!(hosts.manage(link, LOGICAL_UNIT_RESET, lun, 0).is_empty(), "the first may still act");
+        assert_eq!(hosts.results(0, 1)[0].sense(), (2, 6, 0x29, 3));
+        let bytes = hosts.list(1, 8);
+        assert!(hosts.copy(22, &bytes).is_empty(), "the identifier is free again");
+        assert_eq!(hosts.bench.volume.held(), 2);
+        hosts.bench.volume.give_up();
+        hosts.told();
+        assert_eq!(hosts.bench.volume.held(), 1, "the first is dead");
+        assert_eq!(hosts.results(0, 1)[0].data[4], 0, "and the second runs");
+    }
+}
+
+#[test]
 fn a_destination_that_has_grown_may_be_filled_and_its_growth_is_still_told() {
     let mut hosts = Hosts::new();
     let end = hosts.second.sectors();
