@@ -68,12 +68,14 @@ impl Node {
         self.machines.right = None;
     }
 
-    /// The volume is no more. Nothing of it is in hand but for what a node that is behind need not answer.
+    /// The volume is no more. Nothing of it is in hand but for what a node that is behind need not answer, and blocks that
+    /// the partner was asked for.
     pub(super) fn drop_volume(&mut self, id: VolumeId) {
+        self.scrub_leaves(id);
+        self.with(id, Volume::leave);
         let Some(volume) = self.volumes.remove(&id) else { return };
         self.machines.retired.insert(id, volume.last_id());
         self.machines.set_awake(id, false);
-        self.scrub_leaves(id);
         self.actions.push_back(Action::VolumeSize { volume: id, sectors: None });
     }
 

@@ -87,6 +87,11 @@ impl Volume {
         self.refuse_writes(cx, error);
     }
 
+    /// The volume is no more: it waits for no block of the partner, and keeps none in the cache for the answer.
+    pub(in crate::node) fn leave(&mut self, cx: &mut Context<'_>) {
+        self.refuse_mends(cx, GuestError::Gone);
+    }
+
     /// Has a write been sent to the partner and not come back?
     pub(in crate::node) fn has_sent(&self) -> bool {
         self.writes.values().any(|write| write.sent.is_some())
