@@ -5,7 +5,7 @@ use crate::pair_support::{A, B, DiskHold, Pair, VOLUME, said};
 use crate::{NEW, OLD};
 use twinsan::guest::{Command, GuestError, Sectors};
 use twinsan::ids::{ItemName, NodeName};
-use twinsan::mirror::message::{PeerPhase, VolumeChange, VolumeRefusal};
+use twinsan::mirror::message::{Control, PeerPhase, VolumeChange, VolumeRefusal};
 use twinsan::planted::Bug;
 
 /// What the volume has at first, in sectors: not a whole number of extents.
@@ -497,4 +497,21 @@ fn a_deleted_volume_is_taken_apart_though_the_partner_was_asked_for_a_block_of_i
     pair.until("the volume is deleted", |pair| pair.outcome(delete) == Some(Ok(())));
     pair.until("nothing is left of it", |pair| pair.being_deleted(A) == 0);
     assert_eq!(pair.bytes_used(A), 0);
+}
+
+/// The partner refuses a change that the owner has told it. This version refuses only what it has no room for; were the
+/// owner to count on that, a volume that stays would be closed for as long as the node lives.
+#[test]
+fn a_change_that_the_partner_refuses_leaves_the_volume_as_it_was() {
+    for what in changes() {
+        let (mut pair, change) = stopped_at(At::Asked, &what);
+        let epoch = pair.register.expect("a pair").epoch;
+        let refusal = VolumeRefusal::NoRoom;
+        pair.slip(A, Control::VolumeRefused { epoch, volume: VOLUME, change: 1, refusal: refusal.clone() });
+        assert_eq!(pair.outcome(change), Some(Err(refusal)));
+        assert_eq!((pair.table(A), pair.size(A, VOLUME)), ((vec![(VOLUME, SMALL)], vec![]), Some(SMALL)));
+        assert_eq!(pair.read(A, 0), NEW, "{what:?}");
+        let write = pair.begin_write(A, 1, NEW);
+        assert_eq!(pair.refusal(write), None, "{what:?}");
+    }
 }
