@@ -5,12 +5,13 @@
 //! waits for the log, the disks or another right is *awake*; only those are looked at in each round, so an event costs
 //! nothing for volumes that have nothing in hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Node;
+use super::config::NodeConfig;
 use super::event::Action;
 use super::volume::context::{Context, Told};
-use super::volume::hot::TIDY_EVERY;
+use super::volume::hot::{TIDY_EVERY, TidyDue};
 use super::volume::right::{Right, Service};
 use super::volume::room::{Queue, Room, Waiter};
 use super::volume::{MACHINES_MAX, Volume, first_id, machine_of};
@@ -18,7 +19,7 @@ use crate::guest::{Command, GuestError};
 use crate::ids::{Epoch, RequestId, VolumeId};
 use crate::mirror::message::Control;
 use crate::planted::Bug;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// The numbers of the machines of a node, which their ids carry.
 #[derive(Debug, Default)]
@@ -28,6 +29,8 @@ pub(super) struct Machines {
     retired: BTreeMap<VolumeId, u64>,
     /// Those that are awake, ascending.
     awake: Vec<VolumeId>,
+    /// When each is to be tidied up, those that are at all: the earliest `Soon` and the earliest `WhenIdle` are what counts.
+    tidy_due: BTreeSet<(TidyDue, VolumeId)>,
     /// What was handed down last.
     right: Option<Right>,
     /// What those who wait for room waited under.
@@ -43,6 +46,30 @@ impl Machines {
             Err(at) if awake => self.awake.insert(at, id),
             _ => {}
         }
+    }
+
+    /// After a step of a machine.
+    fn stepped(&mut self, id: VolumeId, volume: &mut Volume, config: &NodeConfig) {
+        self.set_awake(id, volume.is_awake());
+        let due = volume.tidy_due(config);
+        let before = core::mem::replace(&mut volume.tidy_seen, due);
+        if before != due {
+            self.forget_tidy(id, before);
+            self.tidy_due.extend(due.map(|due| (due, id)));
+        }
+    }
+
+    fn forget_tidy(&mut self, id: VolumeId, due: Option<TidyDue>) {
+        if let Some(due) = due {
+            self.tidy_due.remove(&(due, id));
+        }
+    }
+
+    /// When the first is to be tidied up.
+    fn tidy_deadline(&self, now: Instant, hot_idle: Duration) -> Option<Instant> {
+        let from = |due| self.tidy_due.range((due, VolumeId(0))..).next();
+        let firsts = [TidyDue::Soon(Instant::ZERO), TidyDue::WhenIdle(Instant::ZERO)].map(from);
+        firsts.into_iter().flatten().map(|(due, _)| due.at(now, hot_idle)).min()
     }
 
     /// The next that is awake, behind `last`.
@@ -76,6 +103,7 @@ impl Node {
         let Some(volume) = self.volumes.remove(&id) else { return };
         self.machines.retired.insert(id, volume.last_id());
         self.machines.set_awake(id, false);
+        self.machines.forget_tidy(id, volume.tidy_seen);
         self.actions.push_back(Action::VolumeSize { volume: id, sectors: None });
     }
 
@@ -104,7 +132,7 @@ impl Node {
         let (volumes, machines, mut cx) = self.split();
         let volume = volumes.get_mut(&id)?;
         let result = step(volume, &mut cx);
-        machines.set_awake(id, volume.is_awake());
+        machines.stepped(id, volume, cx.config);
         self.hear();
         Some(result)
     }
@@ -122,7 +150,7 @@ impl Node {
         let (volumes, machines, mut cx) = self.split();
         for (&id, volume) in volumes {
             step(volume, &mut cx);
-            machines.set_awake(id, volume.is_awake());
+            machines.stepped(id, volume, cx.config);
         }
         self.hear();
     }
@@ -277,8 +305,12 @@ impl Node {
 
     pub(super) fn volumes_deadline(&self) -> Option<Instant> {
         let awake = self.machines.awake.iter().filter_map(|id| self.volumes[id].deadline());
-        let tidy = self.volumes.values().filter_map(|volume| volume.tidy_deadline(self.now, &self.config));
-        let tidy = tidy.min().map(|at| at.max(self.machines.tidy_at));
+        debug_assert!(
+            self.volumes.values().all(|volume| volume.tidy_seen == volume.tidy_due(&self.config)),
+            "it changes in steps only"
+        );
+        let tidy = self.machines.tidy_deadline(self.now, self.config.mirror.hot_idle);
+        let tidy = tidy.filter(|_| self.right().is_linked_pair()).map(|at| at.max(self.machines.tidy_at));
         awake.chain(tidy).min()
     }
 

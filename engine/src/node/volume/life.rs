@@ -5,7 +5,6 @@ use super::context::Context;
 use super::op::{Flusher, Held};
 use crate::guest::GuestError;
 use crate::ids::NodeName;
-use crate::node::config::NodeConfig;
 use crate::time::Instant;
 
 impl Volume {
@@ -120,10 +119,5 @@ impl Volume {
     /// When a forwarded write has taken too long.
     pub(in crate::node) fn deadline(&self) -> Option<Instant> {
         self.forward_deadline()
-    }
-
-    /// When it has something to tell the partner, or an area may have become idle.
-    pub(in crate::node) fn tidy_deadline(&self, now: Instant, config: &NodeConfig) -> Option<Instant> {
-        self.hot_deadline(now, config)
     }
 }
