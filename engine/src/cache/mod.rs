@@ -74,6 +74,8 @@ pub struct Cache {
     version: u64,
     /// Its turn for write-back, as `Shares` has it.
     turn: Option<Instant>,
+    /// Has it more of each bound than it uses, as `Shares` has it?
+    spare: [bool; 2],
     /// What `Shares` has counted of `unstable`, and has not counted of what became stable.
     counted: usize,
     settled: u64,
@@ -97,6 +99,7 @@ impl Cache {
             unstable: 0,
             version,
             turn: None,
+            spare: [false; 2],
             counted: 0,
             settled: 0,
         }

@@ -9,6 +9,9 @@
 //!   there is room for nobody.
 //! - Clean blocks of any volume give way: those seen once before those used again, the oldest first.
 //! - The oldest dirty block of all volumes is written back first.
+//!
+//! Volumes that have more than they use are known by name, so that taking it back costs nothing for the others. Each time it
+//! is taken back a volume has half as much left to take, so that costs no more than getting it did.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,6 +68,15 @@ impl Bound {
         }
     }
 
+    /// How much of its share a cache does not use.
+    fn unused(self, cache: &Cache) -> usize {
+        let share = match self {
+            Bound::Blocks => cache.blocks_max,
+            Bound::Dirty => cache.dirty_blocks_max,
+        };
+        share.saturating_sub(self.used(cache))
+    }
+
     fn set(self, cache: &mut Cache, share: usize) {
         match self {
             Bound::Blocks => cache.set_blocks_max(share),
@@ -78,6 +90,8 @@ impl Bound {
 pub struct Shares {
     blocks: Allotter,
     dirty: Allotter,
+    /// By bound, the volumes that do not use all they have.
+    pub(super) spare: [BTreeSet<VolumeId>; 2],
     /// Dirty blocks of all volumes.
     unstable: usize,
     settled: u64,
@@ -94,6 +108,7 @@ impl Shares {
             // What is clean can be had at any time, so nothing is kept of it.
             blocks: Allotter::new(blocks_max, 0),
             dirty: Allotter::new(dirty_blocks_max, dirty_blocks_max / 8),
+            spare: [BTreeSet::new(), BTreeSet::new()],
             unstable: 0,
             settled: 0,
             turns: BTreeSet::new(),
@@ -111,6 +126,9 @@ impl Shares {
         debug_assert!(cache.blocks == 0 && cache.unstable == 0, "only an empty cache goes");
         self.blocks.leave(volume);
         self.dirty.leave(volume);
+        for spare in &mut self.spare {
+            spare.remove(&volume);
+        }
         if let Some(when) = cache.turn {
             self.turns.remove(&(when, volume));
         }
@@ -147,6 +165,7 @@ impl Shares {
         let fits = self.dirty.want(of, wanted);
         if fits {
             cache.dirty_blocks_max = self.dirty.held(of);
+            self.see_spare(Bound::Dirty, of, cache);
         }
         fits
     }
@@ -156,6 +175,7 @@ impl Shares {
     pub fn make_place_of_free(&mut self, now: Instant, cache: &mut Cache, of: VolumeId, count: usize) {
         if self.blocks.want(of, cache.blocks + count) {
             cache.set_blocks_max(self.blocks.held(of));
+            self.see_spare(Bound::Blocks, of, cache);
             return;
         }
         let mut looks = 2 * cache.clean.len();
@@ -217,6 +237,7 @@ impl Shares {
                     break;
                 }
             }
+            self.see_spare(Bound::Blocks, victim, cache);
         }
     }
 
@@ -244,16 +265,26 @@ impl Shares {
 
     /// Takes one `part`th of what each volume has and does not use.
     fn take_back<H: HasCache>(&mut self, bound: Bound, all: &mut BTreeMap<VolumeId, H>, part: usize) {
-        for (&volume, each) in all.iter_mut() {
-            let cache = each.cache_mut();
-            let allotter = self.allotter(bound);
-            let (used, held) = (bound.used(cache), allotter.held(volume));
-            if held > used {
-                let left = used + (held - used) - (held - used).div_ceil(part);
-                allotter.give_back(volume, left);
-                bound.set(cache, left);
-            }
+        for volume in self.spare[bound as usize].iter().copied().collect::<Vec<_>>() {
+            let cache = all.get_mut(&volume).expect("only volumes with a cache have a share").cache_mut();
+            let (used, unused) = (bound.used(cache), bound.unused(cache));
+            let left = used + unused - unused.div_ceil(part);
+            self.allotter(bound).give_back(volume, left);
+            bound.set(cache, left);
+            self.see_spare(bound, volume, cache);
         }
+    }
+
+    /// What a cache has or uses of a bound has changed.
+    fn see_spare(&mut self, bound: Bound, volume: VolumeId, cache: &mut Cache) {
+        let (at, unused) = (bound as usize, bound.unused(cache) > 0);
+        if core::mem::replace(&mut cache.spare[at], unused) == unused {
+            return;
+        }
+        match unused {
+            true => self.spare[at].insert(volume),
+            false => self.spare[at].remove(&volume),
+        };
     }
 
     fn allotter(&mut self, bound: Bound) -> &mut Allotter {
@@ -265,13 +296,17 @@ impl Shares {
 
     fn set_share<H: HasCache>(&mut self, bound: Bound, all: &mut BTreeMap<VolumeId, H>, of: VolumeId) {
         let share = self.allotter(bound).held(of);
-        bound.set(all.get_mut(&of).expect("a volume with a cache").cache_mut(), share);
+        let cache = all.get_mut(&of).expect("a volume with a cache").cache_mut();
+        bound.set(cache, share);
+        self.see_spare(bound, of, cache);
     }
 
     /// After each change of a cache.
     pub fn note<H: HasCache>(&mut self, all: &mut BTreeMap<VolumeId, H>, of: VolumeId) {
         let cache = all.get_mut(&of).expect("a volume with a cache").cache_mut();
         self.count(of, cache);
+        self.see_spare(Bound::Blocks, of, cache);
+        self.see_spare(Bound::Dirty, of, cache);
         let (blocks, dirty) = (cache.blocks, cache.unstable);
         // What had to come came: of dirty blocks it was with the partner, or goes alone.
         for (bound, has, share) in

@@ -100,6 +100,14 @@ impl Node {
         self.caches.values().map(Cache::unstable_blocks).sum()
     }
 
+    /// Is it known of every volume whether it has more than it uses?
+    fn spare_is_known(&self) -> bool {
+        self.caches.iter().all(|(id, cache)| {
+            let unused = [cache.blocks < cache.blocks_max, cache.unstable < cache.dirty_blocks_max];
+            unused == cache.spare && [0, 1].map(|bound| self.shares.spare[bound].contains(id)) == unused
+        })
+    }
+
     fn kept(&self, volume: VolumeId, mut blocks: core::ops::Range<u64>) -> usize {
         let count = blocks.clone().count();
         count - blocks.by_ref().filter(|&block| self.caches[&volume].peek(block).is_none()).count()
@@ -224,6 +232,56 @@ fn an_idle_volume_gives_way() {
         let (idle, busy) = (node.kept(V, 0..256), node.cache(W).blocks());
         assert!(busy > 150, "busy {busy}, idle {idle}");
     }
+}
+
+/// A cache that knows how often it was looked at.
+struct Watched {
+    cache: Cache,
+    looks: std::cell::Cell<usize>,
+}
+
+impl HasCache for Watched {
+    fn look<R>(&self, look: impl FnOnce(&Cache) -> R) -> R {
+        self.looks.set(self.looks.get() + 1);
+        look(&self.cache)
+    }
+
+    fn cache_mut(&mut self) -> &mut Cache {
+        self.looks.set(self.looks.get() + 1);
+        &mut self.cache
+    }
+}
+
+/// A busy volume that has no room asks again with each write: that does not cost a look at all others.
+#[test]
+fn a_volume_without_room_costs_the_others_nothing() {
+    const VOLUMES: u32 = 500;
+    let mut shares = Shares::new(8192, 4096);
+    let mut all: BTreeMap<VolumeId, Watched> = BTreeMap::new();
+    let write = |shares: &mut Shares, all: &mut BTreeMap<VolumeId, Watched>, id, block| {
+        let room = shares.room(all, id, 1);
+        if room {
+            let cache = &mut all.get_mut(&id).unwrap().cache;
+            let version = cache.next_version();
+            cache.write(Instant::ZERO, block, Block::Zero, version);
+            shares.note(all, id);
+        }
+        room
+    };
+    for id in (1..=VOLUMES).map(VolumeId) {
+        shares.join(id);
+        all.insert(id, Watched { cache: Cache::new(0), looks: Default::default() });
+        assert!(write(&mut shares, &mut all, id, 0));
+    }
+    let mut block = 1;
+    while write(&mut shares, &mut all, V, block) {
+        block += 1;
+    }
+    let looks = |all: &BTreeMap<VolumeId, Watched>| all.values().map(|each| each.looks.get()).sum::<usize>();
+    let before = looks(&all);
+    assert!((0..100).all(|_| !write(&mut shares, &mut all, V, block)));
+    let looked = looks(&all) - before;
+    assert!(looked < 1000, "{looked} looks for 100 questions");
 }
 
 /// Of 64 blocks, 16 of them dirty, each of a hundred volumes gets its turn.
@@ -393,6 +451,7 @@ proptest! {
             prop_assert!(node.blocks() <= 96 && node.unstable() <= 40 + forced);
             prop_assert_eq!(node.shares.unstable_blocks(), node.unstable());
             prop_assert_eq!(dirty.len(), node.unstable());
+            prop_assert!(node.spare_is_known());
             for ((volume, block), value) in &dirty {
                 let found = node.caches[volume].peek(*block).map(|found| found.bytes()[0]);
                 prop_assert_eq!(found, Some(*value));

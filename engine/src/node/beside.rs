@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 
 use super::Node;
+use super::config::NodeConfig;
 use super::event::{Action, Event};
 use super::volume::Volume;
 use super::volume::context::{Context, Told};
@@ -50,14 +51,17 @@ impl Node {
         let Some(store) = &self.store else { return Err(event) };
         let Some(mut guard) = self.volumes.get(id) else { return Err(event) };
         let volume = &mut *guard;
-        assert!(!volume.stepping, "a step of this volume has panicked: what it left half done is not built on");
+        assert!(
+            !volume.stepping,
+            "a step of this volume has panicked: what it left half done is not built on"
+        );
         let now = self.now.max(volume.now).max(now);
         if !volume.may_step_beside(now) {
             return Err(event);
         }
         let Some(stock) = store.beside(id) else { return Err(event) };
         (volume.now, volume.stepping) = (now, true);
-        let had_deadline = volume.has_deadline(now, &self.config);
+        let had_deadline = volume.deadline().is_some();
         let (mut told, mut asked) = (VecDeque::new(), core::mem::take(&mut volume.scratch));
         let mut cx = Context {
             now,
@@ -73,7 +77,8 @@ impl Node {
         let wants_node = cx.store.wants_whole()
             || !cx.told.is_empty()
             || (volume.is_awake() && !volume.known_awake)
-            || (!had_deadline && volume.has_deadline(now, &self.config));
+            || (!had_deadline && volume.deadline().is_some())
+            || volume.is_due_earlier(&self.config);
         drop(cx);
         actions.extend(asked.drain(..));
         volume.scratch = asked;
@@ -130,9 +135,13 @@ impl Volume {
         !self.leaving && !self.right().stopping && expected == good
     }
 
-    /// Does anything have to be looked at in time, besides what its store waits for?
-    fn has_deadline(&self, now: Instant, config: &super::config::NodeConfig) -> bool {
-        self.deadline().is_some() || self.tidy_deadline(now, config).is_some()
+    /// Is it to be tidied up before the control part has in mind to?
+    fn is_due_earlier(&self, config: &NodeConfig) -> bool {
+        match (self.tidy_seen, self.tidy_due(config)) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(seen), Some(due)) => due < seen,
+        }
     }
 
     /// Takes an event of this volume.

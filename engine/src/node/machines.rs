@@ -5,12 +5,13 @@
 //! waits for the log, the disks or another right is *awake*; only those are looked at in each round, so an event costs
 //! nothing for volumes that have nothing in hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Node;
+use super::config::NodeConfig;
 use super::event::Action;
 use super::volume::context::{Context, Told};
-use super::volume::hot::TIDY_EVERY;
+use super::volume::hot::{TIDY_EVERY, TidyDue};
 use super::volume::right::{Right, Service};
 use super::volume::room::{Queue, Queues, Waiter};
 use super::volume::stock::Stock;
@@ -20,7 +21,7 @@ use crate::guest::{Command, GuestError};
 use crate::ids::{Epoch, RequestId, VolumeId};
 use crate::mirror::message::Control;
 use crate::planted::Bug;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// The numbers of the machines of a node, which their ids carry.
 #[derive(Debug, Default)]
@@ -30,6 +31,8 @@ pub(super) struct Machines {
     retired: BTreeMap<VolumeId, u64>,
     /// Those that are awake, ascending.
     awake: Vec<VolumeId>,
+    /// When each is to be tidied up, those that are at all: the earliest `Soon` and the earliest `WhenIdle` are what counts.
+    tidy_due: BTreeSet<(TidyDue, VolumeId)>,
     /// What was handed down last.
     right: Option<Right>,
     /// What those who wait for room waited under.
@@ -51,6 +54,30 @@ impl Machines {
 
     fn forget_awake(&mut self, id: VolumeId) {
         self.awake.retain(|awake| *awake != id);
+    }
+
+    /// After a step of a machine.
+    fn stepped(&mut self, volume: &mut Volume, config: &NodeConfig) {
+        self.set_awake(volume);
+        let due = volume.tidy_due(config);
+        let before = core::mem::replace(&mut volume.tidy_seen, due);
+        if before != due {
+            self.forget_tidy(volume.id, before);
+            self.tidy_due.extend(due.map(|due| (due, volume.id)));
+        }
+    }
+
+    fn forget_tidy(&mut self, id: VolumeId, due: Option<TidyDue>) {
+        if let Some(due) = due {
+            self.tidy_due.remove(&(due, id));
+        }
+    }
+
+    /// When the first is to be tidied up.
+    fn tidy_deadline(&self, now: Instant, hot_idle: Duration) -> Option<Instant> {
+        let from = |due| self.tidy_due.range((due, VolumeId(0))..).next();
+        let firsts = [TidyDue::Soon(Instant::ZERO), TidyDue::WhenIdle(Instant::ZERO)].map(from);
+        firsts.into_iter().flatten().map(|(due, _)| due.at(now, hot_idle)).min()
     }
 
     /// The next that is awake, behind `last`.
@@ -76,12 +103,15 @@ impl Node {
         self.machines.right = None;
     }
 
-    /// The volume is no more. Nothing of it is in hand but for what a node that is behind need not answer.
+    /// The volume is no more. Nothing of it is in hand but for what a node that is behind need not answer, and blocks that
+    /// the partner was asked for.
     pub(super) fn drop_volume(&mut self, id: VolumeId) {
+        self.scrub_leaves(id);
+        self.with(id, Volume::leave);
         let Some(volume) = self.volumes.remove(id) else { return };
         self.machines.retired.insert(id, volume.last_id());
         self.machines.forget_awake(id);
-        self.scrub_leaves(id);
+        self.machines.forget_tidy(id, volume.tidy_seen);
         self.actions.push_back(Action::VolumeSize { volume: id, sectors: None });
     }
 
@@ -111,7 +141,7 @@ impl Node {
         let (volumes, machines, mut cx) = self.split();
         let volume = volumes.get_mut(id)?;
         let result = step(volume, &mut cx);
-        machines.set_awake(volume);
+        machines.stepped(volume, cx.config);
         drop(cx);
         self.hear();
         Some(result)
@@ -128,7 +158,7 @@ impl Node {
     pub(super) fn note_step(&mut self, id: VolumeId) {
         if let Some(volume) = self.volumes.get_mut(id) {
             volume.stepped = false;
-            self.machines.set_awake(volume);
+            self.machines.stepped(volume, &self.config);
         }
     }
 
@@ -138,7 +168,7 @@ impl Node {
         let (volumes, machines, mut cx) = self.split();
         for (_, volume) in volumes.iter_mut() {
             step(volume, &mut cx);
-            machines.set_awake(volume);
+            machines.stepped(volume, cx.config);
         }
         drop(cx);
         self.hear();
@@ -294,8 +324,12 @@ impl Node {
 
     pub(super) fn volumes_deadline(&self) -> Option<Instant> {
         let awake = self.machines.awake.iter().filter_map(|id| self.volumes.get(*id)?.deadline());
-        let tidy = self.volumes.values().filter_map(|volume| volume.tidy_deadline(self.now, &self.config));
-        let tidy = tidy.min().map(|at| at.max(self.machines.tidy_at));
+        debug_assert!(
+            self.volumes.values().all(|volume| volume.tidy_seen == volume.tidy_due(&self.config)),
+            "it changes in steps only"
+        );
+        let tidy = self.machines.tidy_deadline(self.now, self.config.mirror.hot_idle);
+        let tidy = tidy.filter(|_| self.right().is_linked_pair()).map(|at| at.max(self.machines.tidy_at));
         awake.chain(tidy).min()
     }
 

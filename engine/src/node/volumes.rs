@@ -21,7 +21,7 @@ use super::phase::{Phase, Rejoin};
 use super::volume::right::Service;
 use crate::guest::Items;
 use crate::ids::{Epoch, VolumeId};
-use crate::mirror::message::{Control, VolumeChange, VolumeRefusal};
+use crate::mirror::message::{Control, VolumeChange, VolumeEntry, VolumeRefusal};
 use crate::planted::Bug;
 use crate::pool::{Lsn, Record, SECTORS_MAX, item_room};
 
@@ -235,7 +235,7 @@ impl Node {
         let idle = self.changes.ours[&volume].what != VolumeChange::Delete || self.is_idle(volume);
         let mirrored = self.volumes.get(volume).is_some_and(|state| state.mirrored);
         match &self.phase {
-            Phase::Failed | Phase::Stopped => self.change_broken_off(volume),
+            Phase::Failed | Phase::Stopped => self.give_change_up(volume, VolumeRefusal::Interrupted),
             _ if !mirrored && idle => self.write_change(volume),
             _ if !mirrored => return false,
             Phase::Paired(pair) if idle && self.service() == Service::Pair && self.link.is_some() => {
@@ -261,7 +261,7 @@ impl Node {
             | Phase::Deciding(_)
             | Phase::Waiting(_)
             | Phase::Recording(_) => return false,
-            _ => self.change_broken_off(volume),
+            _ => self.give_change_up(volume, VolumeRefusal::Interrupted),
         }
         true
     }
@@ -305,11 +305,8 @@ impl Node {
         refusal: VolumeRefusal,
     ) {
         let told = self.changes.ours.get(&volume).map(|ours| ours.stage);
-        if self.is_paired_in(epoch)
-            && told == Some(Stage::Told(epoch, change))
-            && let Some(Change { asker, .. }) = self.changes.ours.remove(&volume)
-        {
-            self.answer_change(asker, Err(refusal));
+        if self.is_paired_in(epoch) && told == Some(Stage::Told(epoch, change)) {
+            self.give_change_up(volume, refusal);
         }
     }
 
@@ -366,13 +363,13 @@ impl Node {
         self.answer_change(asker, Ok(()));
     }
 
-    /// This node does not go on: nothing of it is in writing here.
-    fn change_broken_off(&mut self, volume: VolumeId) {
+    /// Nothing of it is in writing here, nor will be: the volume stays as it was.
+    fn give_change_up(&mut self, volume: VolumeId, refusal: VolumeRefusal) {
         let Some(Change { asker, .. }) = self.changes.ours.remove(&volume) else { return };
         if let Some(state) = self.volumes.get_mut(volume) {
             state.leaving = false;
         }
-        self.answer_change(asker, Err(VolumeRefusal::Interrupted));
+        self.answer_change(asker, Err(refusal));
     }
 
     /// Partner: the owner has ordered a change.

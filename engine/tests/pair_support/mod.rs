@@ -28,7 +28,7 @@ use twinsan::block::{BLOCK_BYTES, PagePool};
 use twinsan::guest::{GuestResult, Items};
 use twinsan::ids::{BootId, NodeName, Uuid, VolumeId};
 use twinsan::io::Geometry;
-use twinsan::mirror::message::{Body, Message, VolumeRefusal};
+use twinsan::mirror::message::{Body, Control, Message, VolumeRefusal};
 use twinsan::node::Node;
 use twinsan::node::config::{CacheConfig, MirrorConfig, NodeConfig, SpaceConfig, VolumeConfig};
 use twinsan::node::event::{Action, Event, Notice};
@@ -324,6 +324,13 @@ impl Pair {
     pub(crate) fn deliver(&mut self, to: NodeName) {
         let message = self.side(to).inbox.force().expect("a message is under way");
         let link = self.link;
+        self.happens(to, Event::Message { link, message });
+        self.settle();
+    }
+
+    /// A node gets a message that its partner has not sent.
+    pub(crate) fn slip(&mut self, to: NodeName, control: Control) {
+        let (link, message) = (self.link, Message::control(control));
         self.happens(to, Event::Message { link, message });
         self.settle();
     }

@@ -50,6 +50,12 @@ impl Pair {
         side.node.as_ref().map_or(0, |alive| alive.view(self.now).pool_bytes_used)
     }
 
+    /// Deleted volumes that a node is still taking apart.
+    pub(crate) fn being_deleted(&self, node: NodeName) -> usize {
+        let side = &self.sides[node.index()];
+        side.node.as_ref().map_or(0, |alive| alive.view(self.now).deleting.len())
+    }
+
     /// The mirrored volumes that a node knows, with their sizes, and those that it knows to be deleted.
     pub(crate) fn table(&self, node: NodeName) -> (Vec<(VolumeId, u64)>, Vec<VolumeId>) {
         let view = self.sides[node.index()].node.as_ref().expect("alive").view(self.now);

@@ -99,6 +99,8 @@ pub(crate) mod said {
         stable: Body::Control(Control::Stable { .. }),
         /// These areas are equal.
         cool: Body::Control(Control::Cool { .. }),
+        /// What have you here?
+        read_ask: Body::Control(Control::ReadAsk { .. }),
         /// Where may you differ?
         sets_ask: Body::Control(Control::SetsAsk { .. }),
         /// A copy of a region, or a guest's new write for a target.

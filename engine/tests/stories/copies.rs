@@ -1,9 +1,10 @@
 //! What a resync copies: the newest content of a region, and of what a new half lacks no more than there is.
 
-use crate::pair_support::{A, B, DiskHold, Pair, REGION_BLOCKS, said};
+use crate::pair_support::{A, B, DiskHold, Pair, REGION_BLOCKS, Setup, said};
 use crate::{NEW, UNMARKED};
 use twinsan::block::BLOCK_BYTES;
 use twinsan::mirror::message::PeerPhase;
+use twinsan::node::config::CacheConfig;
 use twinsan::planted::Bug;
 
 /// The source has forgotten what it had in memory. To copy a region it reads one block from its disk, slowly, and knows
@@ -75,4 +76,32 @@ fn a_new_half_gets_what_is_mapped_and_no_more() {
     assert!(named <= mapped, "copies of {named} blocks, and {mapped} have data");
     let (_, named, _) = the_first_copy_to_a_new_half(&[Bug::NewHalfGetsAll]);
     assert!(named > 100 * mapped, "{named}");
+}
+
+/// The source's cache is full of what a linear volume reads again and again, and the marked regions are on its disk. Are
+/// they all at the target in the end?
+#[test]
+fn a_region_is_copied_though_the_cache_has_no_place_for_it() {
+    let cache = CacheConfig { blocks_max: 64, dirty_blocks_max: 32, ..CacheConfig::default() };
+    let mut pair = Pair::set_up(Setup { cache, ..Setup::default() });
+    pair.until_paired();
+    for block in 0..64 {
+        let write = pair.begin_linear_write(B, block, 7);
+        pair.finish(write).expect("written");
+    }
+    pair.crash(A);
+    pair.until_phase(B, PeerPhase::Alone);
+    for region in 0..8 {
+        let write = pair.begin_long_write(B, region * REGION_BLOCKS, REGION_BLOCKS, NEW);
+        pair.finish(write).expect("written alone");
+    }
+    pair.crash(B);
+    pair.start(B);
+    pair.until_phase(B, PeerPhase::Alone);
+    for block in (0..3).flat_map(|_| 0..64) {
+        assert_eq!(pair.read_linear(B, block), 7);
+    }
+    pair.restart(A);
+    pair.until_whole();
+    assert!((0..8).all(|region| pair.read(A, (region + 1) * REGION_BLOCKS - 1) == NEW));
 }

@@ -5,7 +5,7 @@ use crate::pair_support::{A, B, DiskHold, Pair, VOLUME, said};
 use crate::{NEW, OLD};
 use twinsan::guest::{Command, GuestError, Sectors};
 use twinsan::ids::{ItemName, NodeName};
-use twinsan::mirror::message::{PeerPhase, VolumeChange, VolumeRefusal};
+use twinsan::mirror::message::{Control, PeerPhase, VolumeChange, VolumeRefusal};
 use twinsan::planted::Bug;
 
 /// What the volume has at first, in sectors: not a whole number of extents.
@@ -466,4 +466,52 @@ fn what_is_too_much_is_refused_and_nothing_is_lost() {
     assert_eq!(pair.change(B, VOLUME, keep(&"x".repeat(40_000), 0)), Err(VolumeRefusal::NoRoom));
     assert_eq!(pair.change(A, VOLUME, keep("enough", 0)), Ok(()));
     assert_eq!(&*pair.kept(B, VOLUME)[&NAME].value, b"enough");
+}
+
+/// The partner has deleted the volume, and the owner has not heard of it, when the owner's scrub finds a damaged block
+/// and asks the partner for it. Were the block kept for the answer, nothing would take the volume apart, and a node that
+/// is at that does not join a pair again.
+#[test]
+fn a_deleted_volume_is_taken_apart_though_the_partner_was_asked_for_a_block_of_it() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    pair.flush(A).expect("flushed");
+    pair.until("all is cold", |pair| pair.half(A).hot.is_empty() && pair.half(B).hot.is_empty());
+    // Node a owns the volume again, with nothing in its cache.
+    for victim in NodeName::BOTH {
+        pair.crash(victim);
+        pair.until_phase(victim.partner(), PeerPhase::Alone);
+        pair.restart(victim);
+        pair.until_paired();
+    }
+    pair.stop_comparing();
+    pair.rot(A, 0);
+    pair.hold(A, said::volume_changed);
+    let delete = pair.begin_change(A, VOLUME, VolumeChange::Delete);
+    pair.pass_millis(10);
+    assert!(pair.under_way(A) > 0, "the partner has it in writing");
+    pair.scrub(A, true);
+    pair.pass_millis(10);
+    assert_eq!(pair.has_said(A, said::read_ask), 1);
+    pair.release(A);
+    pair.until("the volume is deleted", |pair| pair.outcome(delete) == Some(Ok(())));
+    pair.until("nothing is left of it", |pair| pair.being_deleted(A) == 0);
+    assert_eq!(pair.bytes_used(A), 0);
+}
+
+/// The partner refuses a change that the owner has told it. This version refuses only what it has no room for; were the
+/// owner to count on that, a volume that stays would be closed for as long as the node lives.
+#[test]
+fn a_change_that_the_partner_refuses_leaves_the_volume_as_it_was() {
+    for what in changes() {
+        let (mut pair, change) = stopped_at(At::Asked, &what);
+        let epoch = pair.register.expect("a pair").epoch;
+        let refusal = VolumeRefusal::NoRoom;
+        pair.slip(A, Control::VolumeRefused { epoch, volume: VOLUME, change: 1, refusal: refusal.clone() });
+        assert_eq!(pair.outcome(change), Some(Err(refusal)));
+        assert_eq!((pair.table(A), pair.size(A, VOLUME)), ((vec![(VOLUME, SMALL)], vec![]), Some(SMALL)));
+        assert_eq!(pair.read(A, 0), NEW, "{what:?}");
+        let write = pair.begin_write(A, 1, NEW);
+        assert_eq!(pair.refusal(write), None, "{what:?}");
+    }
 }

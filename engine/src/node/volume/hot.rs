@@ -17,6 +17,25 @@ use crate::time::{Duration, Instant};
 /// How often the partner tells how far it is stable, and the owner lets areas cool.
 pub(in crate::node) const TIDY_EVERY: Duration = Duration::from_millis(50);
 
+/// When a volume is next to be tidied up: not before this.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(in crate::node) enum TidyDue {
+    /// Then.
+    Soon(Instant),
+    /// When an area may have become idle.
+    WhenIdle(Instant),
+}
+
+impl TidyDue {
+    /// At which time that is, seen from now.
+    pub(in crate::node) fn at(self, now: Instant, hot_idle: Duration) -> Instant {
+        match self {
+            TidyDue::Soon(at) => at,
+            TidyDue::WhenIdle(at) => at.max(now + hot_idle / 4),
+        }
+    }
+}
+
 fn areas(cx: &Context<'_>, blocks: core::ops::Range<u64>) -> core::ops::RangeInclusive<u32> {
     let size = cx.config.mirror.area_blocks;
     (blocks.start / size) as u32..=((blocks.end - 1) / size) as u32
@@ -198,19 +217,22 @@ impl Volume {
         }
     }
 
-    /// When the partner has something to tell, or an area may have become idle.
-    pub(super) fn hot_deadline(&self, now: Instant, config: &NodeConfig) -> Option<Instant> {
-        // What cannot be told needs no waking.
-        if !self.mirrored || !self.right.is_linked_pair() {
+    /// When the partner has something to tell, or an area may have become idle; in a pair with a link, for what cannot be
+    /// told needs no waking.
+    pub(in crate::node) fn tidy_due(&self, config: &NodeConfig) -> Option<TidyDue> {
+        if !self.mirrored {
             return None;
         }
-        if self.owner != config.name {
-            let to_tell = !self.applied.is_empty() || self.stable_known > self.stable_told;
-            to_tell.then_some(self.tidy_at)
-        } else if self.hot.len() > config.mirror.hot_areas_max {
-            Some(self.tidy_at)
+        let soon = if self.owner != config.name {
+            !self.applied.is_empty() || self.stable_known > self.stable_told
         } else {
-            (!self.hot.is_empty()).then_some(self.tidy_at.max(now + config.mirror.hot_idle / 4))
+            self.hot.len() > config.mirror.hot_areas_max
+        };
+        if soon {
+            Some(TidyDue::Soon(self.tidy_at))
+        } else {
+            let idles = self.owner == config.name && !self.hot.is_empty();
+            idles.then_some(TidyDue::WhenIdle(self.tidy_at))
         }
     }
 }

@@ -5,7 +5,6 @@ use super::context::Context;
 use super::op::{Flusher, Held};
 use crate::guest::GuestError;
 use crate::ids::NodeName;
-use crate::node::config::NodeConfig;
 use crate::time::Instant;
 
 impl Volume {
@@ -87,6 +86,11 @@ impl Volume {
         self.refuse_writes(cx, error);
     }
 
+    /// The volume is no more: it waits for no block of the partner, and keeps none in the cache for the answer.
+    pub(in crate::node) fn leave(&mut self, cx: &mut Context<'_>) {
+        self.refuse_mends(cx, GuestError::Gone);
+    }
+
     /// Has a write been sent to the partner and not come back?
     pub(in crate::node) fn has_sent(&self) -> bool {
         self.writes.values().any(|write| write.sent.is_some())
@@ -115,10 +119,5 @@ impl Volume {
     /// When a forwarded write has taken too long.
     pub(in crate::node) fn deadline(&self) -> Option<Instant> {
         self.forward_deadline()
-    }
-
-    /// When it has something to tell the partner, or an area may have become idle.
-    pub(in crate::node) fn tidy_deadline(&self, now: Instant, config: &NodeConfig) -> Option<Instant> {
-        self.hot_deadline(now, config)
     }
 }

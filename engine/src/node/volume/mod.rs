@@ -145,6 +145,8 @@ pub(super) struct Volume {
     hot: BTreeMap<u32, HotArea>,
     /// When it tells how far it is stable (partner), or lets areas cool (owner).
     tidy_at: Instant,
+    /// When that is, as the control part has it.
+    pub(super) tidy_seen: Option<hot::TidyDue>,
     /// Regions whose mark in the change log is not durable yet.
     marking: BTreeMap<u64, Lsn>,
     /// Writes by region that are logged and not in the cache: their mark must stay.
@@ -197,6 +199,7 @@ impl Volume {
             stable_known: 0,
             hot: BTreeMap::new(),
             tidy_at: Instant::ZERO,
+            tidy_seen: None,
             marking: BTreeMap::new(),
             marked: BTreeMap::new(),
             regions: None,

@@ -121,7 +121,7 @@ pub(super) enum Reading {
     /// Blocks that the scrub looks at.
     Scrub { blocks: Range<u64> },
     /// A region to resynchronise.
-    Region { region: u64, link: u64 },
+    Region { region: u64 },
 }
 
 /// A flush of one volume on this node, and on the partner.

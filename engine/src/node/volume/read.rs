@@ -59,8 +59,8 @@ impl Volume {
     fn finish_read(&mut self, cx: &mut Context<'_>, id: u64, result: Result<(Payload, u64), Damaged>) {
         let Some(reading) = self.reading.remove(&id) else { return };
         match (reading, result) {
-            (Reading::Region { region, link }, result) => {
-                self.region_read(cx, region, link, result.ok().map(|(data, _)| data));
+            (Reading::Region { region }, result) => {
+                self.region_read(cx, region, id, result.ok().map(|(data, _)| data));
             }
             (Reading::Partner { ask, term, .. }, result) => {
                 if term == self.right.term {

@@ -1,14 +1,15 @@
 //! Which region of a volume is copied next, and when its mark goes.
 //!
 //! One pass over the log, ascending; if the target had no space last time, what reads as zero here goes first. A region
-//! that was sent, or was never in the log, is *covered*: a guest's
-//! new write there goes to the target too, behind what was sent before it. A region not yet sent is just
-//! logged: the pass will come to it. A mark is cleared only when the target has confirmed the last thing sent of
-//! the region on stable media, the source has it stable too, and nothing was written there since. So the pass
-//! ends, whatever guests do, and a lost link loses nothing that was confirmed.
+//! that was sent, or was never in the log, is *covered*: a guest's new write there goes to the target too, behind what was
+//! sent before it. A region not yet sent is just logged: the pass will come to it. What is written to one that is being
+//! read is kept beside the read and laid over what the disk had; it is not looked for in the cache, which may be too small
+//! to hold it. A mark is cleared only when the target has confirmed the last thing sent of the region on stable media, the
+//! source has it stable too, and nothing was written there since. So the pass ends, whatever guests do, and a lost link
+//! loses nothing that was confirmed.
 
 use core::ops::Range;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::context::Context;
 use super::op::Reading;
@@ -38,6 +39,15 @@ struct Sent {
     version: u64,
 }
 
+/// A region that is being read.
+#[derive(Debug)]
+struct Fetch {
+    /// The read. What one of an earlier resync finds is not for this one.
+    token: u64,
+    /// What was written there since it began, by block.
+    newer: BTreeMap<u64, Block>,
+}
+
 /// The regions of a volume in a resync, at the source. Each is in one of these at most, but for `first`.
 #[derive(Debug, Default)]
 pub(super) struct Regions {
@@ -45,7 +55,7 @@ pub(super) struct Regions {
     to_copy: BitSet,
     /// Of those, the ones that go first: they free space at the target.
     first: BitSet,
-    reading: BTreeSet<u64>,
+    reading: BTreeMap<u64, Fetch>,
     /// Could not be read, and when to try again.
     unreadable: Vec<(Instant, u64)>,
     /// Sent and not cleared.
@@ -58,14 +68,25 @@ impl Regions {
     }
 
     fn is_covered(&self, region: u64) -> bool {
-        !self.reading.contains(&region)
+        !self.reading.contains_key(&region)
             && !self.unreadable.iter().any(|&(_, unreadable)| unreadable == region)
             && !self.to_copy.contains(region)
     }
 
+    /// These blocks were written: where a region is being read, they are newer than what will be found.
+    fn note_newer(&mut self, blocks: &Range<u64>, data: &Payload, zero: bool) {
+        for (&region, fetch) in self.reading.range_mut(regions(blocks.clone())) {
+            let first = (region * REGION_BLOCKS).max(blocks.start);
+            let end = ((region + 1) * REGION_BLOCKS).min(blocks.end);
+            let content =
+                |block| if zero { Block::Zero } else { data[(block - blocks.start) as usize].clone() };
+            fetch.newer.extend((first..end).map(|block| (block, content(block))));
+        }
+    }
+
     /// The pass has to come by again. What is being read will be sent as it is then.
     fn copy_again(&mut self, region: u64, twice: bool) {
-        if !self.reading.contains(&region) {
+        if !self.reading.contains_key(&region) {
             self.unreadable.retain(|&(_, unreadable)| unreadable != region || twice);
             self.sent.remove(&region);
             self.to_copy.insert(region);
@@ -189,8 +210,6 @@ impl Volume {
         let Some(regions) = &mut self.regions else { return false };
         let Some(region) = regions.next(first) else { return false };
         regions.to_copy.remove(region);
-        regions.reading.insert(region);
-        cx.shared().copies.reading += 1;
         self.read_region(cx, region);
         true
     }
@@ -201,61 +220,65 @@ impl Volume {
     }
 
     fn read_region(&mut self, cx: &mut Context<'_>, region: u64) {
-        let blocks = self.region_blocks(region);
+        let (blocks, token) = (self.region_blocks(region), self.next_id());
+        let Some(regions) = &mut self.regions else { return };
+        regions.reading.insert(region, Fetch { token, newer: BTreeMap::new() });
+        cx.shared().copies.reading += 1;
         if blocks.is_empty() {
             self.send_region(cx, region, Payload::new());
             return;
         }
-        let token = self.next_id();
         match cx.store.read(self.id, blocks, ReadToken(token)) {
             Read::Ready(data, _) => self.send_region(cx, region, data),
             Read::Pending => {
-                let link = self.right.link.unwrap_or(0);
-                self.reading.insert(token, Reading::Region { region, link });
+                self.reading.insert(token, Reading::Region { region });
             }
         }
     }
 
-    fn region_is_read(&mut self, cx: &mut Context<'_>, region: u64) {
-        if self.regions.as_mut().is_some_and(|regions| regions.reading.remove(&region)) {
-            cx.shared().copies.reading -= 1;
-        }
+    /// A region is not being read any more. What was written there meanwhile.
+    fn region_is_read(&mut self, cx: &mut Context<'_>, region: u64) -> BTreeMap<u64, Block> {
+        let fetch = self.regions.as_mut().and_then(|regions| regions.reading.remove(&region));
+        cx.shared().copies.reading -= u64::from(fetch.is_some());
+        fetch.map(|fetch| fetch.newer).unwrap_or_default()
     }
 
-    /// A region came from disk. What was written to it meanwhile is in the cache: it is read once more, all from
-    /// the cache now, so that what is sent is its content at this moment.
+    /// A region came from disk, each of its blocks as it was at some moment since the read began.
     pub(super) fn region_read(
         &mut self,
         cx: &mut Context<'_>,
         region: u64,
-        link: u64,
+        token: u64,
         data: Option<Payload>,
     ) {
-        let current = self.right.link == Some(link);
-        let expected = self.regions.as_ref().is_some_and(|regions| regions.reading.contains(&region));
-        if !current || !expected {
+        let fetch = self.regions.as_ref().and_then(|regions| regions.reading.get(&region));
+        if fetch.is_none_or(|fetch| fetch.token != token) {
             return;
         }
-        match data {
-            Some(data) if cx.has(Bug::ResyncOverwritesNewer) => self.send_region(cx, region, data),
-            Some(_) => self.read_region(cx, region),
-            None => {
-                // Its mark stays, and the mirror cannot become whole until it can be read, or is overwritten.
-                cx.notice(Notice::Unreadable { volume: self.id, region });
-                self.region_is_read(cx, region);
-                if let Some(regions) = &mut self.regions {
-                    regions.unreadable.push((cx.now + UNREADABLE_RETRY, region));
-                }
-            }
+        if let Some(data) = data {
+            self.send_region(cx, region, data);
+            return;
+        }
+        // Its mark stays, and the mirror cannot become whole until it can be read, or is overwritten.
+        cx.notice(Notice::Unreadable { volume: self.id, region });
+        self.region_is_read(cx, region);
+        if let Some(regions) = &mut self.regions {
+            regions.unreadable.push((cx.now + UNREADABLE_RETRY, region));
         }
     }
 
-    fn send_region(&mut self, cx: &mut Context<'_>, region: u64, data: Payload) {
+    /// Sends a region as it is at this moment.
+    fn send_region(&mut self, cx: &mut Context<'_>, region: u64, mut data: Payload) {
         let blocks = self.region_blocks(region);
+        let newer = self.region_is_read(cx, region);
+        if !cx.has(Bug::ResyncOverwritesNewer) {
+            for (block, content) in newer {
+                data[(block - blocks.start) as usize] = content;
+            }
+        }
         let zero = data.iter().all(|block| matches!(block, Block::Zero));
         let bytes = data.iter().filter(|block| matches!(block, Block::Data(_))).count() * BLOCK_BYTES;
         cx.shared().copies.bytes_copied += bytes as u64;
-        self.region_is_read(cx, region);
         self.send_copy(cx, blocks, if zero { Payload::new() } else { data }, zero, false);
     }
 
@@ -296,6 +319,7 @@ impl Volume {
     ) {
         let limit = cx.config.mirror.resync_blocks_in_flight * 2;
         let Some(copied) = &mut self.regions else { return };
+        copied.note_newer(&blocks, data, zero);
         if cx.shared().copies.exceeds(limit) {
             // The target is slow: guests do not wait for it, the pass comes by again.
             let twice = cx.has(Bug::UnreadableCopiedTwice);

@@ -21,7 +21,8 @@ impl Slot {
         let Some(node) = self.node.as_mut() else { return actions };
         let tries =
             matches!(event, Event::Guest { .. } | Event::Message { .. }) && self.step_rng.chance(BESIDE);
-        let event = if tries { node.handle_beside(time, event, &mut actions, &mut |_| ()) } else { Err(event) };
+        let event =
+            if tries { node.handle_beside(time, event, &mut actions, &mut |_| ()) } else { Err(event) };
         let event = match event {
             Ok(owes) => {
                 counters.steps_beside += 1;
