@@ -126,6 +126,8 @@ const BY_SEEDS: &[Bug] = &[
     Bug::UnwrittenBlocksForgotten,
     Bug::ChecksumNotCompared,
     Bug::SumsTrustedAfterCrash,
+    Bug::OwedLookForgotten,
+    Bug::RightHandedDownLate,
 ];
 
 /// How many seeds have to do, whatever is asked for: a seed of another generator finds another bug first.

@@ -5,6 +5,7 @@
 //! lasts, until it may again. When it stops it asks initiators to log out, and closes them for good.
 //! SIGHUP has the node read its hosts and mappings again.
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -409,5 +410,6 @@ fn describe(notice: &Notice) -> String {
 
 /// One line to the log.
 pub(crate) fn log(name: impl std::fmt::Display, what: &str) {
-    eprintln!("twinsand {name}: {what}");
+    // Nobody is there to tell that the log is gone, and a node does not end for it.
+    drop(writeln!(std::io::stderr(), "twinsand {name}: {what}"));
 }

@@ -24,6 +24,7 @@ use super::volume::stock::Stock;
 use crate::guest::Command;
 use crate::ids::VolumeId;
 use crate::mirror::message::{Body, Message};
+use crate::planted::Bug;
 use crate::time::Instant;
 
 /// What the control part has to catch up with.
@@ -91,7 +92,7 @@ impl Node {
         }
         queue_up(actions);
         volume.stepping = false;
-        Ok(wants_node)
+        Ok(wants_node && !self.has(Bug::OwedLookForgotten))
     }
 
     /// The volume of an event that a step beside others may be able to take.

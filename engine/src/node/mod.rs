@@ -186,7 +186,9 @@ impl Node {
             self.pump();
         }
         self.send_hello();
-        self.hand_down();
+        if !self.has(Bug::RightHandedDownLate) {
+            self.hand_down();
+        }
     }
 
     /// Hands the event to the part that it concerns. False if nothing in the store can have moved.

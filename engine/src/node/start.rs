@@ -1,9 +1,9 @@
 //! What a node that has just started, or has lost, may do: it reads the register and either goes on, takes
 //! itself out, or waits to be brought up to date.
 //!
-//! Invariants: a restarted node never swaps {both} → {itself}, only itself out. Except where its own durable
-//! record says "alone" in the register's epoch, the right to serve alone begins with a swap made in this life
-//! that raises the epoch. A node that is behind never serves.
+//! Invariants: a restarted node never swaps {both} → {itself}, only itself out; unless its own durable record says "alone" in
+//! a later epoch, of which the register has not heard. Except where that record says "alone" in the register's epoch, the
+//! right to serve alone begins with a swap made in this life that raises the epoch. A node that is behind never serves.
 
 use super::Node;
 use super::event::Notice;
