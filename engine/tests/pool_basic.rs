@@ -453,3 +453,17 @@ fn a_copy_of_a_disk_that_departs_does_not_join() {
     settle(&mut pool, &mut disks);
     assert_eq!(pool.poll_disk_news(), Some(DiskNews::Joined { device, uuid: Uuid(77) }));
 }
+
+/// An item that was promised room is written down later: a disk does not go meanwhile if there would be none.
+#[test]
+fn a_disk_stays_while_room_is_promised_that_it_makes() {
+    let mut disks = formatted(&PoolOptions::default(), &[5 << 30, 4 << 30]);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    settle(&mut pool, &mut disks);
+    let before = pool.volumes_max();
+    let refused = pool.remove_disk_beside(DiskId(1), before).unwrap_err();
+    let DiskRefusal::Volumes { volumes, most } = refused else { panic!("{refused:?}") };
+    assert!(volumes == before && most < before, "{volumes} of {most}");
+    assert_eq!(pool.remove_disk_beside(DiskId(1), most), Ok(()), "all that is promised finds its place");
+    assert_eq!(pool.volumes_max(), most);
+}

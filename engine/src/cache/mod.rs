@@ -25,6 +25,8 @@ use queue::{CleanQueue, Worth};
 pub use shares::{HasCache, Shares};
 use table::Table;
 
+/// A turn for write-back: the age of the oldest block, and a number, for of those equally old who has waited longest is next.
+type Turn = (Instant, u64);
 /// Place of an entry in the arena.
 type Place = u32;
 const NOWHERE: Place = u32::MAX;
@@ -73,7 +75,9 @@ pub struct Cache {
     unstable: usize,
     version: u64,
     /// Its turn for write-back, as `Shares` has it.
-    turn: Option<Instant>,
+    turn: Option<Turn>,
+    /// A block was taken since it got that turn.
+    served: bool,
     /// Has it more of each bound than it uses, as `Shares` has it?
     spare: [bool; 2],
     /// What `Shares` has counted of `unstable`, and has not counted of what became stable.
@@ -99,6 +103,7 @@ impl Cache {
             unstable: 0,
             version,
             turn: None,
+            served: false,
             spare: [false; 2],
             counted: 0,
             settled: 0,
@@ -234,6 +239,7 @@ impl Cache {
 
     /// Takes the oldest waiting block off the queue.
     pub fn pop_dirty(&mut self) {
+        self.served = true;
         self.to_destage.pop_front();
     }
 

@@ -8,7 +8,7 @@
 //!   together have that many less than the bound. What a volume has to take all the same is a debt, and while there is one
 //!   there is room for nobody.
 //! - Clean blocks of any volume give way: those seen once before those used again, the oldest first.
-//! - The oldest dirty block of all volumes is written back first.
+//! - The oldest dirty block of all volumes is written back first; volumes whose oldest are equally old take turns.
 //!
 //! Volumes that have more than they use are known by name, so that taking it back costs nothing for the others. Each time it
 //! is taken back a volume has half as much left to take, so that costs no more than getting it did.
@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use parking_lot::Mutex;
 
 use super::allot::Allotter;
-use super::{Cache, Worth};
+use super::{Cache, Turn, Worth};
 use crate::ids::VolumeId;
 use crate::time::Instant;
 
@@ -96,7 +96,9 @@ pub struct Shares {
     unstable: usize,
     settled: u64,
     /// Volumes with blocks to write back, by the age of the oldest; it may be younger than it says here.
-    turns: BTreeSet<(Instant, VolumeId)>,
+    turns: BTreeSet<(Turn, VolumeId)>,
+    /// The number of the last turn.
+    last_turn: u64,
 }
 
 impl Shares {
@@ -112,6 +114,7 @@ impl Shares {
             unstable: 0,
             settled: 0,
             turns: BTreeSet::new(),
+            last_turn: 0,
         }
     }
 
@@ -129,8 +132,8 @@ impl Shares {
         for spare in &mut self.spare {
             spare.remove(&volume);
         }
-        if let Some(when) = cache.turn {
-            self.turns.remove(&(when, volume));
+        if let Some(turn) = cache.turn {
+            self.turns.remove(&(turn, volume));
         }
     }
 
@@ -323,18 +326,25 @@ impl Shares {
         self.unstable = self.unstable - cache.counted + cache.unstable;
         cache.counted = cache.unstable;
         self.settled += core::mem::take(&mut cache.settled);
+        if let Some((when, _)) = cache.turn.filter(|_| cache.served) {
+            self.set_turn(volume, cache, Some(when));
+        }
         if let Some(&(_, oldest)) = cache.to_destage.front()
-            && cache.turn.is_none_or(|turn| oldest < turn)
+            && cache.turn.is_none_or(|(when, _)| oldest < when)
         {
             self.set_turn(volume, cache, Some(oldest));
         }
     }
 
-    fn set_turn(&mut self, volume: VolumeId, cache: &mut Cache, turn: Option<Instant>) {
+    /// Gives a volume its turn, behind all others of that age.
+    fn set_turn(&mut self, volume: VolumeId, cache: &mut Cache, when: Option<Instant>) {
+        self.last_turn += 1;
+        let turn = when.map(|when| (when, self.last_turn));
         if let Some(before) = core::mem::replace(&mut cache.turn, turn) {
             self.turns.remove(&(before, volume));
         }
-        self.turns.extend(turn.map(|when| (when, volume)));
+        self.turns.extend(turn.map(|turn| (turn, volume)));
+        cache.served = false;
     }
 
     /// The oldest block of all volumes that waits for write-back and since when.
@@ -342,7 +352,7 @@ impl Shares {
         &mut self,
         all: &mut BTreeMap<VolumeId, H>,
     ) -> Option<(VolumeId, u64, Instant)> {
-        while let Some(&(turn, volume)) = self.turns.first() {
+        while let Some(&((turn, _), volume)) = self.turns.first() {
             let cache = all.get_mut(&volume).expect("only volumes with a cache have a turn").cache_mut();
             match cache.oldest_dirty() {
                 Some((block, when)) if when <= turn => return Some((volume, block, when)),
@@ -355,18 +365,20 @@ impl Shares {
 
     /// As [`oldest_dirty`](Self::oldest_dirty), just looking.
     pub fn next_dirty<H: HasCache>(&self, all: &BTreeMap<VolumeId, H>) -> Option<(VolumeId, u64, Instant)> {
-        let mut found: Option<(VolumeId, u64, Instant)> = None;
+        let mut found: Option<(Turn, VolumeId, u64)> = None;
         for &(turn, volume) in &self.turns {
-            if found.is_some_and(|(.., oldest)| oldest <= turn) {
+            if found.is_some_and(|(first, ..)| first <= turn) {
                 break;
             }
-            let next = all.get(&volume).and_then(|each| each.look(Cache::next_dirty));
-            if let Some((block, when)) = next
-                && found.is_none_or(|(.., oldest)| when < oldest)
-            {
-                found = Some((volume, block, when));
+            let Some((block, when)) = all.get(&volume).and_then(|each| each.look(Cache::next_dirty)) else {
+                continue;
+            };
+            // One that is younger than its turn says gets another, behind all of its age.
+            let turn = if when <= turn.0 { turn } else { (when, u64::MAX) };
+            if found.is_none_or(|(first, ..)| turn < first) {
+                found = Some((turn, volume, block));
             }
         }
-        found
+        found.map(|((when, _), volume, block)| (volume, block, when))
     }
 }

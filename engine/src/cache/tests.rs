@@ -347,6 +347,25 @@ fn what_is_dirty_goes_oldest_first_over_all_volumes() {
     assert!(node.shares.next_dirty(&node.caches).is_none());
 }
 
+/// Were those of equal age served by their ids, a volume with a low one would always be first.
+#[test]
+fn volumes_whose_blocks_are_equally_old_take_turns() {
+    let mut node = Node::new(3, 256, 128);
+    for id in [3, 1, 2] {
+        for block in 0..4 {
+            node.write(VolumeId(id), block, 1);
+        }
+    }
+    for block in 0..4 {
+        for id in [3, 1, 2] {
+            let next = node.shares.next_dirty(&node.caches).map(|(volume, block, _)| (volume, block));
+            assert_eq!(next, Some((VolumeId(id), block)));
+            assert_eq!(node.destage_one(), next);
+        }
+    }
+    assert_eq!(node.destage_one(), None);
+}
+
 #[test]
 fn a_deleted_volume_leaves_nothing_but_what_is_pinned_or_on_its_way() {
     let mut node = Node::new(2, 64, 32);

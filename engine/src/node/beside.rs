@@ -41,6 +41,7 @@ impl Node {
     ///
     /// # Errors
     /// The event, as it was, if it is for [`handle`](Self::handle). Nothing has changed.
+    #[expect(clippy::result_large_err, reason = "what is given back is handled at once")]
     pub fn handle_beside(
         &self,
         now: Instant,

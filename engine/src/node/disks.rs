@@ -29,10 +29,12 @@ impl Node {
     }
 
     fn change_disk(&mut self, ask: &PoolAsk) -> Result<(), DiskRefusal> {
+        // What was promised room before it is in writing must find it then.
+        let pending = self.changes.room_pending();
         let store = self.store_mut();
         match *ask {
             PoolAsk::Add(_) => unreachable!("answered when the disk has joined"),
-            PoolAsk::Remove { disk } => store.remove_disk(find(store.pool(), disk)?),
+            PoolAsk::Remove { disk } => store.remove_disk_beside(find(store.pool(), disk)?, pending),
             PoolAsk::Keep { disk } => store.keep_disk(find(store.pool(), disk)?),
             PoolAsk::Pause { disk, paused } => store.pause_removal(find(store.pool(), disk)?, paused),
         }

@@ -305,6 +305,12 @@ impl Pool {
     /// Begins to empty a disk: nothing new is put on it, the extents on it ([`extents_on`](Self::extents_on)) are to be
     /// moved ([`allocate_move`](Self::allocate_move)), then it goes by [`drop_disk`](Self::drop_disk).
     pub fn remove_disk(&mut self, disk: DiskId) -> Result<(), DiskRefusal> {
+        self.remove_disk_beside(disk, 0)
+    }
+
+    /// As [`remove_disk`](Self::remove_disk), with room left for what is to be kept with volumes and is not in writing yet:
+    /// as much as so many volumes take.
+    pub fn remove_disk_beside(&mut self, disk: DiskId, pending: usize) -> Result<(), DiskRefusal> {
         let entry = self.layout.disks[usize::from(disk.0)];
         if self.failed.is_some() {
             return Err(DiskRefusal::PoolFailed);
@@ -324,7 +330,8 @@ impl Pool {
             return Err(DiskRefusal::NoRoom { extents: self.space.live_on(disk) });
         }
         let counted = if self.space.is_open(disk) { entry.bytes } else { 0 };
-        let (volumes, most) = (self.metadata.volumes_room(), self.layout.volumes_max_without(counted));
+        let (volumes, most) =
+            (self.metadata.volumes_room() + pending, self.layout.volumes_max_without(counted));
         if volumes > most {
             return Err(DiskRefusal::Volumes { volumes, most });
         }

@@ -76,7 +76,12 @@ impl Store {
 
     /// Begins to empty a disk, which then leaves. [`poll_disk_news`](Self::poll_disk_news) tells when it has.
     pub fn remove_disk(&mut self, disk: DiskId) -> Result<(), DiskRefusal> {
-        self.base.pool.remove_disk(disk)?;
+        self.remove_disk_beside(disk, 0)
+    }
+
+    /// As [`Pool::remove_disk_beside`].
+    pub fn remove_disk_beside(&mut self, disk: DiskId, pending: usize) -> Result<(), DiskRefusal> {
+        self.base.pool.remove_disk_beside(disk, pending)?;
         self.base.evacuation.paused.remove(&disk);
         self.base.evacuation.restart();
         Ok(())

@@ -507,7 +507,7 @@ fn a_change_that_the_partner_refuses_leaves_the_volume_as_it_was() {
         let (mut pair, change) = stopped_at(At::Asked, &what);
         let epoch = pair.register.expect("a pair").epoch;
         let refusal = VolumeRefusal::NoRoom;
-        pair.slip(A, Control::VolumeRefused { epoch, volume: VOLUME, change: 1, refusal: refusal.clone() });
+        pair.slip(A, Control::VolumeRefused { epoch, volume: VOLUME, change: 1, refusal });
         assert_eq!(pair.outcome(change), Some(Err(refusal)));
         assert_eq!((pair.table(A), pair.size(A, VOLUME)), ((vec![(VOLUME, SMALL)], vec![]), Some(SMALL)));
         assert_eq!(pair.read(A, 0), NEW, "{what:?}");
