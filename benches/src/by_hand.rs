@@ -158,8 +158,17 @@ impl World {
     }
 
     fn settle(&mut self) {
+        let mut actions = Vec::new();
         while let Some((n, event)) = self.events.pop_front() {
-            self.nodes[n].handle(self.now, event);
+            // As the runtime does: beside other volumes if the node takes it so.
+            match self.nodes[n].handle_beside(self.now, event, &mut actions, &mut |_| ()) {
+                Ok(false) => {}
+                Ok(true) => self.nodes[n].handle(self.now, Event::Tick),
+                Err(event) => self.nodes[n].handle(self.now, event),
+            }
+            for action in actions.drain(..) {
+                self.act(n, action);
+            }
             while let Some(action) = self.nodes[n].poll() {
                 self.act(n, action);
             }

@@ -1,4 +1,4 @@
-//! Two engines in one process, joined by the in-process transport, over disks in memory.
+//! Engines over disks in memory: one with linear volumes, or two in one process, joined by the in-process transport.
 
 use std::sync::Arc;
 
@@ -6,11 +6,37 @@ use twinsan::arbiter::{Arbiter, MemoryArbiter};
 use twinsan::backend::{BlockBackend, MemoryBackend, perform};
 use twinsan::block::Payload;
 use twinsan::guest::Sectors;
+use twinsan::ids::{Uuid, VolumeId};
 use twinsan::io::DiskOp;
+use twinsan::node::config::VolumeConfig;
 use twinsan::node::event::Notice;
 use twinsan::runtime::{Engine, Transport, in_process};
 
 use crate::by_hand::{DISK, VOLUME, config, formatted};
+
+/// An engine that serves so many linear volumes, numbered from 1.
+///
+/// # Panics
+/// If it does not start.
+pub fn linear(volumes: u32) -> Engine {
+    let disk = MemoryBackend::new(DISK.bytes);
+    for (offset, data) in formatted(0) {
+        perform(&disk, DiskOp::Write { offset, data }).expect("memory does not fail");
+    }
+    let mut config = config(0, 1, 0);
+    let first = config.volumes[0].clone();
+    config.volumes.extend((2..=volumes).map(|id| VolumeConfig {
+        id: VolumeId(id),
+        name: format!("bench {id}"),
+        uuid: Uuid(98 + u128::from(id)),
+        ..first.clone()
+    }));
+    let engine = Engine::builder(config).disk(Arc::new(disk) as Arc<dyn BlockBackend>).start();
+    let engine = engine.expect("the engine starts");
+    let opened = engine.notices().iter().any(|notice| matches!(notice, Notice::Opened));
+    assert!(opened, "the engine ended before its pool was open");
+    engine
+}
 
 /// Two engines that serve one mirrored volume.
 pub struct Pair(
