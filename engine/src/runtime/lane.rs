@@ -55,18 +55,7 @@ pub(super) struct Runner {
 pub(super) struct Answer {
     pub(super) id: RequestId,
     /// `None`: it was given up, and can no longer act.
-    result: Option<GuestResult>,
-}
-
-impl Answer {
-    /// Gives back what is none.
-    pub(super) fn of(action: Action) -> Result<Answer, Action> {
-        match action {
-            Action::Complete { id, result } => Ok(Answer { id, result: Some(result) }),
-            Action::Aborted { id } => Ok(Answer { id, result: None }),
-            other => Err(other),
-        }
-    }
+    pub(super) result: Option<GuestResult>,
 }
 
 impl Lane {

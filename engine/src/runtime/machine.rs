@@ -27,6 +27,10 @@ pub(super) trait Machine: Send + Sync {
     ///   came first to a volume may have been given a later one: the later of the two is the time.
     /// - A step that panics leaves its locks poisoned: another that comes to them panics too, for what they guard may be
     ///   half done, and its answers would be given before the runtime knows.
+    #[expect(
+        clippy::result_large_err,
+        reason = "an event is moved back; a box would cost an allocation per event"
+    )]
     fn handle_beside(
         &self,
         now: Instant,

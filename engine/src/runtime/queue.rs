@@ -19,12 +19,9 @@ impl<T> Default for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    /// Leaves something; true if nothing was there. Who hears that runs the gate when it holds no lock any more: it does
-    /// so for all who come until then.
-    pub(super) fn leave(&self, item: T) -> bool {
-        let mut left = self.left.lock();
-        left.push(item);
-        left.len() == 1
+    /// Leaves something. Whoever does runs the gate when it holds no lock any more.
+    pub(super) fn leave(&self, item: T) {
+        self.left.lock().push(item);
     }
 
     /// For leaving more than one thing.

@@ -87,6 +87,7 @@ impl World {
 
 /// Does this thread hold the lock? A second time it would wait for itself.
 #[cfg(debug_assertions)]
+#[expect(clippy::disallowed_types, reason = "what a thread holds is known to that thread alone")]
 mod inside {
     use std::cell::Cell;
 

@@ -21,6 +21,15 @@ struct Left {
     actions: bool,
 }
 
+impl Left {
+    /// Noted even if another thread is to see to that lane too: this one may be there earlier.
+    fn note(&mut self, lane: Arc<Lane>) {
+        if !self.others.iter().rev().any(|known| Arc::ptr_eq(known, &lane)) {
+            self.others.push(lane);
+        }
+    }
+}
+
 impl Core {
     /// Hands an event to the node, and does what the node wants, unless another thread is at it.
     pub(in crate::runtime) fn happened(&self, event: Event) {
@@ -166,18 +175,26 @@ impl Core {
     fn queue_up(&self, own: &Lane, asked: &mut Vec<Action>, left: &mut Left) {
         let mut actions = None;
         for action in asked.drain(..) {
-            match Answer::of(action) {
-                Ok(answer) if own.is_of(answer.id) => left.own |= own.answers.leave(answer),
-                Ok(answer) => {
-                    let lane = self.lanes.of_request(answer.id);
-                    if lane.answers.leave(answer) {
-                        left.others.push(lane);
-                    }
+            match action {
+                Action::Complete { id, result } => {
+                    self.leave_answer(own, Answer { id, result: Some(result) }, left);
                 }
-                Err(action) => actions.get_or_insert_with(|| self.actions.open()).push(action),
+                Action::Aborted { id } => self.leave_answer(own, Answer { id, result: None }, left),
+                other => actions.get_or_insert_with(|| self.actions.open()).push(other),
             }
         }
         left.actions |= actions.is_some();
+    }
+
+    fn leave_answer(&self, own: &Lane, answer: Answer, left: &mut Left) {
+        if own.is_of(answer.id) {
+            own.answers.leave(answer);
+            left.own = true;
+        } else {
+            let lane = self.lanes.of_request(answer.id);
+            lane.answers.leave(answer);
+            left.note(lane);
+        }
     }
 }
 
