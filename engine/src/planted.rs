@@ -178,8 +178,6 @@ bugs! {
     UnreadableCopiedTwice,
     /// After a step beside others nobody looks at the whole node, whatever it left.
     OwedLookForgotten,
-    /// A machine hears of a new right only with the next step that has the node.
-    RightHandedDownLate,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -173,8 +173,8 @@ impl Shares {
         fits
     }
 
-    /// As [`make_place`](Self::make_place), with one cache at hand: what is free, and else blocks of its own give way. If that
-    /// does not suffice the cache gets more than its share, until [`note`](Self::note).
+    /// As [`make_place`](Self::make_place), with one cache at hand: what is free, and else blocks of its own give way. That may
+    /// not suffice.
     pub fn make_place_of_free(&mut self, now: Instant, cache: &mut Cache, of: VolumeId, count: usize) {
         if self.blocks.want(of, cache.blocks + count) {
             cache.set_blocks_max(self.blocks.held(of));

@@ -21,6 +21,7 @@ use super::volume::forward::Wish;
 use super::volume::partner::Ordered;
 use super::volume::right::Service;
 use super::volume::stock::Stock;
+use crate::block::SECTORS_PER_BLOCK;
 use crate::guest::Command;
 use crate::ids::VolumeId;
 use crate::mirror::message::{Body, Message};
@@ -61,7 +62,10 @@ impl Node {
         if !volume.may_step_beside(now) {
             return Err(event);
         }
-        let Some(stock) = store.beside(id) else { return Err(event) };
+        let Some(mut stock) = store.beside(id) else { return Err(event) };
+        if !stock.make_place(now, volume.blocks_put_by(&event)) {
+            return Err(event);
+        }
         (volume.now, volume.stepping) = (now, true);
         let had_deadline = volume.deadline().is_some();
         let (mut told, mut asked) = (VecDeque::new(), core::mem::take(&mut volume.scratch));
@@ -143,6 +147,21 @@ impl Volume {
             (_, None) => false,
             (None, Some(_)) => true,
             (Some(seen), Some(due)) => due < seen,
+        }
+    }
+
+    /// How many blocks an event puts into the cache, at most.
+    fn blocks_put_by(&self, event: &Event) -> u64 {
+        match event {
+            Event::Guest { command: Command::Write { at, .. } | Command::Zero { at, .. }, .. } => {
+                at.count / SECTORS_PER_BLOCK + 2
+            }
+            Event::Message { message, .. } => match &message.body {
+                Body::Write { blocks, .. } => u64::from(*blocks),
+                Body::WriteDone { order, .. } => self.blocks_sent(*order),
+                _ => 0,
+            },
+            _ => 0,
         }
     }
 

@@ -186,9 +186,7 @@ impl Node {
             self.pump();
         }
         self.send_hello();
-        if !self.has(Bug::RightHandedDownLate) {
-            self.hand_down();
-        }
+        self.hand_down();
     }
 
     /// Hands the event to the part that it concerns. False if nothing in the store can have moved.

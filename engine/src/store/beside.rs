@@ -6,8 +6,7 @@
 //!
 //! - Nothing of `Base` changes while steps are beside each other, so what one has seen of it stays true.
 //! - Room that was given for dirty blocks is the volume's own: no other takes it before the next catching up.
-//! - The bound of all blocks may be exceeded by what such steps put into caches, until the next catching up, and only if
-//!   nothing of their own volume can give way.
+//! - No bound is exceeded: a step [makes place](Beside::make_place) for what it puts into the cache before it begins.
 
 use core::ops::Range;
 
@@ -138,6 +137,15 @@ impl<'a> Beside<'a> {
         self.bounds.look().dirty_blocks_max()
     }
 
+    /// Is there place for `count` more blocks, of what is free, or because blocks of this volume give way?
+    pub(crate) fn make_place(&mut self, now: Instant, count: u64) -> bool {
+        let (id, cache, count) = (self.volume.id, &mut self.volume.cache, count as usize);
+        if cache.lacks_place(count) {
+            self.bounds.look().make_place_of_free(now, cache, id, count);
+        }
+        !cache.lacks_place(count)
+    }
+
     /// As [`Store::write`].
     pub(crate) fn write(&mut self, now: Instant, first: u64, data: &[Block]) -> u64 {
         self.put(now, data.len(), (first..).zip(data.iter().cloned()))
@@ -149,11 +157,8 @@ impl<'a> Beside<'a> {
     }
 
     fn put(&mut self, now: Instant, count: usize, blocks: impl Iterator<Item = (u64, Block)>) -> u64 {
-        let (id, volume) = (self.volume.id, &mut *self.volume);
-        if volume.cache.lacks_place(count) {
-            self.bounds.look().make_place_of_free(now, &mut volume.cache, id, count);
-            self.wants_whole |= volume.cache.lacks_place(count);
-        }
+        let volume = &mut *self.volume;
+        debug_assert!(!volume.cache.lacks_place(count), "place was made when the step began");
         let version = volume.next_version(self.bounds.urges());
         for (at, block) in blocks {
             volume.cache.write(now, at, block, version);

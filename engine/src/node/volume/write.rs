@@ -448,6 +448,12 @@ impl Volume {
         }
     }
 
+    /// The blocks of the write that has this place in the order, if it is with the partner.
+    pub(in crate::node) fn blocks_sent(&self, order: u64) -> u64 {
+        let write = self.sent.get(&order).and_then(|id| self.writes.get(id));
+        write.map_or(0, |write| write.blocks().end - write.blocks().start)
+    }
+
     /// The blocks of writes that the partner may or may not have.
     pub(in crate::node) fn sent_blocks(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.writes.values().filter(|write| write.sent.is_some()).map(Write::blocks)
