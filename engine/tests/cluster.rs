@@ -17,8 +17,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use support::{Shared, run_seed, setting, spread, text};
 use twinsan::guest::Sectors;
 use twinsan::ids::{NodeName, VolumeId};
-use twinsan::planted::{Bug, Planted};
-use twinsan::sim::cluster::{Cluster, Counters, Failure, Origin, Report, run_plan};
+use twinsan::planted::Planted;
+use twinsan::sim::cluster::{Cluster, Counters, Failure, Origin, Report};
 use twinsan::sim::trace::Detail;
 use twinsan::sim::{Plan, Scale, Verb, generate};
 
@@ -190,19 +190,6 @@ fn no_plan_breaks_a_promise_again() {
             panic!("{name}: {what}");
         }
     }
-}
-
-/// Were the region taken up once more, the confirmation of its copy would clear the mark of a later write.
-#[test]
-fn a_region_is_to_be_copied_in_one_way_only() {
-    let text = include_str!("plans/region_that_could_be_read_when_the_target_was_slow.jsonl");
-    let seen = |planted| {
-        let plan = Plan::parse(text).expect("a plan");
-        let report = run_plan(plan, Origin::Made, planted, Detail::None);
-        report.failure.map(|failure| failure.violation.invariant)
-    };
-    assert_eq!(seen(Planted::NONE), None);
-    assert_eq!(seen(Planted::only(Bug::UnreadableCopiedTwice)), Some(7));
 }
 
 /// Not a test of its own: tells the story of one seed or plan.

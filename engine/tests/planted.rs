@@ -26,7 +26,6 @@ use twinsan::sim::trace::Detail;
 /// Found by these tests, each of which fails if it does not find its bugs. Paths are relative to this file. Those of
 /// `pool_crash.rs` are in [`BY_CRASH_STATES`].
 const BY_TESTS: &[(&str, &[Bug])] = &[
-    ("cluster.rs", &[Bug::UnreadableCopiedTwice]),
     ("disks.rs", &[Bug::LeavingDiskAllocated, Bug::EvacuatedWithoutFlush, Bug::DiskErasedEarly]),
     ("moves.rs", &[Bug::DepartingDiskHidden, Bug::MovedUncompared]),
     ("pair.rs", &[Bug::StoppedUnmarked]),
@@ -41,7 +40,7 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
             Bug::AppendedWhileCopyMoves,
         ],
     ),
-    ("stories/copies.rs", &[Bug::ResyncOverwritesNewer, Bug::NewHalfGetsAll]),
+    ("stories/copies.rs", &[Bug::ResyncOverwritesNewer, Bug::NewHalfGetsAll, Bug::UnreadableCopiedTwice]),
     ("stories/flush.rs", &[Bug::FlushMissesUnconfirmed]),
     (
         "stories/lease.rs",

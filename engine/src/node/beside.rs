@@ -7,7 +7,7 @@
 //!   caches (`store::beside`), each in one go. The phase, the pool and every other volume are as they were when it began, for
 //!   what changes them has the node for itself. So steps beside each other are as good as one after the other.
 //! - The machine has its newest right: rights change only in steps that have the node, and are handed down before they end.
-//! - What such a step cannot do it leaves: the event is given back as it was, the request waits (`Cause::Node`), or what it
+//! - What such a step cannot do it leaves: the event is given back as it was, the request waits (`Cause::Whole`), or what it
 //!   needs of the store is put off. The next step that has the node catches up first, before anything else is judged.
 
 use std::collections::VecDeque;

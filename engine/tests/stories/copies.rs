@@ -4,8 +4,8 @@ use crate::pair_support::{A, B, DiskHold, Pair, REGION_BLOCKS, Setup, said};
 use crate::{NEW, UNMARKED};
 use twinsan::block::BLOCK_BYTES;
 use twinsan::mirror::message::PeerPhase;
-use twinsan::node::config::CacheConfig;
-use twinsan::planted::Bug;
+use twinsan::node::config::{CacheConfig, MirrorConfig};
+use twinsan::planted::{Bug, Planted};
 
 /// The source has forgotten what it had in memory. To copy a region it reads one block from its disk, slowly, and knows
 /// at once that the block beside it is zero. A guest writes that one meanwhile. What was broken.
@@ -104,4 +104,52 @@ fn a_region_is_copied_though_the_cache_has_no_place_for_it() {
     pair.restart(A);
     pair.until_whole();
     assert!((0..8).all(|region| pair.read(A, (region + 1) * REGION_BLOCKS - 1) == NEW));
+}
+
+/// A block of a region cannot be read, which is tried again later. A guest overwrites it while the target is slow, so the
+/// region is copied at once; and once more while the copy is on its way. What was broken.
+fn an_unreadable_region_is_overwritten(bugs: &[Bug]) -> String {
+    let mirror = MirrorConfig { resync_blocks_in_flight: REGION_BLOCKS, ..MirrorConfig::default() };
+    let mut pair = Pair::set_up(Setup { mirror, planted: Planted::these(bugs), ..Setup::default() });
+    pair.until_paired();
+    pair.crash(A);
+    pair.until_phase(B, PeerPhase::Alone);
+    pair.write(B, 0, 7).expect("written alone");
+    pair.crash(B);
+    pair.start(B);
+    pair.until_phase(B, PeerPhase::Alone);
+    pair.rot(B, 0);
+    pair.hold(A, said::copy);
+    pair.restart(A);
+    pair.until_phase(A, PeerPhase::Target);
+    assert_eq!(pair.has_said(B, said::copy), 0, "the region cannot be read");
+    let flood = pair.begin_long_write(B, 1000, 3 * REGION_BLOCKS, 8);
+    let first = pair.begin_write(B, 0, 9);
+    let sent = pair.has_said(B, said::copy);
+    pair.hold(B, said::copy_stable);
+    pair.release(A);
+    while pair.has_said(B, said::copy) == sent {
+        pair.until("the target confirms", |pair| pair.under_way(B) > 0);
+        pair.deliver(B);
+    }
+    let second = pair.begin_write(B, 0, NEW);
+    pair.release(B);
+    pair.pass_millis(10);
+    let broken = pair.broken();
+    for write in [flood, first, second] {
+        pair.finish(write).expect("written alone");
+    }
+    pair.until_paired();
+    if bugs.is_empty() {
+        pair.until_whole();
+    }
+    broken
+}
+
+/// Were the region taken up once more when its time comes, a write to it would not go to the target behind the copy, and
+/// the confirmation of that would clear the mark of both.
+#[test]
+fn a_region_is_to_be_copied_in_one_way_only() {
+    assert_eq!(an_unreadable_region_is_overwritten(&[]), "");
+    assert!(an_unreadable_region_is_overwritten(&[Bug::UnreadableCopiedTwice]).contains(UNMARKED));
 }

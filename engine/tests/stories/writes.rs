@@ -298,21 +298,16 @@ fn a_node_that_asks_takes_no_write_of_the_old_epoch() {
     assert_eq!(pair.read(A, 0), OLD);
 }
 
-/// A write to an area that is cold, then a read of what is not cached: is each answered without anything else happening?
-fn reaches_new_ground(bugs: &[Bug]) -> [bool; 2] {
+/// A write to an area that is cold: is it answered without anything else happening?
+fn reaches_new_ground(bugs: &[Bug]) -> bool {
     let mut pair = Pair::with(bugs);
     let write = pair.begin_write(A, 20_000, NEW);
-    let written = pair.is_acknowledged(write);
-    pair.pass_millis(2_000);
-    pair.restart(B);
-    pair.until_whole();
-    let read = pair.begin_read(B, 20_000);
-    [written, pair.is_acknowledged(read)]
+    pair.is_acknowledged(write)
 }
 
 /// What a volume leaves when it steps beside others is done at once.
 #[test]
 fn what_a_step_beside_others_leaves_is_not_left_lying() {
-    assert_eq!(reaches_new_ground(&[]), [true, true]);
-    assert_eq!(reaches_new_ground(&[Bug::OwedLookForgotten]), [false, false]);
+    assert!(reaches_new_ground(&[]));
+    assert!(!reaches_new_ground(&[Bug::OwedLookForgotten]));
 }

@@ -73,7 +73,7 @@ impl Context<'_> {
 
     /// What only a step has that has the node for itself.
     pub(in crate::node) fn shared(&mut self) -> &mut Shared {
-        self.shared.as_mut().expect("a step beside others leaves this: Node::handle_beside")
+        self.shared.as_mut().expect("a step beside others leaves this: handle_beside")
     }
 
     pub(super) fn notice(&mut self, notice: Notice) {

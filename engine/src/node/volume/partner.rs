@@ -88,7 +88,7 @@ impl Volume {
         let Some(incoming) = self.incoming.get(&order).filter(|_| self.right.is_pair()) else { return true };
         let (range, reserved, heated) = (incoming.range(), incoming.reserved, incoming.heated);
         if self.reaches_new_ground(cx, range.clone(), reserved || incoming.zero, heated) {
-            self.wait(cx, Turn::Incoming(order), Cause::Node);
+            self.wait(cx, Turn::Incoming(order), Cause::Whole);
             return false;
         }
         if !reserved && !self.reserve_incoming(cx, order, range.clone()) {

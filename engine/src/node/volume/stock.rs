@@ -22,7 +22,7 @@ impl Stock<'_> {
     pub(super) fn whole(&mut self) -> &mut Store {
         match self {
             Stock::Whole(store) => store,
-            Stock::Beside(_) => unreachable!("a step beside others leaves this: Node::handle_beside"),
+            Stock::Beside(_) => unreachable!("a step beside others leaves this: handle_beside"),
         }
     }
 

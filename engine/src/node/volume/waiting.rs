@@ -31,7 +31,7 @@ pub(super) enum Cause {
     /// The right to serve, the link, or a place in the hot set.
     Service,
     /// A step that has the node for itself: this one goes beside others.
-    Node,
+    Whole,
 }
 
 /// Everything that [`Cause::Service`] depends on.
@@ -79,7 +79,7 @@ impl Volume {
                 self.waiting.log.insert((lsn, turn));
             }
             // The next step that has the node wakes it.
-            Cause::Node => {
+            Cause::Whole => {
                 self.waiting.log.insert((Lsn(0), turn));
             }
             Cause::Room => debug_assert!(cx.room.holds(Waiter::Volume(self.id, turn))),

@@ -79,7 +79,7 @@ impl Volume {
             return self.make_whole(cx, id);
         }
         if self.reaches_new_ground(cx, write.blocks(), write.reserved || write.zero, write.heated) {
-            return Step::Wait(Cause::Node);
+            return Step::Wait(Cause::Whole);
         }
         if !write.reserved {
             return self.reserve_here(cx, id);
