@@ -297,17 +297,3 @@ fn a_node_that_asks_takes_no_write_of_the_old_epoch() {
     assert_eq!(pair.refusal(write), Some(GuestError::Unavailable), "never acknowledged");
     assert_eq!(pair.read(A, 0), OLD);
 }
-
-/// A write to an area that is cold: is it answered without anything else happening?
-fn reaches_new_ground(bugs: &[Bug]) -> bool {
-    let mut pair = Pair::with(bugs);
-    let write = pair.begin_write(A, 20_000, NEW);
-    pair.is_acknowledged(write)
-}
-
-/// What a volume leaves when it steps beside others is done at once.
-#[test]
-fn what_a_step_beside_others_leaves_is_not_left_lying() {
-    assert!(reaches_new_ground(&[]));
-    assert!(!reaches_new_ground(&[Bug::OwedLookForgotten]));
-}
