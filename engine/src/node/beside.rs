@@ -82,6 +82,7 @@ impl Node {
         let wants_node = cx.store.wants_whole()
             || !cx.told.is_empty()
             || (volume.is_awake() && !volume.known_awake)
+            || volume.has_ready(cx.store.durable())
             || (!had_deadline && volume.deadline().is_some())
             || volume.is_due_earlier(&self.config);
         drop(cx);

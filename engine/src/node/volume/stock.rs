@@ -46,7 +46,7 @@ impl Stock<'_> {
         }
     }
 
-    pub(super) fn durable(&self) -> Lsn {
+    pub(in crate::node) fn durable(&self) -> Lsn {
         self.pool().durable()
     }
 

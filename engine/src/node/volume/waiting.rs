@@ -98,6 +98,11 @@ impl Volume {
             && self.flushes.is_empty())
     }
 
+    /// Would something that waits go on, were it woken now?
+    pub(in crate::node) fn has_ready(&self, durable: Lsn) -> bool {
+        !self.granted.is_empty() || self.waiting.log.first().is_some_and(|(lsn, _)| *lsn <= durable)
+    }
+
     fn stamp(&self, cx: &Context<'_>) -> Stamp {
         let Self { right, waiting, .. } = self;
         let (service, cooled) = (self.service(cx.now), waiting.cooled);
