@@ -176,6 +176,8 @@ bugs! {
     KeptUncompared,
     /// A region that could not be read waits to be read again though it is copied as it was written since.
     UnreadableCopiedTwice,
+    /// After a step beside others nobody looks at the whole node, whatever it left.
+    OwedLookForgotten,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

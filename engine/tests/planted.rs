@@ -101,6 +101,7 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
             Bug::AbortNotSettled,
             Bug::ForwardDeadlineIgnored,
             Bug::ForwardKeptAfterLoss,
+            Bug::OwedLookForgotten,
         ],
     ),
     ("sums.rs", &[Bug::BlockChecksumWithoutAddress]),

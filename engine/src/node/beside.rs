@@ -25,6 +25,7 @@ use crate::block::SECTORS_PER_BLOCK;
 use crate::guest::Command;
 use crate::ids::VolumeId;
 use crate::mirror::message::{Body, Message};
+use crate::planted::Bug;
 use crate::time::Instant;
 
 /// What the control part has to catch up with.
@@ -97,7 +98,7 @@ impl Node {
         }
         queue_up(actions);
         volume.stepping = false;
-        Ok(wants_node)
+        Ok(wants_node && !self.has(Bug::OwedLookForgotten))
     }
 
     /// The volume of an event that a step beside others may be able to take.

@@ -297,3 +297,20 @@ fn a_node_that_asks_takes_no_write_of_the_old_epoch() {
     assert_eq!(pair.refusal(write), Some(GuestError::Unavailable), "never acknowledged");
     assert_eq!(pair.read(A, 0), OLD);
 }
+
+/// A write to an extent that has no space yet: is it answered without anything else happening?
+fn reaches_new_ground(bugs: &[Bug]) -> bool {
+    let mut pair = Pair::with(bugs);
+    // The first write to a volume has the node.
+    let first = pair.begin_linear_write(A, 0, OLD);
+    assert!(pair.is_acknowledged(first));
+    let write = pair.begin_linear_write(A, 20_000, NEW);
+    pair.is_acknowledged(write)
+}
+
+/// What a volume leaves when it steps beside others is done at once.
+#[test]
+fn what_a_step_beside_others_leaves_is_not_left_lying() {
+    assert!(reaches_new_ground(&[]));
+    assert!(!reaches_new_ground(&[Bug::OwedLookForgotten]));
+}
