@@ -120,6 +120,11 @@ impl Cache {
         self.unstable + count <= self.dirty_blocks_max
     }
 
+    /// How many blocks more are dirty than `Shares` has counted.
+    pub fn uncounted(&self) -> usize {
+        self.unstable.saturating_sub(self.counted)
+    }
+
     /// Does it wait for write-back already?
     pub fn has_turn(&self) -> bool {
         self.turn.is_some()

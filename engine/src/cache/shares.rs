@@ -70,11 +70,14 @@ impl Bound {
 
     /// How much of its share a cache does not use.
     fn unused(self, cache: &Cache) -> usize {
-        let share = match self {
+        self.share(cache).saturating_sub(self.used(cache))
+    }
+
+    fn share(self, cache: &Cache) -> usize {
+        match self {
             Bound::Blocks => cache.blocks_max,
             Bound::Dirty => cache.dirty_blocks_max,
-        };
-        share.saturating_sub(self.used(cache))
+        }
     }
 
     fn set(self, cache: &mut Cache, share: usize) {
@@ -181,6 +184,9 @@ impl Shares {
             self.see_spare(Bound::Blocks, of, cache);
             return;
         }
+        if cache.blocks + count > cache.blocks_max + cache.clean.len() {
+            return;
+        }
         let mut looks = 2 * cache.clean.len();
         while cache.lacks_place(count) && cache.evict(now, &mut looks) {}
     }
@@ -270,8 +276,8 @@ impl Shares {
     fn take_back<H: HasCache>(&mut self, bound: Bound, all: &mut BTreeMap<VolumeId, H>, part: usize) {
         for volume in self.spare[bound as usize].iter().copied().collect::<Vec<_>>() {
             let cache = all.get_mut(&volume).expect("only volumes with a cache have a share").cache_mut();
-            let (used, unused) = (bound.used(cache), bound.unused(cache));
-            let left = used + unused - unused.div_ceil(part);
+            // What it uses beyond its share is not counted yet, and is none that can be taken.
+            let left = bound.share(cache) - bound.unused(cache).div_ceil(part);
             self.allotter(bound).give_back(volume, left);
             bound.set(cache, left);
             self.see_spare(bound, volume, cache);

@@ -22,7 +22,7 @@ use super::volume::partner::Ordered;
 use super::volume::right::Service;
 use super::volume::stock::Stock;
 use crate::block::SECTORS_PER_BLOCK;
-use crate::guest::Command;
+use crate::guest::{Command, ZERO_SECTORS_MAX};
 use crate::ids::VolumeId;
 use crate::mirror::message::{Body, Message};
 use crate::planted::Bug;
@@ -63,10 +63,13 @@ impl Node {
             return Err(event);
         }
         let Some(mut stock) = store.beside(id) else { return Err(event) };
+        volume.stepping = true;
         if !stock.make_place(now, volume.blocks_put_by(&event)) {
+            volume.stepping = false;
             return Err(event);
         }
-        (volume.now, volume.stepping) = (now, true);
+        volume.now = now;
+        let confirms = matches!(&event, Event::Message { message, .. } if matches!(message.body, Body::WriteDone { .. }));
         let had_deadline = volume.deadline().is_some();
         let (mut told, mut asked) = (VecDeque::new(), core::mem::take(&mut volume.scratch));
         let mut cx = Context {
@@ -84,6 +87,8 @@ impl Node {
             || !cx.told.is_empty()
             || (volume.is_awake() && !volume.known_awake)
             || volume.has_ready(cx.store.durable())
+            // What came back may be what another volume's write waits for.
+            || (confirms && !self.room.is_free())
             || (!had_deadline && volume.deadline().is_some())
             || volume.is_due_earlier(&self.config);
         drop(cx);
@@ -155,7 +160,8 @@ impl Volume {
     fn blocks_put_by(&self, event: &Event) -> u64 {
         match event {
             Event::Guest { command: Command::Write { at, .. } | Command::Zero { at, .. }, .. } => {
-                at.count / SECTORS_PER_BLOCK + 2
+                // A longer one is refused.
+                if at.count > ZERO_SECTORS_MAX { 0 } else { at.count / SECTORS_PER_BLOCK + 2 }
             }
             Event::Message { message, .. } => match &message.body {
                 Body::Write { blocks, .. } => u64::from(*blocks),

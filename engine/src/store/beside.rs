@@ -22,6 +22,9 @@ use crate::planted::Bug;
 use crate::pool::Pool;
 use crate::time::Instant;
 
+/// So many blocks of a volume may be dirty and not counted: 1 MiB. Write-back begins when half of what may be is dirty.
+const UNCOUNTED_MAX: usize = 256;
+
 /// Something that needs the whole store.
 #[derive(Debug)]
 pub(super) enum Deferred {
@@ -164,7 +167,7 @@ impl<'a> Beside<'a> {
             volume.cache.write(now, at, block, version);
         }
         // With the first that is dirty somebody has to know when it is old enough.
-        self.wants_whole |= !volume.cache.has_turn();
+        self.wants_whole |= !volume.cache.has_turn() || volume.cache.uncounted() >= UNCOUNTED_MAX;
         version
     }
 

@@ -56,6 +56,12 @@ impl Volume {
         }
     }
 
+    /// Does a flush wait for confirmations that have come?
+    pub(super) fn has_flush_to_begin(&self) -> bool {
+        let first = self.sent.first_key_value().map_or(u64::MAX, |(&first, _)| first);
+        self.flushes.values().any(|flush| flush.after_order.is_some_and(|order| first > order))
+    }
+
     /// The partner may have acknowledged writes whose confirmation is still on its way here: they come first, whoever asks.
     /// At takeover they are in the cache before this is asked.
     fn flush_begins(&mut self, cx: &mut Context<'_>, id: u64) -> bool {

@@ -106,6 +106,7 @@ impl Volume {
             return false;
         }
         if !self.take_room(cx, Turn::Incoming(order), range.end - range.start) {
+            self.wait(cx, Turn::Incoming(order), Cause::Room);
             return false;
         }
         self.apply_incoming(cx, order);

@@ -117,7 +117,7 @@ impl Room {
     }
 
     /// Does nobody stand in a queue? As good as the moment: who comes next may be first or second.
-    fn is_free(&self) -> bool {
+    pub(in crate::node) fn is_free(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) == 0
     }
 
@@ -133,11 +133,15 @@ impl Context<'_> {
     /// nothing from the partner.
     pub(super) fn take_room(&mut self, waiter: Waiter, volume: VolumeId, count: u64) -> bool {
         let fits = self.store.room(volume, count);
+        if !fits && !self.store.is_whole() {
+            // Others may have room that they do not use: whoever has the node knows, and lets it stand in the queue if not.
+            return false;
+        }
         if fits && (self.room.is_free() || self.has(Bug::SmallWritesPassLarge)) {
             return true;
         }
         let taken = self.room.change(|queues| queues.ready.take(waiter, fits));
-        if !taken {
+        if !taken && self.store.is_whole() {
             self.store.urge();
         }
         taken
@@ -154,7 +158,7 @@ impl Context<'_> {
             }
             taken
         });
-        if !taken {
+        if !taken && self.store.is_whole() {
             // Somebody waits: what is dirty does not wait to grow old.
             self.store.urge();
         }
@@ -178,6 +182,9 @@ impl Context<'_> {
         };
         if fits && self.has(Bug::SmallWritesPassLarge) {
             return true;
+        }
+        if !fits && !self.store.is_whole() {
+            return false;
         }
         let many = self.has(Bug::ManyMoveToRoom);
         let Queues { ready, window, promoted } = queues;

@@ -78,8 +78,11 @@ impl Volume {
             Cause::Log(lsn) => {
                 self.waiting.log.insert((lsn, turn));
             }
-            // The next step that has the node wakes it.
+            // The next step that has the node wakes it. If it is room, it may be had there.
             Cause::Whole => {
+                self.waiting.log.insert((Lsn(0), turn));
+            }
+            Cause::Room if !cx.store.is_whole() => {
                 self.waiting.log.insert((Lsn(0), turn));
             }
             Cause::Room => debug_assert!(cx.room.holds(Waiter::Volume(self.id, turn))),
@@ -100,7 +103,9 @@ impl Volume {
 
     /// Would something that waits go on, were it woken now?
     pub(in crate::node) fn has_ready(&self, durable: Lsn) -> bool {
-        !self.granted.is_empty() || self.waiting.log.first().is_some_and(|(lsn, _)| *lsn <= durable)
+        !self.granted.is_empty()
+            || self.waiting.log.first().is_some_and(|(lsn, _)| *lsn <= durable)
+            || self.has_flush_to_begin()
     }
 
     fn stamp(&self, cx: &Context<'_>) -> Stamp {

@@ -11,6 +11,9 @@ use crate::node::event::{Action, Event};
 use crate::runtime::lane::{Answer, Lane, Runner};
 use crate::runtime::world::Panic;
 
+/// Steps that a thread takes before it lets those in who want the node for themselves.
+const STEPS_AT_ONCE: usize = 16;
+
 /// What a round of steps has left to be done by the thread that made it.
 #[derive(Default)]
 struct Left {
@@ -125,7 +128,7 @@ impl Core {
         let mut tick = false;
         while events.len() > 0 {
             let stepped = self.world.beside(|machine| {
-                for event in events.by_ref() {
+                for event in events.by_ref().take(STEPS_AT_ONCE) {
                     let now = self.clock.now();
                     let mut queue_up = |asked: &mut Vec<Action>| self.queue_up(lane, asked, left);
                     tick |= match machine.handle_beside(now, event, asked, &mut queue_up) {
@@ -142,6 +145,7 @@ impl Core {
             let Some(given_back) = stepped else { return Ok(()) };
             if let Some(event) = given_back {
                 self.step_alone(lane, &mut std::iter::once(event), asked, left)?;
+                tick = false;
             }
         }
         if tick {

@@ -64,8 +64,9 @@ impl Cluster {
                 let now = self.now;
                 self.counters.drifts += u64::from(ppm != 0);
                 self.slots[who.index()].clock.drift(now, ppm);
-                let now = self.now;
-                self.slots[who.index()].set_tick(now);
+                let soon = self.now + Duration::from_micros(1);
+                let slot = &mut self.slots[who.index()];
+                slot.tick_at = (slot.alive() && !slot.paused).then_some(soon);
             }
             Verb::ArbiterDown { who } => {
                 self.counters.arbiter_losses += 1;
