@@ -79,7 +79,7 @@ impl Store {
         self.remove_disk_beside(disk, 0)
     }
 
-    /// As [`Pool::remove_disk_beside`].
+    /// As [`Pool::remove_disk_beside`](crate::pool::Pool::remove_disk_beside).
     pub fn remove_disk_beside(&mut self, disk: DiskId, pending: usize) -> Result<(), DiskRefusal> {
         self.base.pool.remove_disk_beside(disk, pending)?;
         self.base.evacuation.paused.remove(&disk);
