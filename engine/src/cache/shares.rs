@@ -7,7 +7,8 @@
 //! - What may be dirty is bounded as if there were one cache: there is [room](Shares::room) for blocks only if all volumes
 //!   together have that many less than the bound. What a volume has to take all the same is a debt, and while there is one
 //!   there is room for nobody.
-//! - Clean blocks of any volume give way: those seen once before those used again, the oldest first.
+//! - Clean blocks of any volume give way: those seen once before those used again, the oldest first. With one cache at hand
+//!   it is that cache's own that do.
 //! - The oldest dirty block of all volumes is written back first; volumes whose oldest are equally old take turns.
 //!
 //! Volumes that have more than they use are known by name, so that taking it back costs nothing for the others. Each time it
@@ -189,6 +190,7 @@ impl Shares {
         }
         let mut looks = 2 * cache.clean.len();
         while cache.lacks_place(count) && cache.evict(now, &mut looks) {}
+        self.see_spare(Bound::Blocks, of, cache);
     }
 
     /// How often a block became stable: a sign that something moved.

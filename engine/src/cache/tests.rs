@@ -478,3 +478,21 @@ proptest! {
         }
     }
 }
+
+/// A volume has more dirty than its share, and that is not counted yet, when others take back what it does not use: nothing.
+/// It is a debt when it is counted, and there is room for nobody.
+#[test]
+fn what_is_not_counted_yet_is_a_debt_later() {
+    let mut node = Node::new(2, 1024, 256);
+    assert!(node.room(V, 100));
+    node.write_run(V, 0..20, 1);
+    let (now, data) = (node.now, node.data(2));
+    let version = node.cache(V).next_version();
+    (20..140).for_each(|block| node.cache(V).write(now, block, data.clone(), version));
+    assert!(!node.room(W, 200) && node.room(W, 150), "as far as is known");
+    node.write_run(W, 0..150, 3);
+    let Node { shares, caches, .. } = &mut node;
+    shares.note(caches, V);
+    assert!(node.unstable() == 290 && node.shares.is_in_debt());
+    assert!(!node.room(V, 1) && !node.room(W, 1));
+}

@@ -41,7 +41,8 @@ impl Node {
     /// volume ask for is queued in their order. True if [`handle`](Self::handle) with [`Event::Tick`] is to follow soon.
     ///
     /// # Errors
-    /// The event, as it was, if it is for [`handle`](Self::handle). Nothing has changed.
+    /// The event, as it was, if it is for [`handle`](Self::handle). Nothing has changed, but that clean blocks of the volume
+    /// may have left its cache.
     #[expect(clippy::result_large_err, reason = "what is given back is handled at once")]
     pub fn handle_beside(
         &self,
@@ -58,6 +59,10 @@ impl Node {
             !volume.stepping,
             "a step of this volume has panicked: what it left half done is not built on"
         );
+        if matches!(&event, Event::Message { message, .. } if !self.is_sane_for(&message.body, Some(volume)))
+        {
+            return Err(event);
+        }
         let now = self.now.max(volume.now).max(now);
         if !volume.may_step_beside(now) {
             return Err(event);
@@ -114,7 +119,7 @@ impl Node {
                 match &message.body {
                     Body::Write { volume, .. }
                     | Body::WriteDone { volume, stored: true, .. }
-                    | Body::Forward { volume, .. } => self.is_sane(&message.body).then_some(*volume),
+                    | Body::Forward { volume, .. } => Some(*volume),
                     _ => None,
                 }
             }

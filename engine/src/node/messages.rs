@@ -7,6 +7,7 @@ use super::Node;
 use super::event::Action;
 use super::phase::Phase;
 use super::target::Copy;
+use super::volume::Volume;
 use super::volume::forward::Wish;
 use super::volume::partner::Ordered;
 use crate::block::{Payload, SECTORS_PER_BLOCK};
@@ -52,26 +53,34 @@ impl Node {
     }
 
     /// Is what a message of the partner names within a mirrored volume, and of a size that a guest may ask for?
-    pub(super) fn is_sane(&self, body: &Body) -> bool {
+    fn is_sane(&self, body: &Body) -> bool {
+        let (Body::Write { volume, .. } | Body::Copy { volume, .. } | Body::Forward { volume, .. }) = body
+        else {
+            return true;
+        };
+        let state = self.volumes.get(*volume);
+        self.is_sane_for(body, state.as_deref())
+    }
+
+    /// The same, where the volume that it names is at hand.
+    pub(super) fn is_sane_for(&self, body: &Body, volume: Option<&Volume>) -> bool {
         let blocks_max = ZERO_SECTORS_MAX / SECTORS_PER_BLOCK + 1;
-        let fits = |volume: &VolumeId, first: u64, blocks: u32| {
+        let fits = |first: u64, blocks: u32| {
             let end = first.checked_add(u64::from(blocks));
             blocks > 0
                 && u64::from(blocks) <= blocks_max
-                && self.volumes.get(*volume).is_some_and(|state| {
+                && volume.is_some_and(|state| {
                     state.mirrored && end.is_some_and(|end| end <= state.sectors.div_ceil(SECTORS_PER_BLOCK))
                 })
         };
         let (me, paired) = (self.me(), matches!(self.phase, Phase::Paired(_)));
-        let mine = |volume: &VolumeId| self.volumes.get(*volume).is_some_and(|state| state.owner == me);
+        let mine = volume.is_some_and(|state| state.owner == me);
         match body {
-            Body::Write { volume, first, blocks, .. } => {
-                fits(volume, *first, *blocks) && !(paired && mine(volume))
-            }
-            Body::Copy { volume, first, blocks, .. } => fits(volume, *first, *blocks),
-            Body::Forward { volume, at, .. } => {
+            Body::Write { first, blocks, .. } => fits(*first, *blocks) && !(paired && mine),
+            Body::Copy { first, blocks, .. } => fits(*first, *blocks),
+            Body::Forward { at, .. } => {
                 // One that was deleted meanwhile is refused to the guest.
-                let mirrored = self.volumes.get(*volume).is_none_or(|state| state.mirrored);
+                let mirrored = volume.is_none_or(|state| state.mirrored);
                 mirrored && at.count > 0 && at.count <= ZERO_SECTORS_MAX
             }
             _ => true,

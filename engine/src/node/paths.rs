@@ -61,6 +61,10 @@ impl Node {
             PathState::Unavailable => return Err(GuestError::Unavailable),
         }
         let volume = self.volumes.get(volume).ok_or(GuestError::OutOfRange)?;
+        if volume.stepping {
+            // Its lock is to be had, so that step has panicked: what it left half done is no answer.
+            return Err(GuestError::Unavailable);
+        }
         volume.status(self.store(), at)
     }
 }

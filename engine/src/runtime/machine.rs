@@ -17,7 +17,7 @@ pub(super) trait Machine: Send + Sync {
     fn handle(&mut self, now: Instant, event: Event);
     fn poll(&mut self) -> Option<Action>;
     /// A step of one volume beside those of others. `Err`: only [`handle`](Self::handle) can take the event, nothing has
-    /// changed. `Ok(true)`: `handle` of a tick should follow soon, for something of the step needs the whole node, or the
+    /// changed that anybody could tell. `Ok(true)`: `handle` of a tick should follow soon, for something of the step needs the whole node, or the
     /// deadline is earlier now.
     ///
     /// - Whatever the step locks it keeps until it ends: first the volume, then what volumes have in common. It puts what
@@ -25,8 +25,9 @@ pub(super) trait Machine: Send + Sync {
     ///   lock, the later one's actions are behind.
     /// - `now` was read before the step had its locks. It is not earlier than that of any `handle` before, but a step that
     ///   came first to a volume may have been given a later one: the later of the two is the time.
-    /// - A step that panics leaves its locks poisoned: another that comes to them panics too, for what they guard may be
-    ///   half done, and its answers would be given before the runtime knows.
+    /// - A step that panics leaves its volume closed: another that comes to it panics too, for what was left may be half done,
+    ///   and its answers would be given before the runtime knows. Of what volumes have in common such a step holds no more
+    ///   than counts, on which no answer rests.
     #[expect(
         clippy::result_large_err,
         reason = "an event is moved back; a box would cost an allocation per event"
@@ -41,7 +42,8 @@ pub(super) trait Machine: Send + Sync {
         let _ = (now, actions, queue_up);
         Err(event)
     }
-    fn deadline(&self) -> Option<Instant>;
+    /// Asked by whoever has the node for himself.
+    fn deadline(&mut self) -> Option<Instant>;
     fn view(&self, now: Instant) -> View;
     /// This node's path state, and the partner's.
     fn path_states(&self, now: Instant, volume: VolumeId) -> [PathState; 2];
@@ -76,7 +78,7 @@ impl Machine for Node {
         Node::handle_beside(self, now, event, actions, queue_up)
     }
 
-    fn deadline(&self) -> Option<Instant> {
+    fn deadline(&mut self) -> Option<Instant> {
         Node::deadline(self)
     }
 

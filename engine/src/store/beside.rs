@@ -137,7 +137,7 @@ impl<'a> Beside<'a> {
     }
 
     pub(crate) fn dirty_blocks_max(&self) -> usize {
-        self.bounds.look().dirty_blocks_max()
+        self.bounds.dirty_blocks_max()
     }
 
     /// Is there place for `count` more blocks, of what is free, or because blocks of this volume give way?

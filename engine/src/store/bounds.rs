@@ -1,5 +1,5 @@
 //! What the caches of a store have in common, as steps of one volume beside those of others can have it: the shares of the
-//! bounds behind a lock, and two facts that are looked at with each write without it.
+//! bounds behind a lock, and what is looked at with each write without it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -11,6 +11,8 @@ use crate::cache::Shares;
 #[derive(Debug)]
 pub(super) struct Bounds {
     shares: Mutex<Shares>,
+    /// Most blocks that may be dirty.
+    dirty_blocks_max: usize,
     /// Is there a debt of dirty blocks?
     in_debt: AtomicBool,
     /// Calls to destage everything.
@@ -19,7 +21,12 @@ pub(super) struct Bounds {
 
 impl Bounds {
     pub(super) fn new(shares: Shares) -> Bounds {
-        Bounds { shares: Mutex::new(shares), in_debt: AtomicBool::new(false), urges: AtomicU64::new(0) }
+        Bounds {
+            dirty_blocks_max: shares.dirty_blocks_max(),
+            shares: Mutex::new(shares),
+            in_debt: AtomicBool::new(false),
+            urges: AtomicU64::new(0),
+        }
     }
 
     /// For whoever has the whole store. Call [`noted`](Self::noted) after a change.
@@ -34,6 +41,10 @@ impl Bounds {
     /// The shares may have changed.
     pub(super) fn noted(&mut self) {
         *self.in_debt.get_mut() = self.shares.get_mut().is_in_debt();
+    }
+
+    pub(super) fn dirty_blocks_max(&self) -> usize {
+        self.dirty_blocks_max
     }
 
     pub(super) fn is_in_debt(&self) -> bool {

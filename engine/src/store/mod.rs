@@ -165,7 +165,7 @@ impl Store {
 
     /// Most blocks that may be dirty.
     pub fn dirty_blocks_max(&self) -> usize {
-        self.bounds.look().dirty_blocks_max()
+        self.bounds.dirty_blocks_max()
     }
 
     /// How often a block became stable: a sign that something moved.

@@ -89,6 +89,8 @@ pub(crate) mod said {
         write: Body::Write { .. },
         /// The partner has it.
         write_done: Body::WriteDone { .. },
+        /// All up to here that you asked for is stable.
+        flush_done: Body::Control(Control::FlushDone { .. }),
         /// A write for the owner to order.
         forward: Body::Forward { .. },
         /// Who I am.

@@ -78,3 +78,24 @@ fn a_flush_that_ends_after_a_takeover_covers_what_the_partner_acknowledged() {
     assert_eq!(flush_over_a_takeover(&[]), (false, NEW));
     assert_eq!(flush_over_a_takeover(&[Bug::FlushMissesUnconfirmed]), (true, OLD), "flushed, and gone");
 }
+
+/// A flush waits for the confirmations of two writes. When the last has come the owner's disk gets them at once, though
+/// the partner's word on the flush is on its way, and nothing else happens here.
+#[test]
+fn a_flush_goes_on_with_the_last_confirmation() {
+    let mut pair = Pair::with(&[]);
+    for block in 0..2 {
+        pair.write(A, block, OLD).expect("written");
+    }
+    pair.flush(A).expect("flushed");
+    pair.hold(A, |body| said::write_done(body) || said::flush_done(body));
+    let writes = [0, 1].map(|block| pair.begin_write(A, block, NEW));
+    let flush = pair.ask(A, Command::Flush);
+    pair.deliver(A);
+    assert!(pair.is_acknowledged(writes[0]) && pair.is_open(writes[1]));
+    pair.deliver(A);
+    assert!(pair.is_acknowledged(writes[1]) && pair.is_open(flush));
+    assert!(pair.is_on_disk(A, NEW));
+    pair.release(A);
+    pair.finish(flush).expect("flushed");
+}

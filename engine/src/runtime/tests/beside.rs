@@ -70,7 +70,7 @@ where
         queue_up(actions);
         Ok(tick)
     }
-    fn deadline(&self) -> Option<Instant> {
+    fn deadline(&mut self) -> Option<Instant> {
         None
     }
     fn view(&self, _now: Instant) -> View {

@@ -42,7 +42,7 @@ impl Machine for Scripted {
     fn poll(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
-    fn deadline(&self) -> Option<Instant> {
+    fn deadline(&mut self) -> Option<Instant> {
         self.deadline
     }
     fn view(&self, _now: Instant) -> View {
