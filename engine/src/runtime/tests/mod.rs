@@ -2,6 +2,7 @@
 
 mod beside;
 mod disks;
+mod parallel;
 mod scripted;
 mod story;
 mod volumes;

@@ -29,7 +29,7 @@ const BOUND: Duration = Duration::from_secs(30);
 
 /// Waits until something holds; the only place that sleeps.
 #[track_caller]
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
+pub(super) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let begin = boot_time();
     while !holds() {
         assert!(boot_time() - begin < BOUND, "not within {BOUND:?}: {what}");
