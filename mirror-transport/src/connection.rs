@@ -64,6 +64,14 @@ struct Writer {
     encoded_messages: usize,
 }
 
+/// When what is queued is to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum When {
+    Now,
+    /// If it is urgent, or enough for a batch: there is another flush to come.
+    Due,
+}
+
 /// What came of writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Flushed {
@@ -130,9 +138,10 @@ impl Connection {
     }
 
     /// Writes what is queued, as far as the socket takes it at once.
-    pub(crate) fn flush(&self) -> Flushed {
+    pub(crate) fn flush(&self, when: When) -> Flushed {
         let mut queue = self.queue.lock();
-        if queue.writing || (queue.urgent.is_empty() && queue.ordinary.is_empty()) {
+        let is_due = when == When::Now || !queue.urgent.is_empty() || queue.bytes >= BATCH_BYTES;
+        if queue.writing || !is_due || (queue.urgent.is_empty() && queue.ordinary.is_empty()) {
             return Flushed::Done;
         }
         queue.writing = true;

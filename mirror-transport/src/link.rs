@@ -22,7 +22,7 @@ use twinsan::runtime::{Inbox, Transport};
 
 use crate::accept::{self, Acceptor};
 use crate::config::LinkConfig;
-use crate::connection::{Caps, Connection, Flushed, tune};
+use crate::connection::{Caps, Connection, Flushed, When, tune};
 use crate::dial::Dialer;
 use crate::greeting::{self, GreetingBytes};
 use crate::notice::{LinkError, Notice, Said};
@@ -152,7 +152,11 @@ impl Transport for TcpLink {
     }
 
     fn flush(&self) {
-        self.shared.flush();
+        self.shared.flush(When::Now);
+    }
+
+    fn flush_if_due(&self) {
+        self.shared.flush(When::Due);
     }
 
     fn disconnect(&self, link: u64) {
@@ -322,7 +326,7 @@ impl Shared {
         let mut decoder = Decoder::new(salt, self.config.pool.clone());
         loop {
             self.corked.store(false, Ordering::Relaxed);
-            self.flush();
+            self.flush(When::Now);
             match decoder.receive(|slices| connection.stream().read_vectored(slices)) {
                 Ok(0) => return "the partner closed the connection".to_owned(),
                 Ok(_) => {}
@@ -344,7 +348,7 @@ impl Shared {
         }
     }
 
-    fn flush(self: &Shared) {
+    fn flush(&self, when: When) {
         if self.corked.load(Ordering::Relaxed)
             && self.link_thread.get() == Some(&thread::current().id())
             && self.corked.swap(false, Ordering::Relaxed)
@@ -352,7 +356,7 @@ impl Shared {
             return;
         }
         let Some(connection) = self.current.lock().clone() else { return };
-        if connection.flush() == Flushed::Blocked {
+        if connection.flush(when) == Flushed::Blocked {
             self.blocked.lock().push_back(connection);
             self.unblock.notify_one();
         }

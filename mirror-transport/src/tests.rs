@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use twinsan::block::PagePool;
-use twinsan::ids::{BootId, Epoch, NodeName, Uuid};
-use twinsan::mirror::message::{Control, Message, PROTOCOL_VERSION};
+use twinsan::block::{BLOCK_BYTES, PagePool, Payload, payload_from};
+use twinsan::ids::{BootId, Epoch, NodeName, Uuid, VolumeId};
+use twinsan::mirror::message::{Body, Control, Message, PROTOCOL_VERSION};
 use twinsan::mirror::wire::{Encoder, Salt};
 use twinsan::runtime::{Inbox, Transport};
+use twinsan::time::Instant;
 
+use crate::connection::{Caps, Connection, When};
 use crate::greeting::{self, GREETING_BYTES, GreetingBytes};
 use crate::{LinkConfig, Notice, Refusal, TcpLink};
 
@@ -186,4 +188,48 @@ fn a_partner_that_sends_rubbish_after_a_good_greeting_is_dropped() {
     let (heard, told) = called([good, vec![0x55; 100_000]].concat());
     assert_eq!(heard, ["up 1", "down 1"]);
     assert!(matches!(&told[1], Notice::Down { reason, .. } if reason.contains("damaged")), "{told:?}");
+}
+
+#[test]
+fn only_what_is_due_leaves_before_the_end_of_a_burst() {
+    let listener = TcpListener::bind(any_port()).unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (partner, _) = listener.accept().unwrap();
+    partner.set_nonblocking(true).unwrap();
+    let arrived = || {
+        let mut buffer = vec![0; 1 << 20];
+        (&partner).read(&mut buffer).unwrap_or(0)
+    };
+    let caps = Caps { bytes: 1 << 20, messages: 1_000 };
+    let connection = Connection::new(1, stream, Salt(0), caps);
+    let pool = PagePool::new();
+    let done = |order| {
+        let body = Body::WriteDone { epoch: Epoch(1), volume: VolumeId(1), order, stored: true };
+        Message { body, data: Payload::new() }
+    };
+
+    connection.send(done(1));
+    connection.flush(When::Due);
+    assert_eq!(arrived(), 0, "more is to come");
+    connection.flush(When::Now);
+    wait_until("the end of a burst sends it", || arrived() > 0);
+
+    connection.send(done(2));
+    connection.send(Message::control(Control::Probe { epoch: Epoch(1), sent: Instant::ZERO }));
+    connection.flush(When::Due);
+    wait_until("an urgent message takes the others with it", || arrived() > 0);
+
+    let body = Body::Write {
+        epoch: Epoch(1),
+        volume: VolumeId(1),
+        order: 3,
+        first: 0,
+        blocks: 16,
+        zero: false,
+        carried: true,
+        origin: None,
+    };
+    connection.send(Message { body, data: payload_from(&pool, &[7; 16 * BLOCK_BYTES]) });
+    connection.flush(When::Due);
+    wait_until("the partner had better begin", || arrived() >= BLOCK_BYTES);
 }

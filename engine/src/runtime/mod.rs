@@ -60,6 +60,7 @@
 #![expect(clippy::disallowed_methods, reason = "an edge: the threads live here")]
 
 mod asker;
+mod burst;
 mod clock;
 mod core;
 mod engine;
@@ -81,6 +82,7 @@ mod transport;
 mod volume;
 mod world;
 
+pub use burst::burst;
 pub use clock::{BootClock, Clock};
 pub use engine::{Engine, EngineBuilder, NotClean, StartError};
 pub use format::{FormatError, NewPool, format_pool, open_pool, probe};

@@ -24,6 +24,12 @@ pub trait Transport: Send + Sync {
     /// Nothing more will be sent for now: put what is queued on the wire.
     fn flush(&self);
 
+    /// As [`flush`](Self::flush), but the calling thread has more to do and flushes in a moment: what goes well together
+    /// with what will come may wait for that, unless it is urgent, or so much that the partner had better begin.
+    fn flush_if_due(&self) {
+        self.flush();
+    }
+
     /// Drops the connection `link`, if it is up, and makes a new one after a pause. Reported as
     /// [`Inbox::link_down`].
     fn disconnect(&self, link: u64);

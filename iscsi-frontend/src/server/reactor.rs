@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use twinsan::guest::Sink;
+use twinsan::runtime::burst;
 
 use super::Shared;
 use super::inbox::{Inbox, Letter};
@@ -357,7 +358,7 @@ impl Reactor {
         let mut busy = std::mem::take(&mut self.spare);
         std::mem::swap(&mut busy, &mut self.busy);
         for index in busy.drain(..) {
-            self.receive(index);
+            burst(|| self.receive(index));
         }
         self.spare = busy;
     }

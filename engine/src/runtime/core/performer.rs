@@ -11,6 +11,7 @@ use crate::backend::{BackendRequest, BlockBackend, DiskSink};
 use crate::ids::DiskId;
 use crate::io::{DiskError, DiskRequest};
 use crate::node::event::{Action, Event};
+use crate::runtime::burst;
 use crate::runtime::lane::{Lane, contain};
 use crate::runtime::transport::Transport;
 
@@ -76,7 +77,7 @@ impl Core {
             contain(|| self.act(outside, action));
         }
         if let Some(transport) = outside.transport.as_ref().filter(|_| sent) {
-            contain(|| transport.flush());
+            burst::flush(transport);
         }
     }
 

@@ -37,7 +37,7 @@ struct Fake<B, A> {
 }
 
 /// `beside` may queue its actions itself.
-fn fake<B, A>(beside: B, alone: A) -> Box<dyn Machine>
+pub(super) fn fake<B, A>(beside: B, alone: A) -> Box<dyn Machine>
 where
     B: Fn(Event, &mut Vec<Action>, QueueUp<'_>) -> Result<bool, Event> + Send + Sync + 'static,
     A: FnMut(Event, &mut VecDeque<Action>) + Send + 'static,
@@ -84,7 +84,7 @@ where
     }
 }
 
-fn builder() -> EngineBuilder {
+pub(super) fn builder() -> EngineBuilder {
     let mut config = config();
     let first = config.volumes[0].clone();
     config.volumes = VOLUMES.map(|id| VolumeConfig { id, ..first.clone() }).to_vec();
@@ -95,7 +95,7 @@ fn done(id: RequestId) -> Action {
     Action::Complete { id, result: Ok(zeros(0)) }
 }
 
-fn go(number: u64) -> Message {
+pub(super) fn go(number: u64) -> Message {
     Message { body: Body::Control(Control::Go { epoch: Epoch(number) }), data: Payload::new() }
 }
 
@@ -114,7 +114,7 @@ fn answer_at_once(event: &Event) -> Option<Action> {
 }
 
 /// As a step beside: writes are taken, all else is given back.
-fn take_writes(event: Event, actions: &mut Vec<Action>) -> Result<bool, Event> {
+pub(super) fn take_writes(event: Event, actions: &mut Vec<Action>) -> Result<bool, Event> {
     if !is_write(&event) {
         return Err(event);
     }

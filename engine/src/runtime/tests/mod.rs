@@ -1,6 +1,7 @@
 //! The runtime: over a scripted machine, and as an embedder uses it, over real nodes.
 
 mod beside;
+mod burst;
 mod disks;
 mod parallel;
 mod scripted;
