@@ -207,6 +207,10 @@ pub trait VirtualVolume: Send + Sync {
     fn is_gone(&self) -> bool {
         false
     }
+    /// Another number whenever what is kept with it may be something else; cheaply: asked with every command.
+    fn items_version(&self) -> u64 {
+        0
+    }
     /// What is kept with it: see [`keep`](Self::keep). On a node that serves this is never older than what was answered.
     fn items(&self) -> Arc<Items> {
         Arc::default()

@@ -16,7 +16,7 @@ use crate::chap::{Algorithm, Chap, Credentials, Secret};
 use crate::pdu::text;
 use crate::scsi::{Cdb, LOGICAL_BLOCK_BYTES, Plan, Port, Unit};
 use crate::session::Connection;
-use crate::session::drive::{Drive, HandVolume, SECTORS};
+use crate::session::drive::{Drive, HandVolume, SECTORS, nexus};
 use crate::target::{Target, TargetConfig};
 
 /// What a connection may hold for an initiator that reads nothing: commands' data, unsent output, a large write
@@ -163,7 +163,7 @@ fn replace(text: &[u8], from: &[u8; 2], to: &[u8]) -> Vec<u8> {
 /// If it asks for anything beyond the end of the unit or never comes to an end, or by the bug that is being looked for.
 pub fn command(input: &[u8]) {
     let volume = HandVolume::new(1);
-    let mut unit = Unit::new(0, volume, false);
+    let mut unit = Unit::new(0, volume, false, &nexus());
     let config = TargetConfig::new(TARGET);
     let port = Port::new(TARGET, (1, 2), &config.vendor, &config.product, &config.revision);
     let mut cdb = Cdb([0; 16]);

@@ -15,12 +15,13 @@ use parking_lot::Mutex;
 use twinsan::block::PagePool;
 use twinsan::guest::Sink;
 use twinsan::ids::VolumeId;
+use twinsan::runtime::VolumeRefusal;
 
 use crate::access::{Access, AccessError};
 use crate::budget::Budget;
 use crate::chap::{Algorithm, Challenges, Secret, Throttle};
 use crate::refusals::{RefusalReason, Refusals, RefusedLogin};
-use crate::scsi::{Attention, Port, Unit};
+use crate::scsi::{self, Attention, Port, Unit};
 
 /// How this node's targets present themselves.
 #[derive(Clone)]
@@ -198,12 +199,23 @@ impl Target {
         !self.access().mappings_of(initiator, &self.config.names, site).is_empty()
     }
 
+    /// Who a session with the target at `site` is to reservations.
+    pub(crate) fn nexus(&self, initiator: &str, isid: [u8; 6], site: usize) -> Arc<scsi::Nexus> {
+        let initiator = scsi::Initiator::new(initiator, isid);
+        Arc::new(scsi::Nexus { initiator, port: self.config.portal_group, site: site as u16 })
+    }
+
+    /// The relative identifiers of all target ports: this node's and the partner's.
+    pub(crate) fn port_numbers(&self) -> [u16; 2] {
+        [self.config.portal_group, self.config.partner_portal_group]
+    }
+
     /// The units that an initiator sees at a target, by LUN.
-    pub(crate) fn units(&self, initiator: &str, site: usize) -> Vec<Unit> {
+    pub(crate) fn units(&self, nexus: &Arc<scsi::Nexus>) -> Vec<Unit> {
         let access = self.access();
-        let seen = access.mappings_of(initiator, &self.config.names, site);
+        let seen = access.mappings_of(&nexus.initiator.name, &self.config.names, usize::from(nexus.site));
         seen.iter()
-            .map(|mapping| Unit::new(mapping.lun, Arc::clone(&mapping.volume), mapping.read_only))
+            .map(|mapping| Unit::new(mapping.lun, Arc::clone(&mapping.volume), mapping.read_only, nexus))
             .collect()
     }
 
@@ -280,6 +292,16 @@ impl Target {
             entry.address.post(Notice::Clear(clear.clone(), Arc::clone(ticket)));
         }
     }
+
+    /// Tells the sessions of these nexuses, if they are with this node, that tasks of `volume` are to end.
+    pub(crate) fn cut_off(&self, nexuses: &[scsi::Nexus], volume: VolumeId, ticket: &Arc<Ticket>) {
+        for entry in &self.registry.lock().sessions {
+            let Nexus { initiator, isid, site, .. } = &entry.nexus;
+            if nexuses.contains(&*self.nexus(initiator, *isid, *site)) {
+                entry.address.post(Notice::CutOff(volume, Arc::clone(ticket)));
+            }
+        }
+    }
 }
 
 /// An initiator has as many sessions as it may.
@@ -351,7 +373,7 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    fn post(&self, notice: Notice) {
+    pub(crate) fn post(&self, notice: Notice) {
         self.mailbox.post(self.key, notice);
     }
 
@@ -366,8 +388,12 @@ pub(crate) enum Notice {
     Terminate(Arc<Ticket>),
     /// Abort tasks, and drop the ticket when they are dead.
     Clear(Clear, Arc<Ticket>),
+    /// Abort tasks of a volume from which the initiator was preempted, and drop the ticket when they are dead.
+    CutOff(VolumeId, Arc<Ticket>),
     /// The mappings have changed.
     Remap,
+    /// What the task in this slot had to keep is kept, or was refused.
+    Kept(u16, Result<(), VolumeRefusal>),
     /// The last copy of the ticket with this number is gone.
     TicketGone(u32),
 }

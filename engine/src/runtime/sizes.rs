@@ -1,4 +1,5 @@
-//! The sizes of volumes as hosts see them. They are looked at with every command, so whoever does keeps the place.
+//! What of volumes is looked at with every command: their sizes as hosts see them, and whether what is kept with them has
+//! changed. Whoever looks keeps the place.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,9 +17,17 @@ const DELETED: u64 = u64::MAX;
 #[derive(Default)]
 pub(super) struct Sizes(Mutex<BTreeMap<VolumeId, Size>>);
 
-/// The size of one volume in 512-byte sectors.
+/// Of one volume.
 #[derive(Clone, Default)]
-pub(super) struct Size(Arc<AtomicU64>);
+pub(super) struct Size(Arc<Place>);
+
+#[derive(Default)]
+struct Place {
+    /// 512-byte sectors.
+    size: AtomicU64,
+    /// How often what is kept was put in force.
+    items: AtomicU64,
+}
 
 impl Sizes {
     pub(super) fn of(&self, volume: VolumeId) -> Size {
@@ -27,17 +36,26 @@ impl Sizes {
 
     /// From now on hosts see this; `None`: it is deleted.
     pub(super) fn show(&self, volume: VolumeId, sectors: Option<u64>) {
-        self.of(volume).0.store(sectors.unwrap_or(DELETED), Ordering::Release);
+        self.of(volume).0.size.store(sectors.unwrap_or(DELETED), Ordering::Release);
+    }
+
+    /// What is kept with it has just been put in force.
+    pub(super) fn items_shown(&self, volume: VolumeId) {
+        self.of(volume).0.items.fetch_add(1, Ordering::Release);
     }
 }
 
 impl Size {
+    pub(super) fn items_version(&self) -> u64 {
+        self.0.items.load(Ordering::Acquire)
+    }
+
     /// In sectors; `None` if it is deleted, or the node has not said yet.
     pub(super) fn sectors(&self) -> Option<u64> {
-        Some(self.0.load(Ordering::Acquire)).filter(|size| ![UNSAID, DELETED].contains(size))
+        Some(self.0.size.load(Ordering::Acquire)).filter(|size| ![UNSAID, DELETED].contains(size))
     }
 
     pub(super) fn is_deleted(&self) -> bool {
-        self.0.load(Ordering::Acquire) == DELETED
+        self.0.size.load(Ordering::Acquire) == DELETED
     }
 }

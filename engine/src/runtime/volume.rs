@@ -69,6 +69,10 @@ impl VirtualVolume for Volume {
         self.size.is_deleted()
     }
 
+    fn items_version(&self) -> u64 {
+        self.size.items_version()
+    }
+
     fn items(&self) -> Arc<Items> {
         self.handle.core.items(self.config.id)
     }

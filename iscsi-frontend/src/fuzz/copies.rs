@@ -5,7 +5,7 @@ use twinsan::guest::Command;
 
 use crate::scsi::copy::{Copy, LIST_BYTES_MAX, Order};
 use crate::scsi::{Sense, Unit};
-use crate::session::drive::{HandVolume, SECTORS};
+use crate::session::drive::{HandVolume, SECTORS, nexus};
 
 /// Requests of a list at most: 32 segments of 16 pieces and one that is cut, each read and written.
 const REQUESTS_MAX: usize = 32 * 17 * 2;
@@ -24,7 +24,8 @@ const HIDDEN: usize = 3;
 /// copy has none, or by the bug that is being looked for.
 pub fn copy_list(input: &[u8]) -> usize {
     let Some((&how, list)) = input.split_first() else { return 0 };
-    let unit = |lun: u16| Unit::new(lun, HandVolume::new(u32::from(lun) + 1) as _, lun == PROTECTED);
+    let unit =
+        |lun: u16| Unit::new(lun, HandVolume::new(u32::from(lun) + 1) as _, lun == PROTECTED, &nexus());
     let mut units: Vec<Unit> = (0..=HIDDEN as u16).map(unit).collect();
     let list = with_designators(list, &units);
     units.truncate(if how & 2 != 0 { 1 } else { HIDDEN });

@@ -9,7 +9,7 @@ use crate::chap::{decode, encode};
 use crate::pdu::text;
 use crate::scsi::{Cdb, Plan, Port, Unit, Work};
 use crate::session::Params;
-use crate::session::drive::{Drive, HandVolume, SECTORS};
+use crate::session::drive::{Drive, HandVolume, SECTORS, nexus};
 use crate::target::TargetConfig;
 
 /// The longest text that is made of an input: what a login takes.
@@ -148,7 +148,7 @@ pub fn parameters(input: &[u8]) -> usize {
     }
     let config = TargetConfig::new(TARGET);
     let port = Port::new(TARGET, (1, 2), &config.vendor, &config.product, &config.revision);
-    let mut unit = Unit::new(0, Arc::clone(&HandVolume::new(1)) as _, false);
+    let mut unit = Unit::new(0, Arc::clone(&HandVolume::new(1)) as _, false, &nexus());
     let Plan::Parameters { kind, bytes } = unit.plan(&cdb, &port) else { return 0 };
     let list = &list[..list.len().min(bytes as usize)];
     match unit.plan_parameters(kind, list, &config.pages) {

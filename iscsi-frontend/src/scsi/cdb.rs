@@ -3,6 +3,7 @@
 //! A field that a command does not support is refused here, with a pointer to its byte, so that the rest never
 //! sees it.
 
+use super::reservations::{Need, Order, Reservations};
 use super::sense::Sense;
 
 /// A CDB of up to 16 bytes, the rest zero.
@@ -139,6 +140,17 @@ pub(crate) enum Kind {
         unmap: bool,
         no_data: bool,
     },
+    /// PERSISTENT RESERVE IN.
+    ReserveIn {
+        action: u8,
+        allocation: u32,
+    },
+    /// PERSISTENT RESERVE OUT; `what` is scope and type.
+    ReserveOut {
+        action: u8,
+        what: u8,
+        parameters: u32,
+    },
     /// EXTENDED COPY (LID1).
     ExtendedCopy {
         parameters: u32,
@@ -179,6 +191,13 @@ impl Kind {
             0x41 | 0x93 => write_same(cdb),
             0x42 if b[1] & 0x01 != 0 => Err(Sense::cdb(1)),
             0x42 => Ok(Kind::Unmap { parameters: cdb.half(7) }),
+            0x5e if Reservations::reports(cdb.action()) => {
+                Ok(Kind::ReserveIn { action: cdb.action(), allocation: cdb.half(7) })
+            }
+            0x5f if Order::is_known(cdb.action()) => {
+                Ok(Kind::ReserveOut { action: cdb.action(), what: b[2], parameters: cdb.word(5) })
+            }
+            0x5e | 0x5f => Err(Sense::cdb(1)),
             0x83 if cdb.action() == 0x00 => Ok(Kind::ExtendedCopy { parameters: cdb.word(10) }),
             0x83 => Err(Sense::cdb(1)),
             0x84 => copy_results(cdb),
@@ -236,6 +255,43 @@ impl Kind {
                 | Kind::Unmap { .. }
                 | Kind::WriteSame { .. }
         )
+    }
+
+    /// What it wants of the unit, for reservations to say whether it may (SPC-4 table 65, SBC-3 table 13).
+    pub(crate) fn need(&self) -> Need {
+        match self {
+            Kind::TestUnitReady
+            | Kind::RequestSense { .. }
+            | Kind::Inquiry { .. }
+            | Kind::StartStop { start: true }
+            | Kind::PreventAllow
+            | Kind::ReadCapacity10
+            | Kind::ReadCapacity16 { .. }
+            | Kind::ReportLuns { .. }
+            | Kind::ReportPortGroups { .. }
+            | Kind::ReportOpcodes { .. }
+            | Kind::ReportTaskManagement { .. }
+            | Kind::ReserveIn { .. }
+            | Kind::ReserveOut { .. } => Need::Nothing,
+            Kind::ModeSense { .. }
+            | Kind::GetLbaStatus { .. }
+            | Kind::ReadDefects { .. }
+            | Kind::Read { .. }
+            | Kind::Verify { .. }
+            | Kind::Prefetch { .. } => Need::Read,
+            Kind::ModeSelect { .. }
+            | Kind::StartStop { start: false }
+            | Kind::Write { .. }
+            | Kind::WriteVerify { .. }
+            | Kind::WriteAtomic { .. }
+            | Kind::SynchronizeCache { .. }
+            | Kind::Unmap { .. }
+            | Kind::WriteSame { .. }
+            | Kind::ExtendedCopy { .. }
+            | Kind::CopyStatus { .. }
+            | Kind::CopyParameters { .. }
+            | Kind::CopyFailure { .. } => Need::Write,
+        }
     }
 
     /// Must the initiator send exactly the parameters that the command takes? A block that is repeated over the

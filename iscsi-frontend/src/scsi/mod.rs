@@ -15,6 +15,7 @@ mod inquiry;
 mod mode;
 mod opcodes;
 mod ports;
+pub(crate) mod reservations;
 mod sense;
 mod status;
 mod unit;
@@ -27,6 +28,8 @@ mod tests;
 
 pub(crate) use cdb::{Cdb, Kind};
 pub(crate) use identity::{Identity, Port};
+use reservations::Order;
+pub(crate) use reservations::{Initiator, Nexus};
 pub(crate) use sense::{FixedSense, Sense};
 pub(crate) use unit::{Attention, Unit, no_unit, plan_report_luns};
 pub(crate) use work::Work;
@@ -35,6 +38,8 @@ pub(crate) use work::Work;
 pub(crate) mod code {
     pub(crate) const GOOD: u8 = 0x00;
     pub(crate) const CHECK_CONDITION: u8 = 0x02;
+    pub(crate) const BUSY: u8 = 0x08;
+    pub(crate) const RESERVATION_CONFLICT: u8 = 0x18;
     pub(crate) const TASK_SET_FULL: u8 = 0x28;
 }
 
@@ -59,6 +64,10 @@ pub(crate) enum Plan {
     Store { work: Work, bytes: u32, head: u32, whole: bool },
     /// Take `bytes` of parameters from the initiator, then plan again with them.
     Parameters { kind: Kind, bytes: u32 },
+    /// Answer with RESERVATION CONFLICT.
+    Conflict,
+    /// Keep what the list of a PERSISTENT RESERVE OUT makes of the reservations.
+    Reserve(Box<Order>),
     /// Answer with TASK SET FULL: there is no room for its data.
     Full,
 }

@@ -54,6 +54,8 @@ impl Sense {
     pub(crate) const MEDIUM: Sense = Sense::new(0x03, 0x11, 0x00);
     pub(crate) const INTERNAL: Sense = Sense::new(0x04, 0x44, 0x00);
     pub(crate) const PARAMETER_LENGTH: Sense = Sense::new(0x05, 0x1a, 0x00);
+    /// INSUFFICIENT REGISTRATION RESOURCES.
+    pub(crate) const NO_MORE_REGISTRATIONS: Sense = Sense::new(0x05, 0x55, 0x04);
     pub(crate) const NO_SUCH_OPCODE: Sense = Sense::new(0x05, 0x20, 0x00);
     /// OPERATION IN PROGRESS: the list identifier is taken.
     pub(crate) const LIST_IN_USE: Sense = Sense::new(0x05, 0x00, 0x16);

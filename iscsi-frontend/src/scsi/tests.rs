@@ -7,14 +7,14 @@ use twinsan::guest::{Command, TRANSFER_SECTORS_MAX, ZERO_SECTORS_MAX};
 
 use super::opcodes::COMMANDS;
 use super::{Attention, Cdb, Kind, Plan, Port, Sense, Unit, Work, no_unit, plan_report_luns};
-use crate::session::drive::{HandVolume, SECTORS};
+use crate::session::drive::{HandVolume, SECTORS, nexus};
 
 fn port() -> Port {
     Port::new("iqn.2026-01.example:san", (2, 1), "VENDOR", "PRODUCT", "1")
 }
 
 fn unit() -> Unit {
-    Unit::new(0, HandVolume::new(7), false)
+    Unit::new(0, HandVolume::new(7), false, &nexus())
 }
 
 fn cdb(bytes: &[u8]) -> Cdb {
@@ -252,7 +252,7 @@ fn an_attention_is_told_once_and_the_most_urgent_first() {
 #[test]
 fn growth_is_told() {
     let volume = HandVolume::new(1);
-    let mut unit = Unit::new(0, Arc::clone(&volume) as _, false);
+    let mut unit = Unit::new(0, Arc::clone(&volume) as _, false, &nexus());
     volume.state.lock().sectors = SECTORS * 2;
     assert!(matches!(unit.plan(&cdb(&[0x12, 0, 0, 0, 36]), &port()), Plan::Answer(_)), "INQUIRY passes");
     assert!(matches!(unit.plan(&cdb(&[0]), &port()), Plan::Fail(Sense { key: 6, asc: 0x2a, ascq: 9, .. })));
@@ -267,7 +267,7 @@ fn growth_is_told() {
 #[test]
 fn a_deleted_volume_is_no_unit_any_more() {
     let volume = HandVolume::new(1);
-    let mut unit = Unit::new(0, Arc::clone(&volume) as _, false);
+    let mut unit = Unit::new(0, Arc::clone(&volume) as _, false, &nexus());
     volume.state.lock().gone = true;
     for command in [&[0][..], &[0x28, 0, 0, 0, 0, 0, 0, 0, 1], &[0x25]] {
         let Plan::Fail(sense) = unit.plan(&cdb(command), &port()) else { panic!("refused") };

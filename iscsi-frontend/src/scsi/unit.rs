@@ -8,6 +8,7 @@ use twinsan::guest::{PathState, VirtualVolume, VolumeInfo};
 use twinsan::ids::VolumeId;
 
 use super::copy::{self, Copies};
+use super::reservations::{LIST_BYTES, Need, Nexus, Order, Watch};
 use super::{Cdb, Identity, Kind, Plan, Port, Sense, answer};
 use super::{capacity, data, inquiry, mode, opcodes, ports, vpd};
 
@@ -20,6 +21,12 @@ pub(crate) enum Attention {
     ModeChanged,
     /// 3F/0E: units were mapped or unmapped.
     UnitsChanged,
+    /// 2A/04: a reservation that admitted this initiator was released, or is of another type now.
+    ReservationsReleased,
+    /// 2A/05: its registration was taken away.
+    RegistrationsPreempted,
+    /// 2A/03: all registrations were.
+    ReservationsPreempted,
     /// 2A/06: path states have changed.
     PathsChanged,
     /// 2F/00: another initiator cleared the task set.
@@ -34,6 +41,9 @@ impl Attention {
             Attention::CapacityChanged => Sense::new(0x06, 0x2a, 0x09),
             Attention::ModeChanged => Sense::new(0x06, 0x2a, 0x01),
             Attention::UnitsChanged => Sense::new(0x06, 0x3f, 0x0e),
+            Attention::ReservationsReleased => Sense::new(0x06, 0x2a, 0x04),
+            Attention::RegistrationsPreempted => Sense::new(0x06, 0x2a, 0x05),
+            Attention::ReservationsPreempted => Sense::new(0x06, 0x2a, 0x03),
             Attention::PathsChanged => Sense::new(0x06, 0x2a, 0x06),
             Attention::CommandsCleared => Sense::new(0x06, 0x2f, 0x00),
             Attention::Reset => Sense::new(0x06, 0x29, 0x03),
@@ -53,15 +63,18 @@ pub(crate) struct Unit {
     attentions: SmallVec<[Attention; 6]>,
     /// Of the copies that were sent here.
     pub(crate) copies: Copies,
+    pub(crate) reservations: Watch,
 }
 
 impl Unit {
-    pub(crate) fn new(lun: u16, volume: Arc<dyn VirtualVolume>, read_only: bool) -> Unit {
+    /// As the initiator of `nexus` sees it.
+    pub(crate) fn new(lun: u16, volume: Arc<dyn VirtualVolume>, read_only: bool, nexus: &Arc<Nexus>) -> Unit {
         let info = volume.info();
         let identity = Identity::of(&info);
         let path = volume.path_state();
         let (attentions, copies) = (SmallVec::new(), Copies::default());
-        Unit { lun, volume, info, identity, path, read_only, attentions, copies }
+        let reservations = Watch::new(nexus, &*volume);
+        Unit { lun, volume, info, identity, path, read_only, attentions, copies, reservations }
     }
 
     /// Is it the same volume at the same LUN?
@@ -106,6 +119,22 @@ impl Unit {
         }
     }
 
+    /// Learns what others have done to the reservations, which is told the initiator.
+    pub(crate) fn look(&mut self) {
+        if let Some(attention) = self.reservations.look(&*self.volume) {
+            self.attend(attention);
+        }
+    }
+
+    /// May a command that was planned go on, if the reservations have changed since?
+    pub(crate) fn still_allows(&mut self, need: impl FnOnce() -> Need) -> bool {
+        if !self.reservations.is_behind(&*self.volume) {
+            return true;
+        }
+        self.look();
+        self.reservations.allows(need())
+    }
+
     /// What `cdb` comes to.
     pub(crate) fn plan(&mut self, cdb: &Cdb, port: &Port) -> Plan {
         if self.volume.is_gone() {
@@ -119,6 +148,9 @@ impl Unit {
             self.path = path;
             self.attend(Attention::PathsChanged);
         }
+        if self.reservations.is_behind(&*self.volume) {
+            self.look();
+        }
         let kind = Kind::parse(cdb);
         if !self.attentions.is_empty() && !kind.is_ok_and(|kind| kind.passes_attention()) {
             return self.attentions.pop().map_or(Sense::NONE, Attention::sense).into();
@@ -128,6 +160,11 @@ impl Unit {
             Ok(kind) if path == PathState::Unavailable && !kind.serves_on_any_path() => {
                 Sense::UNAVAILABLE.into()
             }
+            // What is kept may be old here.
+            Ok(kind) if path == PathState::Transitioning && !self.reservations.allows(kind.need()) => {
+                Sense::TRANSITIONING.into()
+            }
+            Ok(kind) if !self.reservations.allows(kind.need()) => Plan::Conflict,
             Ok(kind) if self.read_only && kind.changes_the_medium() => Sense::WRITE_PROTECTED.into(),
             Ok(kind) => match self.plan_kind(kind, port) {
                 // It may have grown on the partner, unknown to this node.
@@ -151,12 +188,30 @@ impl Unit {
             | Kind::ExtendedCopy { .. }
             | Kind::WriteSame { .. } => data::plan(kind, self.info.sectors),
             Kind::ModeSelect { parameters, .. } => mode::select(kind, parameters),
+            Kind::ReserveIn { .. } | Kind::ReserveOut { .. } => self.reserve(kind),
             Kind::CopyStatus { list, allocation } => self.copies.status(list, allocation),
             Kind::CopyFailure { list, allocation } => self.copies.failure(list, allocation),
             Kind::CopyParameters { allocation } => Ok(answer(copy::operating_parameters(), allocation)),
             Kind::TestUnitReady => Ok(self.ready()),
             Kind::ReadCapacity10 | Kind::ReadCapacity16 { .. } => Ok(self.capacity(kind)),
             _ => Ok(self.describe(kind, port)),
+        }
+    }
+
+    /// PERSISTENT RESERVE IN and OUT.
+    fn reserve(&mut self, kind: Kind) -> Result<Plan, Sense> {
+        if self.path == PathState::Transitioning {
+            return Err(Sense::TRANSITIONING);
+        }
+        match (kind, self.reservations.state()) {
+            (_, None) => Err(Sense::INTERNAL),
+            (Kind::ReserveIn { action, allocation }, Some((state, _))) => {
+                Ok(state.report(action, allocation))
+            }
+            (Kind::ReserveOut { parameters, .. }, _) if LIST_BYTES.contains(&parameters) => {
+                Ok(Plan::Parameters { kind, bytes: parameters })
+            }
+            _ => Err(Sense::PARAMETER_LENGTH),
         }
     }
 
@@ -226,6 +281,10 @@ impl Unit {
     pub(crate) fn plan_parameters(&mut self, kind: Kind, list: &[u8], pages: &PagePool) -> Plan {
         match kind {
             Kind::ModeSelect { ten, .. } => mode::selected(list, ten, self.info.sectors),
+            Kind::ReserveOut { action, what, .. } => match Order::parse(action, what, list) {
+                Ok(order) => Plan::Reserve(Box::new(order)),
+                Err(sense) => sense.into(),
+            },
             _ => data::with_parameters(kind, list, self.info.sectors, pages),
         }
     }

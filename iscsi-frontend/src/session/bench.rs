@@ -100,6 +100,8 @@ pub(super) fn hosts() -> Vec<Host> {
 pub(super) struct Bench {
     pub(super) drive: Drive,
     pub(super) volume: Arc<HandVolume>,
+    /// At LUN 300 of host one.
+    pub(super) second: Arc<HandVolume>,
     pub(super) cmd_sn: u32,
 }
 
@@ -121,7 +123,7 @@ impl Bench {
         ];
         let target = Target::new(config, Access { hosts: hosts(), mappings }).expect("good");
         target.bound.lock().push("127.0.0.1:3260".parse().expect("an address"));
-        Bench { drive: Drive::new(target), volume, cmd_sn: 1 }
+        Bench { drive: Drive::new(target), volume, second, cmd_sn: 1 }
     }
 
     pub(super) fn ask(&mut self, link: usize, pdu: &Pdu) -> Vec<Answer> {

@@ -63,6 +63,7 @@ impl Connection {
         let expected = if reads || writes { header.word(20) } else { 0 };
         let mut task = Task {
             itt: header.itt(),
+            cdb,
             lun: header.lun(),
             unit,
             state: State::Gathering,
@@ -86,6 +87,7 @@ impl Connection {
                 failed: None,
             },
             request: RequestId::default(),
+            keeping: None,
             list: None,
             needs: 0,
             reserved: 0,
@@ -161,7 +163,7 @@ impl Connection {
                 task.flow.wanted = sends.min(*bytes);
                 task.flow.into = Into::List(*kind, Vec::new());
             }
-            Plan::Good | Plan::Fail(_) | Plan::Run(_) | Plan::Full => {}
+            Plan::Good | Plan::Fail(_) | Plan::Run(_) | Plan::Conflict | Plan::Reserve(_) | Plan::Full => {}
         }
     }
 
@@ -195,6 +197,8 @@ impl Connection {
             Plan::Good => self.finish(slot, code::GOOD),
             Plan::Fail(sense) => self.fail(slot, sense),
             Plan::Run(work) => self.run_with_room(slot, work),
+            Plan::Conflict => self.finish(slot, code::RESERVATION_CONFLICT),
+            Plan::Reserve(order) => self.reserve(slot, *order),
             Plan::Full => self.turn_away(slot),
             Plan::Fetch { work, bytes, head } => {
                 task.fetches = true;
@@ -240,6 +244,9 @@ impl Connection {
             None => {}
         }
         let step = work.step();
+        if !step.as_ref().is_none_or(|command| self.may_go_on(slot, &work, command)) {
+            return self.conflict(slot, &work);
+        }
         let Some(task) = self.tasks.get_mut(slot) else { return };
         let (Some(command), Some(unit)) = (step, self.units.get(task.unit)) else {
             return match work.into_answer() {
@@ -286,7 +293,7 @@ impl Connection {
     }
 
     /// Answers without data.
-    fn finish(&mut self, slot: u16, status: u8) {
+    pub(super) fn finish(&mut self, slot: u16, status: u8) {
         self.note_outcome(slot, None);
         let Some(task) = self.release(slot) else { return };
         let residual = Residual::between(task.expected, u64::from(task.asked));

@@ -116,7 +116,9 @@ impl Connection {
                 task.tickets.extend(ticket.map(Arc::clone));
                 self.call_off(slot);
             }
-            State::Aborting | State::Stopping(_) => task.tickets.extend(ticket.map(Arc::clone)),
+            State::Keeping | State::Aborting | State::Stopping(_) => {
+                task.tickets.extend(ticket.map(Arc::clone))
+            }
         }
     }
 }

@@ -7,12 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use twinsan::block::{Block, SECTOR_BYTES, SECTORS_PER_BLOCK};
-use twinsan::guest::{Command, GuestError, GuestResult, PathState, Sectors, Sink, VirtualVolume, VolumeInfo};
-use twinsan::ids::{RequestId, Uuid, VolumeId};
+use twinsan::guest::{
+    Command, GuestError, GuestResult, Item, Items, PathState, Sectors, Sink, VirtualVolume, VolumeInfo,
+};
+use twinsan::ids::{ItemName, RequestId, Uuid, VolumeId};
+use twinsan::runtime::VolumeRefusal;
 
 use super::landing::Slices;
 use super::{Connection, Ends};
+use crate::scsi::{Initiator, Nexus};
 use crate::target::{Address, Mailbox, Notice, Target};
+
+/// The nexus of an initiator that nobody else is.
+pub(crate) fn nexus() -> Arc<Nexus> {
+    let initiator = Initiator::new("iqn.2026-01.example:host", [0x40, 0, 0, 0, 0, 1]);
+    Arc::new(Nexus { initiator, port: 1, site: 0 })
+}
 
 /// Sectors of a [`HandVolume`]: 64 MiB.
 pub(crate) const SECTORS: u64 = 131_072;
@@ -43,6 +53,14 @@ impl Mailbox for PostOffice {
     }
 }
 
+/// What is to be kept, and whom to tell.
+struct Keep {
+    name: ItemName,
+    expect: u64,
+    value: Vec<u8>,
+    done: Box<dyn FnOnce(Result<(), VolumeRefusal>) + Send>,
+}
+
 struct Pending {
     id: u64,
     command: Command,
@@ -67,6 +85,12 @@ pub(crate) struct Hand {
     pub(crate) gone: bool,
     /// Answers the next requests.
     pub(crate) failure: Option<GuestError>,
+    /// What is kept, and how often that has changed.
+    pub(crate) items: Arc<Items>,
+    version: u64,
+    /// What is to be kept waits until [`HandVolume::keep_all`].
+    pub(crate) hold_keeps: bool,
+    keeps: Vec<Keep>,
     blocks: BTreeMap<u64, Block>,
     pending: Vec<Pending>,
     aborts: Vec<(u64, Arc<dyn Sink>, u64)>,
@@ -81,6 +105,10 @@ impl HandVolume {
             sectors: SECTORS,
             gone: false,
             failure: None,
+            items: Arc::default(),
+            version: 0,
+            hold_keeps: false,
+            keeps: Vec::new(),
             blocks: BTreeMap::new(),
             pending: Vec::new(),
             aborts: Vec::new(),
@@ -103,6 +131,16 @@ impl HandVolume {
         aborts.iter().for_each(|(request, sink, token)| self.abort(RequestId(*request), sink, *token));
     }
 
+    /// Keeps what is to be kept.
+    #[cfg(test)]
+    pub(crate) fn keep_all(&self) {
+        let keeps = core::mem::take(&mut self.state.lock().keeps);
+        for keep in keeps {
+            let kept = self.state.lock().keep(keep.name, keep.expect, &keep.value);
+            (keep.done)(kept);
+        }
+    }
+
     /// Answers the request at `place` of those that wait.
     pub(crate) fn answer(&self, place: usize) {
         let mut state = self.state.lock();
@@ -116,6 +154,19 @@ impl HandVolume {
 }
 
 impl Hand {
+    /// As a volume does that somebody else may change too.
+    pub(crate) fn keep(&mut self, name: ItemName, expect: u64, value: &[u8]) -> Result<(), VolumeRefusal> {
+        let revision = self.items.get(&name).map_or(0, |item| item.revision);
+        if revision != expect {
+            return Err(VolumeRefusal::Changed { revision });
+        }
+        self.version += 1;
+        let mut items = (*self.items).clone();
+        items.insert(name, Item { revision: self.version, value: value.into() });
+        self.items = Arc::new(items);
+        Ok(())
+    }
+
     fn run(&mut self, command: Command) -> GuestResult {
         if let Some(failure) = self.failure {
             return Err(failure);
@@ -173,6 +224,30 @@ impl VirtualVolume for HandVolume {
 
     fn partner_path_state(&self) -> PathState {
         PathState::NonOptimized
+    }
+
+    fn items_version(&self) -> u64 {
+        self.state.lock().version
+    }
+
+    fn items(&self) -> Arc<Items> {
+        Arc::clone(&self.state.lock().items)
+    }
+
+    fn keep(
+        &self,
+        name: ItemName,
+        expect: u64,
+        value: &[u8],
+        done: Box<dyn FnOnce(Result<(), VolumeRefusal>) + Send>,
+    ) {
+        let mut state = self.state.lock();
+        if state.hold_keeps {
+            return state.keeps.push(Keep { name, expect, value: value.to_vec(), done });
+        }
+        let kept = state.keep(name, expect, value);
+        drop(state);
+        done(kept);
     }
 
     fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId {

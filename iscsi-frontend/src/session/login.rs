@@ -310,7 +310,7 @@ impl Connection {
             self.awaited.pop();
             return Err(login.turned_away());
         }
-        self.initiator = initiator;
+        (self.initiator, self.isid) = (initiator, isid);
         self.phase = Phase::Entering;
         Ok(())
     }

@@ -121,7 +121,7 @@ impl Connection {
         if !self.is_trusted() {
             return self.drop_politely();
         }
-        let mut fresh = self.target.units(&self.initiator, self.site);
+        let mut fresh = self.target.units(&self.nexus());
         let stays = |unit: &Unit| fresh.iter().position(|new| new.is_same(unit));
         let moved: Vec<Option<usize>> = self.units.iter().map(stays).collect();
         for (old, place) in self.units.iter_mut().zip(&moved) {

@@ -20,6 +20,7 @@ mod login;
 mod management;
 mod memory;
 mod output;
+mod reservations;
 mod security;
 mod tasks;
 mod text;
@@ -37,7 +38,7 @@ use twinsan::block::{BLOCK_BYTES, PageMut};
 use twinsan::guest::Sink;
 
 use crate::pdu::{BHS_BYTES, DIGEST_BYTES, Header, NO_TAG, Numbers, Response, opcode, reject};
-use crate::scsi::Unit;
+use crate::scsi::{Nexus, Unit};
 use crate::target::{Address, Notice, Target, Ticket};
 
 use framer::{Framer, Place, Stage};
@@ -102,6 +103,8 @@ enum Awaited {
     Enter { response: Response, reply: Vec<u8> },
     /// Answer a logout, or a function that ends many tasks.
     Answer { response: Response, closing: Closing },
+    /// Conclude the PERSISTENT RESERVE OUT in this slot.
+    Fenced { slot: u16 },
     /// Answer ABORT TASK. One for each task that is dying, at most: no other can name it.
     Aborted { response: Response },
 }
@@ -133,6 +136,7 @@ pub(crate) struct Connection {
     exp_cmd_sn: u32,
     cid: u16,
     initiator: String,
+    isid: [u8; 6],
     /// It has proved who it is.
     proved: bool,
     /// The place of the session's target.
@@ -185,6 +189,7 @@ impl Connection {
             exp_cmd_sn: 0,
             cid: 0,
             initiator: String::new(),
+            isid: [0; 6],
             proved: false,
             site: 0,
             units: Vec::new(),
@@ -501,6 +506,8 @@ impl Connection {
                 self.close(Closing::Now);
             }
             Notice::Clear(clear, ticket) => self.clear(&clear, &ticket),
+            Notice::CutOff(volume, ticket) => self.cut_off(volume, &ticket),
+            Notice::Kept(slot, result) => self.kept(slot, result),
             Notice::Remap => self.remap(),
             Notice::TicketGone(number) => self.ticket_gone(number),
         }
@@ -509,14 +516,13 @@ impl Connection {
     fn ticket_gone(&mut self, number: u32) {
         let Some(place) = self.awaited.iter().position(|(awaited, _)| *awaited == number) else { return };
         let (_, awaited) = self.awaited.swap_remove(place);
-        if matches!(self.phase, Phase::Ended) {
-            return;
-        }
         match awaited {
+            Awaited::Fenced { slot } => self.fenced(slot),
+            _ if matches!(self.phase, Phase::Ended) => {}
             Awaited::Enter { .. } if !self.is_trusted() => self.close(Closing::Now),
             Awaited::Enter { response, reply } => {
                 // As late as possible: mappings may have changed while an old session died.
-                self.units = self.target.units(&self.initiator, self.site);
+                self.units = self.target.units(&self.nexus());
                 self.begin_session(response, &reply, false);
             }
             Awaited::Aborted { response } => self.send(response, &[]),
@@ -525,6 +531,11 @@ impl Connection {
                 self.close(closing);
             }
         }
+    }
+
+    /// Who this is to reservations.
+    fn nexus(&self) -> Arc<Nexus> {
+        self.target.nexus(&self.initiator, self.isid, self.site)
     }
 
     /// Bytes to send.

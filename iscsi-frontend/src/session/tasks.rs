@@ -7,10 +7,11 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use twinsan::ids::RequestId;
 
-use crate::scsi::{Kind, Plan, Sense, Work};
+use crate::scsi::{Cdb, Kind, Plan, Sense, Work};
 use crate::target::Ticket;
 
 use super::landing::Landing;
+use super::reservations::Keeping;
 
 /// Where a task stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,7 +20,9 @@ pub(crate) enum State {
     Gathering,
     /// A request of the volume is under way.
     Running,
-    /// As `Running`, and to be given up.
+    /// The volume is to keep something: nobody can call that off.
+    Keeping,
+    /// As `Running` or `Keeping`, and to be given up.
     Aborting,
     /// As `Aborting`, and then to be answered with this.
     Stopping(Sense),
@@ -52,6 +55,7 @@ pub(crate) struct Flow {
 /// A SCSI command in progress.
 pub(crate) struct Task {
     pub(crate) itt: u32,
+    pub(crate) cdb: Cdb,
     pub(crate) lun: [u8; 8],
     pub(crate) unit: usize,
     pub(crate) state: State,
@@ -73,6 +77,8 @@ pub(crate) struct Task {
     pub(crate) head: u32,
     pub(crate) flow: Flow,
     pub(crate) request: RequestId,
+    /// What the volume is to keep.
+    pub(crate) keeping: Option<Box<Keeping>>,
     /// The list identifier of a copy.
     pub(crate) list: Option<u8>,
     /// Room that the task waits for or has, in bytes.

@@ -7,6 +7,7 @@ mod crowd;
 mod hostile;
 mod management;
 mod memory;
+mod reservations;
 
 use std::sync::Arc;
 

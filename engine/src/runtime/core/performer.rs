@@ -110,6 +110,7 @@ impl Core {
             Action::VolumeAnswer { id, result } => self.changers.answer(id, result),
             Action::VolumeItems { volume, items } => {
                 self.items.write().insert(volume, items);
+                self.sizes.items_shown(volume);
             }
             Action::VolumeSize { volume, sectors } => {
                 match sectors {

@@ -8,13 +8,13 @@ use twinsan::guest::{Command, GuestError, Sectors};
 use super::sample::{cscd, list, segment};
 use super::{COPIES_MAX, CSCDS_MAX, Copies, Copy, LIST_BYTES_MAX, Order, PIECE_SECTORS, SEGMENTS_MAX};
 use crate::scsi::{Plan, Sense, Unit};
-use crate::session::drive::{HandVolume, SECTORS};
+use crate::session::drive::{HandVolume, SECTORS, nexus};
 
 const NOBODY: [u8; 16] = [0x60; 16];
 
 /// Volume 1 at LUN 0, volume 2 at LUN 1, and volume 3 at LUN 2 for reading only.
 fn units() -> Vec<Unit> {
-    (1..4u16).map(|id| Unit::new(id - 1, HandVolume::new(u32::from(id)) as _, id == 3)).collect()
+    (1..4u16).map(|id| Unit::new(id - 1, HandVolume::new(u32::from(id)) as _, id == 3, &nexus())).collect()
 }
 
 fn cscds(units: &[Unit]) -> Vec<[u8; 32]> {
@@ -160,7 +160,7 @@ fn a_descriptor_that_contradicts_its_unit_is_refused() {
     );
     let gone = HandVolume::new(1);
     gone.state.lock().gone = true;
-    let unit = [Unit::new(0, gone as _, false)];
+    let unit = [Unit::new(0, gone as _, false, &nexus())];
     let bytes = list(1, &[cscd(unit[0].naa())], &[segment((0, 0), 1, 0, 8)]);
     assert_eq!(told(&copy_in(&unit, &bytes).map(drop).expect_err("deleted")).1, (0x0d, 0x02));
 }
@@ -316,7 +316,7 @@ fn a_change_of_units_stops_the_segment_under_way_and_faults_later_ones() {
 #[test]
 fn of_two_mappings_of_a_volume_the_one_that_may_be_written_is() {
     let volume = HandVolume::new(5);
-    let unit = |lun, read_only| Unit::new(lun, Arc::clone(&volume) as _, read_only);
+    let unit = |lun, read_only| Unit::new(lun, Arc::clone(&volume) as _, read_only, &nexus());
     let both = [unit(0, true), unit(1, false)];
     let bytes = list(1, &[cscd(both[0].naa())], &[segment((0, 0), 8, 0, 8)]);
     assert!(copy_in(&both, &bytes).is_ok());

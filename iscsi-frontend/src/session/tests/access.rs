@@ -118,7 +118,8 @@ fn two_targets() -> Drive {
 
 #[test]
 fn targets_have_names_sessions_and_units_of_their_own() {
-    let mut bench = Bench { drive: two_targets(), volume: HandVolume::new(1), cmd_sn: 1 };
+    let mut bench =
+        Bench { drive: two_targets(), volume: HandVolume::new(1), second: HandVolume::new(2), cmd_sn: 1 };
     let ask = |bench: &mut Bench, text: &str| {
         let link = bench.drive.connect();
         let pdu = Pdu::new(0x43, 0x87, 1).byte(13, 1).word(24, 1).data(text.as_bytes());

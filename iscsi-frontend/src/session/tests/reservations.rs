@@ -1,0 +1,281 @@
+//! Persistent reservations in sessions: two hosts that share a volume.
+
+use std::sync::Arc;
+
+use twinsan::ids::ItemName;
+
+use super::super::bench::{Answer, Bench, HOST, OTHER, Pdu, answers};
+use crate::scsi::Identity;
+use crate::scsi::copy::sample::{cscd, list as copy_list, segment};
+use twinsan::guest::VirtualVolume;
+
+const GOOD: (u8, u8, u8, u8) = (0, 0, 0, 0);
+const BUSY: (u8, u8, u8, u8) = (8, 0, 0, 0);
+const CONFLICT: (u8, u8, u8, u8) = (0x18, 0, 0, 0);
+/// Service actions.
+const REGISTER: u8 = 0;
+const RESERVE: u8 = 1;
+const RELEASE: u8 = 2;
+const CLEAR: u8 = 3;
+const PREEMPT: u8 = 4;
+const PREEMPT_AND_ABORT: u8 = 5;
+/// Types.
+const WRITE_EXCLUSIVE: u8 = 1;
+const EXCLUSIVE_ACCESS: u8 = 3;
+const WRITE_EXCLUSIVE_REGISTRANTS: u8 = 5;
+
+/// A host's session.
+struct Host {
+    link: usize,
+    lun: u8,
+    cmd_sn: u32,
+}
+
+/// Two hosts, one volume.
+struct Pair {
+    bench: Bench,
+    hosts: [Host; 2],
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let mut bench = Bench::new();
+        let mut enter = |name, lun| {
+            bench.cmd_sn = 1;
+            Host { link: bench.login(name, 1, "InitialR2T=Yes\0").0, lun, cmd_sn: 1 }
+        };
+        let hosts = [enter(HOST, 0), enter(OTHER, 5)];
+        Pair { bench, hosts }
+    }
+
+    fn send(&mut self, host: usize, flags: u8, expected: u32, cdb: &[u8], data: &[u8]) -> Vec<Answer> {
+        let Host { link, lun, cmd_sn } = &mut self.hosts[host];
+        let mut pdu = Pdu::new(0x01, flags, 100 + *cmd_sn).byte(9, *lun).word(20, expected).word(24, *cmd_sn);
+        pdu.head[32..32 + cdb.len()].copy_from_slice(cdb);
+        *cmd_sn += 1;
+        self.bench.ask(*link, &pdu.data(data))
+    }
+
+    fn ready(&mut self, host: usize) -> (u8, u8, u8, u8) {
+        self.send(host, 0x80, 0, &[0; 6], &[])[0].sense()
+    }
+
+    fn write(&mut self, host: usize) -> Vec<Answer> {
+        self.send(host, 0xa0, 512, &[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[7; 512])
+    }
+
+    fn read(&mut self, host: usize) -> (u8, u32) {
+        let found = self.send(host, 0xc0, 512, &[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[]);
+        (found[0].head[3], found[0].word(44))
+    }
+
+    fn order(&mut self, host: usize, action: u8, kind: u8, keys: [u64; 2]) -> Vec<Answer> {
+        let mut list = [keys[0].to_be_bytes(), keys[1].to_be_bytes()].concat();
+        list.resize(24, 0);
+        self.send(host, 0xa0, 24, &[0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0], &list)
+    }
+
+    fn done(&mut self, host: usize, action: u8, kind: u8, keys: [u64; 2]) {
+        let found = self.order(host, action, kind, keys);
+        assert_eq!(found[0].sense(), GOOD, "{action} of host {host}");
+    }
+
+    /// Both register, key 1 and 2, and the first one reserves.
+    fn reserved(kind: u8) -> Pair {
+        let mut pair = Pair::new();
+        pair.done(0, REGISTER, 0, [0, 1]);
+        pair.done(1, REGISTER, 0, [0, 2]);
+        pair.done(0, RESERVE, kind, [1, 0]);
+        pair
+    }
+
+    fn drain(&mut self, host: usize) -> Vec<Answer> {
+        self.bench.drive.deliver();
+        answers(&self.bench.drive.drain(self.hosts[host].link))
+    }
+}
+
+#[test]
+fn a_reservation_keeps_others_out_until_it_is_released() {
+    let mut pair = Pair::reserved(WRITE_EXCLUSIVE);
+    assert_eq!(pair.write(0)[0].sense(), GOOD);
+    let refused = pair.write(1);
+    assert_eq!((refused[0].sense(), refused[0].head[1]), (CONFLICT, 0x82), "nothing was taken: underflow");
+    assert_eq!(refused[0].word(44), 512);
+    assert_eq!(pair.read(1).0, 0);
+    assert_eq!(pair.ready(1), GOOD);
+    pair.done(0, RELEASE, WRITE_EXCLUSIVE, [1, 0]);
+    assert_eq!(pair.write(1)[0].sense(), GOOD, "and is told nothing of that");
+    pair.done(0, RESERVE, EXCLUSIVE_ACCESS, [1, 0]);
+    assert_eq!(pair.read(1), (0x18, 512), "nothing was sent");
+    let keys = pair.send(1, 0xc0, 255, &[0x5e, 0, 0, 0, 0, 0, 0, 0, 255, 0], &[]);
+    assert_eq!(keys[0].data, [0, 0, 0, 2, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
+}
+
+#[test]
+fn the_others_are_told_and_who_did_it_is_not() {
+    for (action, kind, keys, told) in [
+        (RELEASE, WRITE_EXCLUSIVE_REGISTRANTS, [1, 0], 4),
+        (CLEAR, 0, [1, 0], 3),
+        (PREEMPT, EXCLUSIVE_ACCESS, [1, 2], 5),
+        (REGISTER, 0, [1, 0], 4),
+    ] {
+        let mut pair = Pair::reserved(WRITE_EXCLUSIVE_REGISTRANTS);
+        assert_eq!(pair.write(1)[0].sense(), GOOD);
+        pair.done(0, action, kind, keys);
+        assert_eq!(pair.ready(0), GOOD, "{action}");
+        assert_eq!(pair.ready(1), (2, 6, 0x2a, told), "{action}");
+        assert_eq!(pair.ready(1), GOOD);
+    }
+}
+
+#[test]
+fn a_write_whose_data_come_too_late_is_refused() {
+    let mut pair = Pair::reserved(WRITE_EXCLUSIVE_REGISTRANTS);
+    let asked = pair.send(1, 0xa0, 512, &[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[]);
+    assert_eq!(asked[0].opcode(), 0x31);
+    pair.done(0, PREEMPT, WRITE_EXCLUSIVE, [1, 2]);
+    let (task, transfer) = (asked[0].word(16), asked[0].word(20));
+    let data = Pdu::new(0x05, 0x80, task).byte(9, 5).word(20, transfer).data(&[9; 512]);
+    let link = pair.hosts[1].link;
+    assert_eq!(pair.bench.ask(link, &data)[0].sense(), CONFLICT);
+    assert_eq!(pair.ready(1), (2, 6, 0x2a, 5));
+}
+
+#[test]
+fn preempt_and_abort_is_answered_when_the_others_tasks_are_dead() {
+    let mut pair = Pair::reserved(WRITE_EXCLUSIVE_REGISTRANTS);
+    {
+        let mut hand = pair.bench.volume.state.lock();
+        (hand.hold, hand.hold_aborts) = (true, true);
+    }
+    assert!(pair.write(1).is_empty() && pair.write(0).is_empty());
+    assert!(pair.order(0, PREEMPT_AND_ABORT, WRITE_EXCLUSIVE, [1, 2]).is_empty(), "it may still act");
+    pair.bench.volume.give_up();
+    assert_eq!(pair.drain(0)[0].sense(), GOOD);
+    assert_eq!(pair.bench.volume.held(), 1, "the own write goes on");
+    pair.bench.volume.answer(0);
+    assert_eq!(pair.drain(0)[0].sense(), GOOD);
+    assert!(pair.drain(1).is_empty());
+    assert_eq!(pair.ready(1), (2, 6, 0x2a, 5));
+}
+
+#[test]
+fn of_two_at_once_the_second_is_made_from_what_the_first_left() {
+    let mut pair = Pair::new();
+    pair.bench.volume.state.lock().hold_keeps = true;
+    assert!(pair.order(0, REGISTER, 0, [0, 1]).is_empty());
+    assert!(pair.order(1, REGISTER, 0, [0, 2]).is_empty());
+    pair.bench.volume.keep_all();
+    assert_eq!(pair.drain(0)[0].sense(), GOOD);
+    assert!(pair.drain(1).is_empty(), "it tries again");
+    pair.bench.volume.keep_all();
+    assert_eq!(pair.drain(1)[0].sense(), GOOD);
+    pair.bench.volume.state.lock().hold_keeps = false;
+    pair.done(0, RESERVE, EXCLUSIVE_ACCESS, [1, 0]);
+    assert_eq!(pair.read(1).0, 0x18);
+}
+
+#[test]
+fn who_is_never_first_is_told_to_come_again() {
+    let mut pair = Pair::new();
+    pair.bench.volume.state.lock().hold_keeps = true;
+    assert!(pair.order(1, REGISTER, 0, [0, 2]).is_empty());
+    for key in 0..20 {
+        // Somebody at the partner is always faster.
+        let changed = {
+            let mut hand = pair.bench.volume.state.lock();
+            let item = hand.items.get(&ItemName(1)).cloned();
+            let revision = item.as_ref().map_or(0, |item| item.revision);
+            let value = item.map_or_else(
+                || [vec![1, 0, 0, 0], vec![0; 28], vec![0xff, 0xff, 0, 0]].concat(),
+                |item| item.value.to_vec(),
+            );
+            hand.keep(ItemName(1), revision, &value)
+        };
+        assert_eq!(changed, Ok(()));
+        pair.bench.volume.keep_all();
+        if let [answer] = &pair.drain(1)[..] {
+            assert_eq!((answer.sense(), key), (BUSY, 8));
+            return;
+        }
+    }
+    panic!("no end");
+}
+
+#[test]
+fn an_order_that_is_given_up_is_over_when_it_is_kept_or_not() {
+    let mut pair = Pair::new();
+    pair.bench.volume.state.lock().hold_keeps = true;
+    assert!(pair.order(0, REGISTER, 0, [0, 1]).is_empty());
+    let link = pair.hosts[0].link;
+    assert!(pair.bench.ask(link, &Pdu::new(0x42, 0x81, 50).word(20, 101)).is_empty());
+    pair.bench.volume.keep_all();
+    let found = pair.drain(0);
+    assert_eq!((found.len(), found[0].opcode()), (1, 0x22), "the abort, not the order");
+    assert!(pair.order(0, REGISTER, 0, [1, 3]).is_empty());
+    assert!(pair.bench.ask(link, &Pdu::new(0x46, 0x80, 51)).is_empty(), "a logout waits as well");
+    pair.bench.volume.keep_all();
+    assert_eq!(pair.drain(0)[0].opcode(), 0x26);
+    assert!(pair.bench.drive.get(link).is_none());
+}
+
+#[test]
+fn a_session_that_ends_while_others_die_is_forgotten() {
+    let mut pair = Pair::reserved(WRITE_EXCLUSIVE_REGISTRANTS);
+    {
+        let mut hand = pair.bench.volume.state.lock();
+        (hand.hold, hand.hold_aborts) = (true, true);
+    }
+    assert!(pair.write(1).is_empty());
+    assert!(pair.order(0, PREEMPT_AND_ABORT, WRITE_EXCLUSIVE, [1, 2]).is_empty());
+    let link = pair.hosts[0].link;
+    pair.bench.drive.get(link).expect("open").hang_up();
+    pair.bench.drive.deliver();
+    assert!(pair.bench.drive.get(link).is_some(), "it waits");
+    pair.bench.volume.give_up();
+    pair.bench.drive.deliver();
+    assert!(pair.bench.drive.get(link).is_none());
+}
+
+#[test]
+fn a_copy_is_no_way_around_a_reservation() {
+    let naa = |pair: &Pair| Identity::of(&pair.bench.volume.info()).naa;
+    for kind in [WRITE_EXCLUSIVE, EXCLUSIVE_ACCESS] {
+        let mut pair = Pair::reserved(kind);
+        let list = copy_list(1, &[cscd(&naa(&pair))], &[segment((0, 0), 8, 0, 64)]);
+        let cdb = [0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, list.len() as u8, 0, 0];
+        let found = pair.send(1, 0xa0, list.len() as u32, &cdb, &list);
+        assert_eq!(found[0].sense(), CONFLICT);
+    }
+    // Sent to a unit that is not reserved, from one that is and to it.
+    for (from, to, told) in [(1, 0, (2, 0x0a, 0x0d, 0x01)), (0, 1, (2, 0x0a, 0x0d, 0x01))] {
+        let mut pair = Pair::reserved(EXCLUSIVE_ACCESS);
+        pair.done(0, RELEASE, EXCLUSIVE_ACCESS, [1, 0]);
+        pair.done(1, RESERVE, EXCLUSIVE_ACCESS, [2, 0]);
+        let second = Arc::clone(&pair.bench.second);
+        let list = copy_list(
+            1,
+            &[cscd(&naa(&pair)), cscd(&Identity::of(&second.info()).naa)],
+            &[segment((from, to), 8, 0, 0)],
+        );
+        let cdb = [0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, list.len() as u8, 0, 0];
+        let Host { link, cmd_sn, .. } = &mut pair.hosts[0];
+        let mut pdu =
+            Pdu::new(0x01, 0xa0, 77).word(8, 0x412c_0000).word(20, list.len() as u32).word(24, *cmd_sn);
+        pdu.head[32..48].copy_from_slice(&cdb);
+        assert_eq!(pair.bench.ask(*link, &pdu.data(&list))[0].sense(), told, "{from} to {to}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_lets_nobody_in() {
+    let mut pair = Pair::new();
+    let changed = pair.bench.volume.state.lock().keep(ItemName(1), 0, &[2, 0, 0, 0]);
+    assert_eq!(changed, Ok(()));
+    assert_eq!(pair.write(0)[0].sense(), CONFLICT);
+    assert_eq!(pair.read(0).0, 0x18);
+    assert_eq!(pair.ready(0), GOOD);
+    let keys = pair.send(0, 0xc0, 255, &[0x5e, 0, 0, 0, 0, 0, 0, 0, 255, 0], &[]);
+    assert_eq!(keys[0].sense(), (2, 4, 0x44, 0));
+}
