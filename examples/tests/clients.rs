@@ -269,6 +269,14 @@ fn qemu_finds_on_both_nodes_what_libiscsi_had_copied() {
     demo.stop_and_compare();
 }
 
+/// As a cluster uses them, on both nodes, through the death of one and of both.
+#[test]
+fn hosts_reserve_on_both_nodes() {
+    let Some(python) = have_client() else { return };
+    let told = run(script(&python, "reserve.py").args(["--binary", DAEMON]));
+    assert!(told.contains("reservations held throughout"), "{told}");
+}
+
 /// The Python that plays the host with two paths, if it can.
 fn have_client() -> Option<String> {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());

@@ -49,6 +49,11 @@
 //! | a reset or CLEAR TASK SET of another unit that it copies from or to | the copy stops before that is answered: 0A/0D/01 |
 //! | an unmapped or protected volume | the copy stops |
 //!
+//! # What is reserved
+//!
+//! PERSISTENT RESERVE IN and OUT: all service actions but REPLACE LOST RESERVATION, all types, APTPL, ALL_TG_PT, SPEC_I_PT;
+//! kept with the volume, so that they hold on both nodes, before the command is answered. `docs/reservations.md` has the rest.
+//!
 //! # Example
 //!
 //! ```

@@ -53,13 +53,8 @@ impl Mailbox for PostOffice {
     }
 }
 
-/// What is to be kept, and whom to tell.
-struct Keep {
-    name: ItemName,
-    expect: u64,
-    value: Vec<u8>,
-    done: Box<dyn FnOnce(Result<(), VolumeRefusal>) + Send>,
-}
+/// Keeps something, and tells.
+type Keep = Box<dyn FnOnce(&HandVolume) + Send>;
 
 struct Pending {
     id: u64,
@@ -135,10 +130,7 @@ impl HandVolume {
     #[cfg(test)]
     pub(crate) fn keep_all(&self) {
         let keeps = core::mem::take(&mut self.state.lock().keeps);
-        for keep in keeps {
-            let kept = self.state.lock().keep(keep.name, keep.expect, &keep.value);
-            (keep.done)(kept);
-        }
+        keeps.into_iter().for_each(|keep| keep(self));
     }
 
     /// Answers the request at `place` of those that wait.
@@ -241,13 +233,17 @@ impl VirtualVolume for HandVolume {
         value: &[u8],
         done: Box<dyn FnOnce(Result<(), VolumeRefusal>) + Send>,
     ) {
+        let value = value.to_vec();
+        let keep = move |volume: &HandVolume| {
+            let kept = volume.state.lock().keep(name, expect, &value);
+            done(kept);
+        };
         let mut state = self.state.lock();
         if state.hold_keeps {
-            return state.keeps.push(Keep { name, expect, value: value.to_vec(), done });
+            return state.keeps.push(Box::new(keep));
         }
-        let kept = state.keep(name, expect, value);
         drop(state);
-        done(kept);
+        keep(self);
     }
 
     fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId {

@@ -1,4 +1,4 @@
-//! The state as bytes, as it is kept with the volume on both nodes. The layout is in `docs/reservations.md`.
+//! The state as bytes, as it is kept with the volume on both nodes. The layout is in `iscsi-frontend/docs/reservations.md`.
 
 use super::{Held, Initiator, Nexus, Registration, Reservations, Type};
 use crate::access::NAME_BYTES_MAX;

@@ -1,5 +1,5 @@
 //! Persistent reservations (SPC-4 5.13), as values: who has registered with a volume, what is reserved, and what a
-//! service action makes of it. `docs/reservations.md` says how both nodes come to have the same.
+//! service action makes of it. `iscsi-frontend/docs/reservations.md` says how both nodes come to have the same.
 //!
 //! `orders` parses PERSISTENT RESERVE OUT, `apply` says what it makes of the state, `report` answers PERSISTENT RESERVE IN,
 //! `codec` writes the state down, and `watch` is how a session follows it.
