@@ -1,9 +1,11 @@
 //! Entry points for fuzzing, also run by ordinary tests over a committed corpus.
 
 mod copies;
+mod reservations;
 mod values;
 
 pub use copies::copy_list;
+pub use reservations::reservations;
 pub use values::{chap_decode, parameters, text_keys};
 
 use std::sync::Arc;

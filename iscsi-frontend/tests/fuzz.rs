@@ -113,6 +113,13 @@ fn no_copy_reaches_what_its_host_does_not_see() {
     });
 }
 
+#[test]
+fn no_orders_break_reservations() {
+    run("reservations", |input| {
+        fuzz::reservations(input);
+    });
+}
+
 /// A corpus that says nothing would pass as well.
 #[test]
 fn the_seeds_say_what_their_names_say() {
@@ -121,6 +128,7 @@ fn the_seeds_say_what_their_names_say() {
     assert_eq!(saying("chap_decode", |seed| fuzz::chap_decode(seed).is_some()), 5);
     assert_eq!(saying("parameters", |seed| fuzz::parameters(seed) > 0), 7);
     assert_eq!(saying("copy_list", |seed| fuzz::copy_list(seed) > 0), 8);
+    assert_eq!(saying("reservations", |seed| fuzz::reservations(seed) > 0), 8);
 }
 
 #[test]

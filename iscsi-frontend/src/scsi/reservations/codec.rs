@@ -58,7 +58,7 @@ impl Reservations {
         };
         let aptpl = flags & APTPL != 0;
         let state = Reservations { generation, aptpl, changes, cleared, released, registrations, held };
-        reader.0.is_empty().then_some(state)
+        (reader.0.is_empty() && state.is_sound()).then_some(state)
     }
 }
 

@@ -117,6 +117,19 @@ pub(crate) struct Reservations {
 }
 
 impl Reservations {
+    /// Is everybody registered once, and a holder at all?
+    pub(crate) fn is_sound(&self) -> bool {
+        let known = |place: usize| self.registrations[..place].iter().map(|known| &known.nexus);
+        let mut all = self.registrations.iter().enumerate();
+        all.all(|(place, new)| known(place).all(|nexus| *nexus != new.nexus))
+            && self.held.as_ref().is_none_or(|held| self.registration(&held.by).is_some())
+    }
+
+    /// How many have registered.
+    pub(crate) fn count(&self) -> usize {
+        self.registrations.len()
+    }
+
     fn registration(&self, nexus: &Nexus) -> Option<&Registration> {
         self.registrations.iter().find(|registration| registration.nexus == *nexus)
     }
