@@ -293,6 +293,14 @@ impl Target {
         }
     }
 
+    /// Is there a session of this nexus with this node?
+    pub(crate) fn has_session(&self, nexus: &scsi::Nexus) -> bool {
+        let is_its = |entry: &Entry| {
+            entry.nexus.is(&nexus.initiator.name, nexus.initiator.isid, usize::from(nexus.site))
+        };
+        self.registry.lock().sessions.iter().any(is_its)
+    }
+
     /// Tells the sessions of these nexuses, if they are with this node, that tasks of `volume` are to end.
     pub(crate) fn cut_off(&self, nexuses: &[scsi::Nexus], volume: VolumeId, ticket: &Arc<Ticket>) {
         for entry in &self.registry.lock().sessions {

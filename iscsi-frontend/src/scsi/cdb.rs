@@ -151,6 +151,10 @@ pub(crate) enum Kind {
         what: u8,
         parameters: u32,
     },
+    /// RESERVE (6) and (10).
+    ReserveUnit,
+    /// RELEASE (6) and (10).
+    ReleaseUnit,
     /// EXTENDED COPY (LID1).
     ExtendedCopy {
         parameters: u32,
@@ -191,6 +195,8 @@ impl Kind {
             0x41 | 0x93 => write_same(cdb),
             0x42 if b[1] & 0x01 != 0 => Err(Sense::cdb(1)),
             0x42 => Ok(Kind::Unmap { parameters: cdb.half(7) }),
+            0x16 | 0x56 => whole_unit(cdb).map(|()| Kind::ReserveUnit),
+            0x17 | 0x57 => whole_unit(cdb).map(|()| Kind::ReleaseUnit),
             0x5e if Reservations::reports(cdb.action()) => {
                 Ok(Kind::ReserveIn { action: cdb.action(), allocation: cdb.half(7) })
             }
@@ -260,19 +266,21 @@ impl Kind {
     /// What it wants of the unit, for reservations to say whether it may (SPC-4 table 65, SBC-3 table 13).
     pub(crate) fn need(&self) -> Need {
         match self {
-            Kind::TestUnitReady
-            | Kind::RequestSense { .. }
+            Kind::RequestSense { .. }
             | Kind::Inquiry { .. }
-            | Kind::StartStop { start: true }
-            | Kind::PreventAllow
             | Kind::ReadCapacity10
             | Kind::ReadCapacity16 { .. }
             | Kind::ReportLuns { .. }
             | Kind::ReportPortGroups { .. }
             | Kind::ReportOpcodes { .. }
             | Kind::ReportTaskManagement { .. }
+            | Kind::ReleaseUnit => Need::Nothing,
+            Kind::TestUnitReady
+            | Kind::StartStop { start: true }
+            | Kind::PreventAllow
+            | Kind::ReserveUnit
             | Kind::ReserveIn { .. }
-            | Kind::ReserveOut { .. } => Need::Nothing,
+            | Kind::ReserveOut { .. } => Need::Use,
             Kind::ModeSense { .. }
             | Kind::GetLbaStatus { .. }
             | Kind::ReadDefects { .. }
@@ -356,6 +364,11 @@ fn write_same(cdb: &Cdb) -> Result<Kind, Sense> {
         return Err(Sense::cdb(if cdb.0[0] == 0x93 { 10 } else { 7 }));
     }
     Ok(Kind::WriteSame { at, unmap: flags & 0x08 != 0, no_data })
+}
+
+/// Third parties and parts of a unit are obsolete since SPC-3.
+fn whole_unit(cdb: &Cdb) -> Result<(), Sense> {
+    if cdb.0[1] & 0x1f == 0 { Ok(()) } else { Err(Sense::cdb(1)) }
 }
 
 /// No more than one block is written at a time, so there is no atomic boundary (SBC-4 4.29.1).

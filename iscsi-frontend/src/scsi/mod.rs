@@ -28,7 +28,7 @@ mod tests;
 
 pub(crate) use cdb::{Cdb, Kind};
 pub(crate) use identity::{Identity, Port};
-use reservations::Order;
+use reservations::Change;
 pub(crate) use reservations::{Initiator, Nexus};
 pub(crate) use sense::{FixedSense, Sense};
 pub(crate) use unit::{Attention, Unit, no_unit, plan_report_luns};
@@ -66,8 +66,8 @@ pub(crate) enum Plan {
     Parameters { kind: Kind, bytes: u32 },
     /// Answer with RESERVATION CONFLICT.
     Conflict,
-    /// Keep what the list of a PERSISTENT RESERVE OUT makes of the reservations.
-    Reserve(Box<Order>),
+    /// Keep what this makes of the reservations.
+    Reserve(Box<Change>),
     /// Answer with TASK SET FULL: there is no room for its data.
     Full,
 }

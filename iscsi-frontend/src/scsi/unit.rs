@@ -8,7 +8,7 @@ use twinsan::guest::{PathState, VirtualVolume, VolumeInfo};
 use twinsan::ids::VolumeId;
 
 use super::copy::{self, Copies};
-use super::reservations::{LIST_BYTES, Need, Nexus, Order, Watch};
+use super::reservations::{Change, LIST_BYTES, Need, Nexus, Order, Watch};
 use super::{Cdb, Identity, Kind, Plan, Port, Sense, answer};
 use super::{capacity, data, inquiry, mode, opcodes, ports, vpd};
 
@@ -188,7 +188,9 @@ impl Unit {
             | Kind::ExtendedCopy { .. }
             | Kind::WriteSame { .. } => data::plan(kind, self.info.sectors),
             Kind::ModeSelect { parameters, .. } => mode::select(kind, parameters),
-            Kind::ReserveIn { .. } | Kind::ReserveOut { .. } => self.reserve(kind),
+            Kind::ReserveIn { .. } | Kind::ReserveOut { .. } | Kind::ReserveUnit | Kind::ReleaseUnit => {
+                self.reserve(kind)
+            }
             Kind::CopyStatus { list, allocation } => self.copies.status(list, allocation),
             Kind::CopyFailure { list, allocation } => self.copies.failure(list, allocation),
             Kind::CopyParameters { allocation } => Ok(answer(copy::operating_parameters(), allocation)),
@@ -198,7 +200,7 @@ impl Unit {
         }
     }
 
-    /// PERSISTENT RESERVE IN and OUT.
+    /// PERSISTENT RESERVE IN and OUT, RESERVE and RELEASE.
     fn reserve(&mut self, kind: Kind) -> Result<Plan, Sense> {
         if self.path == PathState::Transitioning {
             return Err(Sense::TRANSITIONING);
@@ -211,6 +213,8 @@ impl Unit {
             (Kind::ReserveOut { parameters, .. }, _) if LIST_BYTES.contains(&parameters) => {
                 Ok(Plan::Parameters { kind, bytes: parameters })
             }
+            (Kind::ReserveUnit, _) => Ok(Plan::Reserve(Box::new(Change::TakeUnit))),
+            (Kind::ReleaseUnit, _) => Ok(Plan::Reserve(Box::new(Change::ReleaseUnit))),
             _ => Err(Sense::PARAMETER_LENGTH),
         }
     }
@@ -282,7 +286,7 @@ impl Unit {
         match kind {
             Kind::ModeSelect { ten, .. } => mode::selected(list, ten, self.info.sectors),
             Kind::ReserveOut { action, what, .. } => match Order::parse(action, what, list) {
-                Ok(order) => Plan::Reserve(Box::new(order)),
+                Ok(order) => Plan::Reserve(Box::new(Change::Order(order))),
                 Err(sense) => sense.into(),
             },
             _ => data::with_parameters(kind, list, self.info.sectors, pages),

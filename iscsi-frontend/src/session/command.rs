@@ -111,9 +111,21 @@ impl Connection {
         }
         let port = self.target.port(self.site);
         match self.unit_of(lun) {
-            Some(index) => (index, self.units[index].plan(cdb, port)),
+            Some(index) => {
+                let plan = self.units[index].plan(cdb, port);
+                let plan = match plan {
+                    Plan::Conflict if self.disregard_dead(index) => self.plan_again(index, cdb),
+                    plan => plan,
+                };
+                (index, plan)
+            }
             None => (usize::MAX, scsi::no_unit(cdb, port)),
         }
+    }
+
+    fn plan_again(&mut self, index: usize, cdb: &Cdb) -> Plan {
+        let port = self.target.port(self.site);
+        self.units[index].plan(cdb, port)
     }
 
     /// The unit at `lun` (SAM-5 4.7: peripheral or flat space addressing, one level).
@@ -198,7 +210,7 @@ impl Connection {
             Plan::Fail(sense) => self.fail(slot, sense),
             Plan::Run(work) => self.run_with_room(slot, work),
             Plan::Conflict => self.finish(slot, code::RESERVATION_CONFLICT),
-            Plan::Reserve(order) => self.reserve(slot, *order),
+            Plan::Reserve(change) => self.reserve(slot, *change),
             Plan::Full => self.turn_away(slot),
             Plan::Fetch { work, bytes, head } => {
                 task.fetches = true;

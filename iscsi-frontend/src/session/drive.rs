@@ -76,6 +76,7 @@ pub(crate) struct Hand {
     /// Requests that are to be given up act on until [`HandVolume::give_up`].
     pub(crate) hold_aborts: bool,
     pub(crate) path: PathState,
+    pub(crate) partner: PathState,
     pub(crate) sectors: u64,
     pub(crate) gone: bool,
     /// Answers the next requests.
@@ -97,6 +98,7 @@ impl HandVolume {
             hold: false,
             hold_aborts: false,
             path: PathState::Optimized,
+            partner: PathState::NonOptimized,
             sectors: SECTORS,
             gone: false,
             failure: None,
@@ -215,7 +217,7 @@ impl VirtualVolume for HandVolume {
     }
 
     fn partner_path_state(&self) -> PathState {
-        PathState::NonOptimized
+        self.state.lock().partner
     }
 
     fn items_version(&self) -> u64 {

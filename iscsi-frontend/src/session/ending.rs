@@ -65,6 +65,7 @@ impl Connection {
         for slot in self.tasks.select(|_| true) {
             self.abort(slot, None);
         }
+        self.give_up_at_end();
     }
 
     /// Was [`end`](Self::end) called?

@@ -110,6 +110,9 @@ impl Connection {
         let clear = Clear { volumes, attention, drop };
         self.target.clear(&self.address, &clear, &ticket);
         if attention == Attention::Reset {
+            for index in (0..self.units.len()).filter(|index| !one_unit || Some(*index) == found) {
+                self.give_up_by_reset(index, &ticket);
+            }
             self.attend(&clear);
         }
     }
@@ -246,6 +249,8 @@ impl Connection {
             closing: Closing::AfterSend,
         });
         self.phase = Phase::Leaving;
+        self.units.iter_mut().for_each(Unit::look);
+        self.give_up_own(&ticket);
         for slot in self.tasks.select(|_| true) {
             self.abort(slot, Some(&ticket));
         }

@@ -13,6 +13,7 @@ mod copies;
 mod data;
 pub(crate) mod drive;
 mod ending;
+mod exclusive;
 mod framer;
 mod keys;
 mod landing;
@@ -105,6 +106,8 @@ enum Awaited {
     Answer { response: Response, closing: Closing },
     /// Conclude the PERSISTENT RESERVE OUT in this slot.
     Fenced { slot: u16 },
+    /// Nothing: the session waits for its end.
+    GivenUp,
     /// Answer ABORT TASK. One for each task that is dying, at most: no other can name it.
     Aborted { response: Response },
 }
@@ -517,12 +520,14 @@ impl Connection {
         let Some(place) = self.awaited.iter().position(|(awaited, _)| *awaited == number) else { return };
         let (_, awaited) = self.awaited.swap_remove(place);
         match awaited {
+            Awaited::GivenUp => {}
             Awaited::Fenced { slot } => self.fenced(slot),
             _ if matches!(self.phase, Phase::Ended) => {}
             Awaited::Enter { .. } if !self.is_trusted() => self.close(Closing::Now),
             Awaited::Enter { response, reply } => {
                 // As late as possible: mappings may have changed while an old session died.
                 self.units = self.target.units(&self.nexus());
+                self.disregard_own();
                 self.begin_session(response, &reply, false);
             }
             Awaited::Aborted { response } => self.send(response, &[]),

@@ -1,4 +1,4 @@
-//! Reservations in a session: PERSISTENT RESERVE OUT, and what they forbid commands that are under way.
+//! Reservations in a session: orders to change them, and what they forbid commands that are under way.
 //!
 //! An order is carried out by keeping the state that it makes with the volume, in place of the one that it was made from. If
 //! somebody else, on this node or its partner, was faster, it is made again from what he left.
@@ -12,7 +12,7 @@ use twinsan::guest::Command;
 use twinsan::ids::VolumeId;
 use twinsan::runtime::VolumeRefusal;
 
-use crate::scsi::reservations::{ITEM, Need, Order, Refusal, Reservations};
+use crate::scsi::reservations::{Change, ITEM, Need, Refusal, Reservations};
 use crate::scsi::{Kind, Nexus, Sense, Work, code};
 use crate::target::{Notice, Ticket};
 
@@ -24,7 +24,7 @@ const TRIES_MAX: u8 = 8;
 
 /// An order that the volume is to keep the outcome of.
 pub(crate) struct Keeping {
-    order: Order,
+    change: Change,
     next: Reservations,
     aborted: Vec<Nexus>,
     tries: u8,
@@ -58,12 +58,12 @@ impl Connection {
         self.finish(slot, code::RESERVATION_CONFLICT);
     }
 
-    /// PERSISTENT RESERVE OUT.
-    pub(super) fn reserve(&mut self, slot: u16, order: Order) {
-        self.try_to_reserve(slot, order, 0);
+    /// PERSISTENT RESERVE OUT, RESERVE or RELEASE.
+    pub(super) fn reserve(&mut self, slot: u16, change: Change) {
+        self.try_to_reserve(slot, change, 0);
     }
 
-    fn try_to_reserve(&mut self, slot: u16, order: Order, tries: u8) {
+    fn try_to_reserve(&mut self, slot: u16, change: Change, tries: u8) {
         let ports = self.target.port_numbers();
         let Some(task) = self.tasks.get_mut(slot) else { return };
         let Some(unit) = self.units.get_mut(task.unit) else { return self.fail(slot, Sense::NO_SUCH_LUN) };
@@ -71,7 +71,7 @@ impl Connection {
         let Some((state, revision)) = unit.reservations.state() else {
             return self.fail(slot, Sense::INTERNAL);
         };
-        let (next, aborted) = match state.apply(&order, unit.reservations.nexus(), &ports) {
+        let (next, aborted) = match state.change(&change, unit.reservations.nexus(), &ports) {
             Ok(outcome) => outcome,
             Err(Refusal::Conflict) => return self.finish(slot, code::RESERVATION_CONFLICT),
             Err(Refusal::Fault(sense)) => return self.fail(slot, sense),
@@ -81,7 +81,7 @@ impl Connection {
         }
         let Some(bytes) = next.encode() else { return self.fail(slot, Sense::NO_MORE_REGISTRATIONS) };
         task.state = State::Keeping;
-        task.keeping = Some(Box::new(Keeping { order, next, aborted, tries }));
+        task.keeping = Some(Box::new(Keeping { change, next, aborted, tries }));
         let address = self.address.clone();
         let done = Box::new(move |result| address.post(Notice::Kept(slot, result)));
         unit.volume.keep(ITEM, revision, &bytes, done);
@@ -94,7 +94,7 @@ impl Connection {
             return self.aborted(slot);
         }
         let Some(keeping) = task.keeping.take() else { return };
-        let Keeping { order, next, aborted, tries } = *keeping;
+        let Keeping { change, next, aborted, tries } = *keeping;
         match result {
             Ok(()) => {
                 if let Some(unit) = self.units.get_mut(task.unit) {
@@ -103,7 +103,7 @@ impl Connection {
                 self.fence(slot, &aborted);
             }
             Err(VolumeRefusal::Changed { .. }) if tries < TRIES_MAX => {
-                self.try_to_reserve(slot, order, tries + 1);
+                self.try_to_reserve(slot, change, tries + 1);
             }
             Err(VolumeRefusal::Changed { .. } | VolumeRefusal::Busy) => self.finish(slot, code::BUSY),
             Err(VolumeRefusal::NoRoom) => self.fail(slot, Sense::NO_MORE_REGISTRATIONS),

@@ -13,6 +13,17 @@ pub(crate) enum Refusal {
     Fault(Sense),
 }
 
+/// What a host wants changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Change {
+    /// PERSISTENT RESERVE OUT.
+    Order(Order),
+    /// RESERVE (6) or (10).
+    TakeUnit,
+    /// RELEASE (6) or (10).
+    ReleaseUnit,
+}
+
 /// RESERVE or RELEASE of another type than that of the reservation (SPC-4 5.13.11.1.2).
 const INVALID_RELEASE: Sense = Sense::new(0x05, 0x26, 0x04);
 
@@ -20,8 +31,21 @@ const INVALID_RELEASE: Sense = Sense::new(0x05, 0x26, 0x04);
 pub(crate) type Outcome = (Reservations, Vec<Nexus>);
 
 impl Reservations {
+    /// What `change`, wanted by `from`, comes to. `ports` are the relative identifiers of the target ports there are.
+    pub(crate) fn change(&self, change: &Change, from: &Nexus, ports: &[u16]) -> Result<Outcome, Refusal> {
+        let alone = |next| (next, Vec::new());
+        match change {
+            Change::Order(order) => self.apply(order, from, ports),
+            Change::TakeUnit => self.take_unit(from).map(alone),
+            Change::ReleaseUnit => self.release_unit(from).map(alone),
+        }
+    }
+
     /// What `order`, sent by `from`, comes to. `ports` are the relative identifiers of the target ports there are.
     pub(crate) fn apply(&self, order: &Order, from: &Nexus, ports: &[u16]) -> Result<Outcome, Refusal> {
+        if self.exclusive.is_some() {
+            return Err(Refusal::Conflict);
+        }
         let own = self.registration(from).map(|registration| registration.key);
         let proved = match (&order.what, own) {
             (What::Register { ignore: true, .. }, _) => true,

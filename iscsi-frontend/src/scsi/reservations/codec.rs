@@ -5,6 +5,7 @@ use crate::access::NAME_BYTES_MAX;
 
 const VERSION: u8 = 1;
 const APTPL: u8 = 0x01;
+const EXCLUSIVE: u8 = 0x02;
 const ALL_PORTS: u8 = 0x01;
 /// In place of a holder's place: nothing is reserved.
 const NOBODY: u16 = u16::MAX;
@@ -19,7 +20,9 @@ impl Reservations {
             Some(held) => (held.kind as u8, holder(held)? as u16),
             None => (0, NOBODY),
         };
-        let mut bytes = vec![VERSION, if self.aptpl { APTPL } else { 0 }, kind, 0];
+        let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+        let flags = flag(self.aptpl, APTPL) | flag(self.exclusive.is_some(), EXCLUSIVE);
+        let mut bytes = vec![VERSION, flags, kind, 0];
         bytes.extend_from_slice(&self.generation.to_be_bytes());
         for count in [self.changes, self.cleared, self.released] {
             bytes.extend_from_slice(&count.to_be_bytes());
@@ -28,14 +31,10 @@ impl Reservations {
         bytes.extend_from_slice(&(self.registrations.len() as u16).to_be_bytes());
         for Registration { nexus, key, all_ports } in &self.registrations {
             bytes.extend_from_slice(&key.to_be_bytes());
-            bytes.extend_from_slice(&nexus.port.to_be_bytes());
-            bytes.extend_from_slice(&nexus.site.to_be_bytes());
-            bytes.extend_from_slice(&nexus.initiator.isid);
-            bytes.extend_from_slice(&[
-                if *all_ports { ALL_PORTS } else { 0 },
-                nexus.initiator.name.len() as u8,
-            ]);
-            bytes.extend_from_slice(nexus.initiator.name.as_bytes());
+            put(&mut bytes, nexus, flag(*all_ports, ALL_PORTS));
+        }
+        if let Some(nexus) = &self.exclusive {
+            put(&mut bytes, nexus, 0);
         }
         (bytes.len() <= BYTES_MAX && self.registrations.len() < usize::from(NOBODY)).then_some(bytes)
     }
@@ -56,10 +55,21 @@ impl Reservations {
             0 => None,
             kind => Some(Held { kind: Type::of(kind)?, by: registrations.get(by)?.nexus.clone() }),
         };
+        let exclusive = if flags & EXCLUSIVE == 0 { None } else { Some(reader.nexus()?.0) };
         let aptpl = flags & APTPL != 0;
-        let state = Reservations { generation, aptpl, changes, cleared, released, registrations, held };
+        let state =
+            Reservations { generation, aptpl, changes, cleared, released, registrations, held, exclusive };
         (reader.0.is_empty() && state.is_sound()).then_some(state)
     }
+}
+
+fn put(bytes: &mut Vec<u8>, nexus: &Nexus, flags: u8) {
+    let Nexus { initiator, port, site } = nexus;
+    bytes.extend_from_slice(&port.to_be_bytes());
+    bytes.extend_from_slice(&site.to_be_bytes());
+    bytes.extend_from_slice(&initiator.isid);
+    bytes.extend_from_slice(&[flags, initiator.name.len() as u8]);
+    bytes.extend_from_slice(initiator.name.as_bytes());
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -77,6 +87,12 @@ impl Reader<'_> {
 
     fn registration(&mut self) -> Option<Registration> {
         let key = self.long()?;
+        let (nexus, flags) = self.nexus()?;
+        Some(Registration { nexus, key, all_ports: flags & ALL_PORTS != 0 })
+    }
+
+    /// And its flags.
+    fn nexus(&mut self) -> Option<(Nexus, u8)> {
         let port = u16::from_be_bytes(self.take()?);
         let site = u16::from_be_bytes(self.take()?);
         let isid = self.take()?;
@@ -85,7 +101,6 @@ impl Reader<'_> {
         let (name, rest) = (self.0.get(..length)?, self.0.get(length..)?);
         self.0 = rest;
         let name = std::str::from_utf8(name).ok().filter(|_| (1..=NAME_BYTES_MAX).contains(&length))?;
-        let nexus = Nexus { initiator: Initiator::new(name, isid), port, site };
-        Some(Registration { nexus, key, all_ports: flags & ALL_PORTS != 0 })
+        Some((Nexus { initiator: Initiator::new(name, isid), port, site }, flags))
     }
 }

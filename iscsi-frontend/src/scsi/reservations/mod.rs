@@ -1,6 +1,8 @@
 //! Persistent reservations (SPC-4 5.13), as values: who has registered with a volume, what is reserved, and what a
 //! service action makes of it. `iscsi-frontend/docs/reservations.md` says how both nodes come to have the same.
 //!
+//! The reservations of SPC-2 (`exclusive`) are beside these: who has one keeps everybody else out of the other kind.
+//!
 //! `orders` parses PERSISTENT RESERVE OUT, `apply` says what it makes of the state, `report` answers PERSISTENT RESERVE IN,
 //! `codec` writes the state down, and `watch` is how a session follows it.
 //!
@@ -9,6 +11,7 @@
 
 mod apply;
 mod codec;
+mod exclusive;
 mod nexus;
 mod orders;
 mod report;
@@ -16,7 +19,7 @@ mod report;
 mod tests;
 mod watch;
 
-pub(crate) use apply::Refusal;
+pub(crate) use apply::{Change, Refusal};
 pub(crate) use nexus::{Initiator, Nexus};
 pub(crate) use orders::{LIST_BYTES, Order};
 pub(crate) use watch::Watch;
@@ -31,8 +34,10 @@ pub(crate) const ITEM: ItemName = ItemName(1);
 /// What a command wants of a unit, as far as reservations are concerned (SPC-4 table 65, SBC-3 table 13).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Need {
-    /// To learn what anybody may learn, or to change reservations, which have rules of their own.
+    /// To learn what anybody may learn, or to give up what it has.
     Nothing,
+    /// To use the unit, though not its medium: only RESERVE of another keeps it out.
+    Use,
     /// To read the medium, or what is as private.
     Read,
     /// To write, or to change what others see.
@@ -114,6 +119,8 @@ pub(crate) struct Reservations {
     /// In the order they came.
     registrations: Vec<Registration>,
     held: Option<Held>,
+    /// Who has the unit for himself, by RESERVE (6) or (10) of SPC-2. Then nobody is registered.
+    exclusive: Option<Nexus>,
 }
 
 impl Reservations {
@@ -123,6 +130,7 @@ impl Reservations {
         let mut all = self.registrations.iter().enumerate();
         all.all(|(place, new)| known(place).all(|nexus| *nexus != new.nexus))
             && self.held.as_ref().is_none_or(|held| self.registration(&held.by).is_some())
+            && (self.exclusive.is_none() || self.registrations.is_empty())
     }
 
     /// How many have registered.
@@ -144,9 +152,12 @@ impl Reservations {
 
     /// May a command with this need, of this nexus, go on?
     pub(crate) fn allow(&self, need: Need, nexus: &Nexus) -> bool {
+        if self.exclusive.as_ref().is_some_and(|by| by != nexus) {
+            return need == Need::Nothing;
+        }
         let Some(Held { kind, by }) = &self.held else { return true };
         match need {
-            Need::Nothing => true,
+            Need::Nothing | Need::Use => true,
             Need::Read if kind.lets_others_read() => true,
             Need::Read | Need::Write if kind.admits_registrants() => self.registration(nexus).is_some(),
             Need::Read | Need::Write => by == nexus,

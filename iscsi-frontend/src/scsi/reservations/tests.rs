@@ -375,3 +375,25 @@ fn a_list_has_the_length_that_its_flags_say() {
     assert_eq!(Order::parse(7, 0, &list(0, 1, 0)), Err(Sense::parameter(24)));
     assert_eq!(Order::parse(8, 0, &list(0, 1, 0)), Err(Sense::cdb(1)));
 }
+
+#[test]
+fn a_unit_is_one_nexus_alone_until_it_lets_go() {
+    let (a, b) = (nexus(1, 1), nexus(2, 1));
+    let mut bench = Bench::default();
+    let free = bench.0.clone();
+    bench.0 = bench.0.take_unit(&a).unwrap();
+    check(&bench.0);
+    for need in [Need::Use, Need::Read, Need::Write] {
+        assert!(bench.0.allow(need, &a) && !bench.0.allow(need, &b));
+    }
+    assert!(bench.0.allow(Need::Nothing, &b));
+    assert_eq!(bench.0.take_unit(&b), Err(Refusal::Conflict));
+    assert_eq!(bench.order(&a, 0, 0, &list(0, 1, 0)), Err(Refusal::Conflict), "not both kinds at once");
+    assert_ne!(bench.0.take_unit(&a).unwrap(), bench.0, "once more is news to whoever wants to take it away");
+    assert_eq!(bench.0.release_unit(&b).unwrap(), bench.0);
+    bench.0 = bench.0.release_unit(&a).unwrap();
+    assert_eq!(bench.0, Reservations { changes: 2, ..free });
+    bench.register(&b, 1);
+    assert_eq!(bench.0.take_unit(&b), Err(Refusal::Conflict));
+    assert_eq!(bench.0.release_unit(&b), Err(Refusal::Conflict));
+}

@@ -17,6 +17,8 @@ pub(crate) struct Watch {
     /// Revision of the item; zero: none was kept.
     revision: u64,
     known: Known,
+    /// A revision of which [`Reservations::exclusive`] means nothing any more: its session has ended.
+    stale: Option<u64>,
 }
 
 /// What is kept may have been written by a later version of this software: then nobody is let in.
@@ -29,7 +31,7 @@ impl Watch {
     /// A session of this nexus begins to watch a volume.
     pub(crate) fn new(nexus: &Arc<Nexus>, volume: &dyn VirtualVolume) -> Watch {
         let known = Known::State(Reservations::default());
-        let mut watch = Watch { nexus: Arc::clone(nexus), version: 0, revision: 0, known };
+        let mut watch = Watch { nexus: Arc::clone(nexus), version: 0, revision: 0, known, stale: None };
         watch.look(volume);
         watch
     }
@@ -77,11 +79,29 @@ impl Watch {
         (self.version, self.revision) = (u64::MAX, u64::MAX);
     }
 
+    /// Whoever has the unit by RESERVE, with the revision; `None` if that is known to mean nothing.
+    pub(crate) fn exclusive(&self) -> Option<(&Nexus, u64)> {
+        let (state, revision) = self.state().filter(|(_, revision)| self.stale != Some(*revision))?;
+        Some((state.exclusive()?, revision))
+    }
+
+    pub(crate) fn is_exclusive_of(&self, nexus: &Nexus) -> bool {
+        self.exclusive().is_some_and(|(by, _)| by == nexus)
+    }
+
+    /// It means nothing.
+    pub(crate) fn disregard_exclusive(&mut self) {
+        self.stale = Some(self.revision);
+    }
+
     /// May a command with this need go on?
     pub(crate) fn allows(&self, need: Need) -> bool {
         match &self.known {
+            Known::State(state) if self.stale == Some(self.revision) => {
+                state.free_unit().allow(need, &self.nexus)
+            }
             Known::State(state) => state.allow(need, &self.nexus),
-            Known::Unreadable => need == Need::Nothing,
+            Known::Unreadable => matches!(need, Need::Nothing | Need::Use),
         }
     }
 }
