@@ -53,6 +53,14 @@ impl Node {
         }
     }
 
+    /// Requests are held from now on until it is decided who serves. They will be done only if this node goes on, and then
+    /// what it has in writing counts: whoever judges a request before it is held judges it by that.
+    pub(super) fn show_what_may_count(&mut self) {
+        for volume in self.mirrored() {
+            self.show_items(volume);
+        }
+    }
+
     /// Source: what is kept with the mirrored volumes, before the table of these.
     pub(super) fn tell_items(&mut self, epoch: Epoch) {
         if self.has(Bug::AbsentPartnerNotTold) {

@@ -166,6 +166,7 @@ impl Node {
 
     /// Asks who may go on after `epoch`, of which `register` is the committed state.
     pub(super) fn decide(&mut self, epoch: Epoch, register: Option<Register>) {
+        self.show_what_may_count();
         let now = self.now;
         self.set_phase(Phase::Deciding(Deciding {
             epoch,
@@ -223,6 +224,7 @@ impl Node {
 
     /// Won: wait until no promise of this node to its partner can still be running.
     pub(super) fn wait_out(&mut self, epoch: Epoch, register: Option<Register>) {
+        self.show_what_may_count();
         let span = self.config.mirror.lease + self.config.mirror.lease_margin;
         let promised = self.answered_at.map_or(Instant::ZERO, |at| at + span);
         // What an earlier life promised is not known: a full lease from the start covers it.
@@ -235,6 +237,7 @@ impl Node {
 
     /// Goes on without waiting: the partner has said that it serves no more.
     pub(super) fn take_over_now(&mut self, epoch: Epoch, register: Option<Register>, bring_up: bool) {
+        self.show_what_may_count();
         let until = self.now;
         self.set_phase(Phase::Waiting(Waiting { epoch, until, register, bring_up }));
     }

@@ -236,6 +236,10 @@ impl Node {
         let mirrored = self.volumes.get(volume).is_some_and(|state| state.mirrored);
         match &self.phase {
             Phase::Failed | Phase::Stopped => self.give_change_up(volume, VolumeRefusal::Interrupted),
+            // As with requests: whoever asked may be gone by the time this is decided.
+            Phase::Deciding(deciding) if deciding.refusing && mirrored => {
+                self.give_change_up(volume, VolumeRefusal::Interrupted);
+            }
             _ if !mirrored && idle => self.write_change(volume),
             _ if !mirrored => return false,
             Phase::Paired(pair) if idle && self.service() == Service::Pair && self.link.is_some() => {

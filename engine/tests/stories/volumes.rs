@@ -460,6 +460,39 @@ fn a_partner_that_was_away_has_what_is_kept() {
     assert_eq!(&*pair.kept(B, VOLUME)[&NAME].value, b"new");
 }
 
+/// A node that was started anew, or that came back and then lost its partner, holds requests before it serves. What is
+/// kept says which of them may be done, so it is to be seen by then.
+#[test]
+fn what_is_kept_is_seen_before_requests_are_held() {
+    let mut pair = Pair::with(&[]);
+    assert_eq!(pair.change(A, VOLUME, keep("kept", 0)), Ok(()));
+    pair.crash(B);
+    pair.until_phase(A, PeerPhase::Alone);
+    pair.crash(A);
+    pair.restart(A);
+    pair.until_phase(A, PeerPhase::Deciding);
+    let write = pair.begin_write(A, 0, NEW);
+    assert!(pair.is_open(write), "held");
+    assert_eq!(&*pair.kept(A, VOLUME)[&NAME].value, b"kept");
+    pair.until_phase(A, PeerPhase::Alone);
+    assert!(pair.finish(write).is_ok());
+}
+
+/// Whoever asked may be gone when it is decided who serves, like those whose requests were refused by then.
+#[test]
+fn a_change_does_not_wait_for_a_verdict_that_does_not_come() {
+    let mut pair = Pair::with(&[]);
+    pair.hold(B, said::volume_change);
+    let change = pair.begin_change(A, VOLUME, keep("late", 0));
+    pair.lose_arbiter(A);
+    pair.crash(B);
+    pair.until("it is refused", |pair| pair.outcome(change).is_some());
+    assert_eq!(pair.outcome(change), Some(Err(VolumeRefusal::Interrupted)));
+    pair.release_arbiter(A);
+    pair.until_phase(A, PeerPhase::Alone);
+    assert!(pair.kept(A, VOLUME).is_empty());
+}
+
 #[test]
 fn what_is_too_much_is_refused_and_nothing_is_lost() {
     let mut pair = Pair::with(&[]);

@@ -104,14 +104,12 @@ impl Core {
                 }
             }
             Action::Arbiter { id, ask } => self.ask(outside, id, ask),
-            Action::Complete { .. } | Action::Aborted { .. } => unreachable!("answers go to their lanes"),
+            Action::Complete { .. } | Action::Aborted { .. } | Action::VolumeItems { .. } => {
+                unreachable!("not left in this queue")
+            }
             Action::Notice(notice) => self.lifecycle.notice(notice),
             Action::PoolAnswer { id, result } => self.operators.answer(id, result),
             Action::VolumeAnswer { id, result } => self.changers.answer(id, result),
-            Action::VolumeItems { volume, items } => {
-                self.items.write().insert(volume, items);
-                self.sizes.items_shown(volume);
-            }
             Action::VolumeSize { volume, sectors } => {
                 match sectors {
                     Some(_) => self.lanes.add(volume),

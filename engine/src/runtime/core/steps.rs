@@ -184,6 +184,11 @@ impl Core {
                     self.leave_answer(own, Answer { id, result: Some(result) }, left);
                 }
                 Action::Aborted { id } => self.leave_answer(own, Answer { id, result: None }, left),
+                // At once: whoever finds that the node may serve finds this in force.
+                Action::VolumeItems { volume, items } => {
+                    self.items.write().insert(volume, items);
+                    self.sizes.items_shown(volume);
+                }
                 other => actions.get_or_insert_with(|| self.actions.open()).push(other),
             }
         }
