@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use twinsan::guest::VirtualVolume;
+use twinsan::ids::VolumeId;
 
 use crate::chap::{Chap, Credentials};
 
@@ -221,6 +222,13 @@ impl Access {
     pub(crate) fn host_of(&self, initiator: &str) -> Option<&Host> {
         let named = self.hosts.iter().find(|host| host.has(initiator));
         named.or_else(|| self.hosts.iter().find(|host| host.has(ANY_INITIATOR)))
+    }
+
+    /// Is this volume mapped to the initiator, anywhere?
+    pub(crate) fn maps(&self, initiator: &str, volume: VolumeId) -> bool {
+        let Some(host) = self.host_of(initiator) else { return false };
+        let mut its = self.mappings.iter().filter(|mapping| mapping.host == host.name);
+        its.any(|mapping| mapping.volume.info().id == volume)
     }
 
     /// What an initiator sees at the target `targets[site]`, by LUN.

@@ -7,7 +7,7 @@ const PORTS: [u16; 2] = [1, 2];
 
 /// The first byte chooses. If it is odd, the rest is taken for what is kept with a volume. If it is even, the rest are orders,
 /// one after the other: who gives it (bits 0 and 1 the host, bit 2 the port), bytes 1 and 2 of the CDB, the length of the
-/// parameter list, and the list. Returns how many of them changed something, or registrations.
+/// parameter list (two bytes), and the list. Returns how many of them changed something, or registrations.
 ///
 /// # Panics
 /// If what is kept reads otherwise when it is written again, if a holder is not registered or a nexus is registered twice, or
@@ -22,8 +22,9 @@ pub fn reservations(input: &[u8]) -> usize {
 
 fn carry_out(mut orders: &[u8]) -> usize {
     let (mut state, mut changes) = (Reservations::default(), 0);
-    while let [who, action, what, length, rest @ ..] = orders {
-        let (list, rest) = rest.split_at(rest.len().min(usize::from(*length)));
+    while let [who, action, what, high, low, rest @ ..] = orders {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let (list, rest) = rest.split_at(rest.len().min(length));
         orders = rest;
         let initiator = Initiator::new(&format!("iqn.2026-01.example:host{}", who & 3), [0; 6]);
         let from = Nexus { initiator, port: PORTS[usize::from(who >> 2 & 1)], site: 0 };
@@ -40,7 +41,7 @@ fn carry_out(mut orders: &[u8]) -> usize {
 fn judge(state: &Reservations) -> usize {
     assert!(state.is_sound(), "{state:?}");
     if let Some(bytes) = state.encode() {
-        assert_eq!(Reservations::decode(&bytes).as_ref(), Some(state));
+        assert_eq!(Reservations::decode(&bytes).as_ref(), Some(state), "what is kept can be read");
     }
     for action in 0..=3 {
         assert!(matches!(state.report(action, u32::MAX), Plan::Answer(_)));

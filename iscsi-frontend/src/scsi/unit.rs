@@ -8,7 +8,7 @@ use twinsan::guest::{PathState, VirtualVolume, VolumeInfo};
 use twinsan::ids::VolumeId;
 
 use super::copy::{self, Copies};
-use super::reservations::{Change, LIST_BYTES, Need, Nexus, Order, Watch};
+use super::reservations::{Change, LIST_BYTES, Need, Nexus, Order, Reservations, Watch};
 use super::{Cdb, Identity, Kind, Plan, Port, Sense, answer};
 use super::{capacity, data, inquiry, mode, opcodes, ports, vpd};
 
@@ -107,6 +107,10 @@ impl Unit {
         self.attentions.retain(|waiting| *waiting != attention);
     }
 
+    pub(crate) fn is_mirrored(&self) -> bool {
+        self.info.mirrored
+    }
+
     pub(crate) fn is_read_only(&self) -> bool {
         self.read_only
     }
@@ -126,13 +130,24 @@ impl Unit {
         }
     }
 
-    /// May a command that was planned go on, if the reservations have changed since?
-    pub(crate) fn still_allows(&mut self, need: impl FnOnce() -> Need) -> bool {
-        if !self.reservations.is_behind(&*self.volume) {
-            return true;
+    /// May a command that was planned go on? The reservations may have changed since.
+    pub(crate) fn still_allows(&mut self, need: Need) -> bool {
+        if self.reservations.is_behind(&*self.volume) {
+            self.look();
         }
-        self.look();
-        self.reservations.allows(need())
+        self.reservations.allows(need)
+    }
+
+    /// An order of the initiator to change the reservations is over; `made` is what came of it, if something did.
+    pub(crate) fn order_over(&mut self, made: Option<&Reservations>) {
+        if let Some(attention) = self.reservations.order_over(made, &*self.volume) {
+            self.attend(attention);
+        }
+    }
+
+    /// Does this node serve it? Otherwise what is kept may be old here.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.volume.path_state(), PathState::Optimized | PathState::NonOptimized)
     }
 
     /// What `cdb` comes to.

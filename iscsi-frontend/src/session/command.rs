@@ -6,6 +6,7 @@ use twinsan::guest::GuestResult;
 use twinsan::ids::RequestId;
 
 use crate::pdu::{Header, NO_TAG, Residual, Response, reject};
+use crate::scsi::reservations::Need;
 use crate::scsi::{self, Attention, Cdb, FixedSense, Kind, Plan, Sense, Work, code};
 
 use super::framer::Place;
@@ -63,7 +64,7 @@ impl Connection {
         let expected = if reads || writes { header.word(20) } else { 0 };
         let mut task = Task {
             itt: header.itt(),
-            cdb,
+            need: Kind::parse(&cdb).map_or(Need::Nothing, |kind| kind.need()),
             lun: header.lun(),
             unit,
             state: State::Gathering,

@@ -86,6 +86,10 @@ pub(crate) struct Hand {
     version: u64,
     /// What is to be kept waits until [`HandVolume::keep_all`].
     pub(crate) hold_keeps: bool,
+    /// As `hold_keeps`, but only for the answer: it is kept at once.
+    pub(crate) hold_answers: bool,
+    /// Nobody hears whether something was kept.
+    pub(crate) interrupted: bool,
     keeps: Vec<Keep>,
     blocks: BTreeMap<u64, Block>,
     pending: Vec<Pending>,
@@ -105,6 +109,8 @@ impl HandVolume {
             items: Arc::default(),
             version: 0,
             hold_keeps: false,
+            hold_answers: false,
+            interrupted: false,
             keeps: Vec::new(),
             blocks: BTreeMap::new(),
             pending: Vec::new(),
@@ -235,17 +241,21 @@ impl VirtualVolume for HandVolume {
         value: &[u8],
         done: Box<dyn FnOnce(Result<(), VolumeRefusal>) + Send>,
     ) {
-        let value = value.to_vec();
-        let keep = move |volume: &HandVolume| {
-            let kept = volume.state.lock().keep(name, expect, &value);
-            done(kept);
-        };
         let mut state = self.state.lock();
         if state.hold_keeps {
-            return state.keeps.push(Box::new(keep));
+            let value = value.to_vec();
+            return state.keeps.push(Box::new(move |volume| {
+                let kept = volume.state.lock().keep(name, expect, &value);
+                done(kept);
+            }));
         }
+        let kept = state.keep(name, expect, value);
+        if state.hold_answers {
+            return state.keeps.push(Box::new(move |_| done(kept)));
+        }
+        let lost = state.interrupted;
         drop(state);
-        keep(self);
+        done(if lost { Err(VolumeRefusal::Interrupted) } else { kept });
     }
 
     fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId {

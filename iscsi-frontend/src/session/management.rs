@@ -189,6 +189,10 @@ impl Connection {
             self.abandon(slot);
             return;
         }
+        if self.is_fencing(slot) {
+            return self.fence_no_more(slot);
+        }
+        let Some(task) = self.tasks.get_mut(slot) else { return };
         task.tickets.extend(ticket.map(Arc::clone));
         let runs = task.state == State::Running;
         self.tasks.give_up(slot);

@@ -157,6 +157,8 @@ pub(crate) struct Connection {
     await_last: u32,
     /// Of sessions that wait for the end of this one.
     held: Vec<Arc<Ticket>>,
+    /// Of those who ended tasks while an earlier session of this nexus, whose tasks they may be, is dying.
+    early: Vec<Arc<Ticket>>,
     text: text::Text,
     /// The last data segment was long: the next one probably is.
     long_data: bool,
@@ -204,6 +206,7 @@ impl Connection {
             awaited: Vec::new(),
             await_last: 0,
             held: Vec::new(),
+            early: Vec::new(),
             text: text::Text::default(),
             long_data: false,
             blocks_a_pdu: 0,
@@ -508,6 +511,9 @@ impl Connection {
                 self.held.push(ticket);
                 self.close(Closing::Now);
             }
+            Notice::Clear(_, ticket) | Notice::CutOff(_, ticket) if matches!(self.phase, Phase::Entering) => {
+                self.early.push(ticket);
+            }
             Notice::Clear(clear, ticket) => self.clear(&clear, &ticket),
             Notice::CutOff(volume, ticket) => self.cut_off(volume, &ticket),
             Notice::Kept(slot, result) => self.kept(slot, result),
@@ -519,6 +525,9 @@ impl Connection {
     fn ticket_gone(&mut self, number: u32) {
         let Some(place) = self.awaited.iter().position(|(awaited, _)| *awaited == number) else { return };
         let (_, awaited) = self.awaited.swap_remove(place);
+        if matches!(awaited, Awaited::Enter { .. }) {
+            self.early.clear();
+        }
         match awaited {
             Awaited::GivenUp => {}
             Awaited::Fenced { slot } => self.fenced(slot),

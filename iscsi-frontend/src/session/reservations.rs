@@ -13,8 +13,8 @@ use twinsan::ids::VolumeId;
 use twinsan::runtime::VolumeRefusal;
 
 use crate::scsi::reservations::{Change, ITEM, Need, Refusal, Reservations};
-use crate::scsi::{Kind, Nexus, Sense, Work, code};
-use crate::target::{Notice, Ticket};
+use crate::scsi::{Initiator, Nexus, Sense, Unit, Work, code};
+use crate::target::{Notice, Target, Ticket};
 
 use super::tasks::{State, Task};
 use super::{Awaited, Connection};
@@ -34,7 +34,7 @@ impl Connection {
     /// May the task ask this of the volume? Reservations may have changed since its command came.
     pub(super) fn may_go_on(&mut self, slot: u16, work: &Work, command: &Command) -> bool {
         let Some(task) = self.tasks.get(slot) else { return false };
-        let need = || Kind::parse(&task.cdb).map_or(Need::Write, |kind| kind.need());
+        let need = task.need;
         if !self.units.get_mut(task.unit).is_none_or(|unit| unit.still_allows(need)) {
             return false;
         }
@@ -43,7 +43,7 @@ impl Connection {
         let Some(unit) = self.units.iter_mut().find(|unit| Arc::ptr_eq(&unit.volume, volume)) else {
             return false;
         };
-        unit.still_allows(|| need) && unit.reservations.allows(need)
+        unit.still_allows(need)
     }
 
     /// Answers a task that may not go on.
@@ -64,14 +64,22 @@ impl Connection {
     }
 
     fn try_to_reserve(&mut self, slot: u16, change: Change, tries: u8) {
-        let ports = self.target.port_numbers();
+        let target = Arc::clone(&self.target);
         let Some(task) = self.tasks.get_mut(slot) else { return };
         let Some(unit) = self.units.get_mut(task.unit) else { return self.fail(slot, Sense::NO_SUCH_LUN) };
         unit.look();
+        if !unit.serves() {
+            return self.fail(slot, Sense::TRANSITIONING);
+        }
         let Some((state, revision)) = unit.reservations.state() else {
             return self.fail(slot, Sense::INTERNAL);
         };
-        let (next, aborted) = match state.change(&change, unit.reservations.nexus(), &ports) {
+        if let Some(at) = unknown_name(&change, &target, unit.volume_id()) {
+            return self.fail(slot, Sense::parameter(at));
+        }
+        let ports = target.port_numbers();
+        let ports = if unit.is_mirrored() { &ports[..] } else { &ports[..1] };
+        let (next, aborted) = match state.change(&change, unit.reservations.nexus(), ports) {
             Ok(outcome) => outcome,
             Err(Refusal::Conflict) => return self.finish(slot, code::RESERVATION_CONFLICT),
             Err(Refusal::Fault(sense)) => return self.fail(slot, sense),
@@ -82,6 +90,7 @@ impl Connection {
         let Some(bytes) = next.encode() else { return self.fail(slot, Sense::NO_MORE_REGISTRATIONS) };
         task.state = State::Keeping;
         task.keeping = Some(Box::new(Keeping { change, next, aborted, tries }));
+        unit.reservations.order_begun();
         let address = self.address.clone();
         let done = Box::new(move |result| address.post(Notice::Kept(slot, result)));
         unit.volume.keep(ITEM, revision, &bytes, done);
@@ -90,49 +99,76 @@ impl Connection {
     /// The volume has kept what the task in this slot wanted, or not.
     pub(super) fn kept(&mut self, slot: u16, result: Result<(), VolumeRefusal>) {
         let Some(task) = self.tasks.get_mut(slot) else { return };
-        if task.state == State::Aborting {
-            return self.aborted(slot);
-        }
         let Some(keeping) = task.keeping.take() else { return };
         let Keeping { change, next, aborted, tries } = *keeping;
+        let (unit, given_up) = (task.unit, task.state == State::Aborting);
+        let done = self.over(unit, &next, &result);
+        if done {
+            return self.fence(slot, &aborted, given_up);
+        }
+        if given_up {
+            return self.aborted(slot);
+        }
         match result {
-            Ok(()) => {
-                if let Some(unit) = self.units.get_mut(task.unit) {
-                    unit.reservations.learn(next);
-                }
-                self.fence(slot, &aborted);
-            }
             Err(VolumeRefusal::Changed { .. }) if tries < TRIES_MAX => {
                 self.try_to_reserve(slot, change, tries + 1);
             }
             Err(VolumeRefusal::Changed { .. } | VolumeRefusal::Busy) => self.finish(slot, code::BUSY),
             Err(VolumeRefusal::NoRoom) => self.fail(slot, Sense::NO_MORE_REGISTRATIONS),
             Err(VolumeRefusal::Unknown(_)) => self.fail(slot, Sense::NO_SUCH_LUN),
-            Err(_) => self.fail(slot, Sense::TRANSITIONING),
+            _ => self.fail(slot, Sense::TRANSITIONING),
         }
     }
 
-    /// Answers when the tasks of these nexuses can no longer act.
-    fn fence(&mut self, slot: u16, nexuses: &[Nexus]) {
-        let Some(volume) =
-            self.tasks.get(slot).and_then(|task| self.units.get(task.unit)).map(|unit| unit.volume_id())
-        else {
-            return self.finish(slot, code::GOOD);
-        };
-        if nexuses.is_empty() {
+    /// The unit learns what came of an order. Is what it made in force? Nodes that lost each other do not know that, but it
+    /// may be seen.
+    fn over(&mut self, unit: usize, next: &Reservations, result: &Result<(), VolumeRefusal>) -> bool {
+        let Some(unit) = self.units.get_mut(unit) else { return result.is_ok() };
+        unit.look();
+        let is_there = unit.serves() && unit.reservations.state().is_some_and(|(state, _)| state == next);
+        let done = result.is_ok() || (*result == Err(VolumeRefusal::Interrupted) && is_there);
+        unit.order_over(done.then_some(next));
+        done
+    }
+
+    /// Ends the tasks of these nexuses, and answers when they can no longer act; or answers nobody, if the order was given up.
+    fn fence(&mut self, slot: u16, nexuses: &[Nexus], given_up: bool) {
+        let unit = self.tasks.get(slot).and_then(|task| self.units.get(task.unit));
+        if let Some(volume) = unit.map(Unit::volume_id).filter(|_| !nexuses.is_empty()) {
+            // An order that was given up can no longer act, and is waited for by nobody.
+            let awaited = if given_up { Awaited::GivenUp } else { Awaited::Fenced { slot } };
+            let ticket = self.expect(awaited);
+            self.target.cut_off(nexuses, volume, &ticket);
+        } else if !given_up {
             return self.finish(slot, code::GOOD);
         }
-        let ticket = self.expect(Awaited::Fenced { slot });
-        self.target.cut_off(nexuses, volume, &ticket);
+        if given_up {
+            self.aborted(slot);
+        }
     }
 
     /// They are dead.
     pub(super) fn fenced(&mut self, slot: u16) {
-        match self.tasks.get(slot).map(|task| task.state) {
-            Some(State::Keeping) => self.finish(slot, code::GOOD),
-            Some(State::Aborting) => self.aborted(slot),
-            _ => {}
+        if self.tasks.get(slot).is_some_and(|task| task.state == State::Keeping) {
+            self.finish(slot, code::GOOD);
         }
+    }
+
+    /// Is the task an order that is kept, and waits for others only? It can no longer act, and must not be waited for: two
+    /// such would wait for each other. If it is given up, it is over.
+    pub(super) fn is_fencing(&self, slot: u16) -> bool {
+        self.tasks.get(slot).is_some_and(|task| task.state == State::Keeping && task.keeping.is_none())
+    }
+
+    /// It is given up.
+    pub(super) fn fence_no_more(&mut self, slot: u16) {
+        for (_, awaited) in &mut self.awaited {
+            if matches!(awaited, Awaited::Fenced { slot: its } if *its == slot) {
+                *awaited = Awaited::GivenUp;
+            }
+        }
+        self.release(slot);
+        self.wake_waiting();
     }
 
     /// This initiator was preempted, and its tasks on the volume are to end (SPC-4 5.13.11.2.6).
@@ -144,4 +180,14 @@ impl Connection {
         }
         self.stop_copies(&[volume], ticket);
     }
+}
+
+/// Where the list of an order names an initiator to whom the volume is not mapped: it could never use what it is given, nor
+/// give it back.
+fn unknown_name(change: &Change, target: &Target, volume: VolumeId) -> Option<u16> {
+    let Change::Order(order) = change else { return None };
+    let (named, at) = order.named()?;
+    let access = target.access();
+    let is_known = |initiator: &Initiator| access.maps(&initiator.name, volume);
+    (!named.iter().all(is_known)).then_some(at)
 }

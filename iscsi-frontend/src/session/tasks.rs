@@ -7,7 +7,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use twinsan::ids::RequestId;
 
-use crate::scsi::{Cdb, Kind, Plan, Sense, Work};
+use crate::scsi::reservations::Need;
+use crate::scsi::{Kind, Plan, Sense, Work};
 use crate::target::Ticket;
 
 use super::landing::Landing;
@@ -55,7 +56,8 @@ pub(crate) struct Flow {
 /// A SCSI command in progress.
 pub(crate) struct Task {
     pub(crate) itt: u32,
-    pub(crate) cdb: Cdb,
+    /// What it wants of the unit.
+    pub(crate) need: Need,
     pub(crate) lun: [u8; 8],
     pub(crate) unit: usize,
     pub(crate) state: State,

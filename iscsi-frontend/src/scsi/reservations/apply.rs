@@ -59,12 +59,17 @@ impl Reservations {
         next.changes += 1;
         let mut aborted = Vec::new();
         match &order.what {
-            What::Register { key: 0, .. } if own.is_some() => next.unregister(from),
-            // Neither registered nor to be: nothing changes.
-            What::Register { key: 0, .. } => return Ok((self.clone(), aborted)),
             What::Register { others, .. } if own.is_some() && !others.is_empty() => {
                 return Err(Refusal::Fault(Sense::parameter(20)));
             }
+            What::Register { key: 0, all_ports: true, .. } if own.is_some() => {
+                let to_all = |port: &u16| Nexus { port: *port, ..from.clone() };
+                ports.iter().map(to_all).for_each(|nexus| next.unregister(&nexus));
+                next.unregister(from);
+            }
+            What::Register { key: 0, .. } if own.is_some() => next.unregister(from),
+            // Neither registered nor to be: nothing changes.
+            What::Register { key: 0, .. } => return Ok((self.clone(), aborted)),
             What::Register { key, others, all_ports, aptpl, .. } => {
                 next.aptpl = *aptpl;
                 next.register(from, *key, others, all_ports.then_some(ports));

@@ -13,7 +13,7 @@ const NOBODY: u16 = u16::MAX;
 const BYTES_MAX: usize = 32 << 10;
 
 impl Reservations {
-    /// `None` if there are too many registrations.
+    /// `None` if there are too many registrations, or a name is longer than names are.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
         let holder = |held: &Held| self.registrations.iter().position(|known| known.nexus == held.by);
         let (kind, by) = match &self.held {
@@ -36,7 +36,10 @@ impl Reservations {
         if let Some(nexus) = &self.exclusive {
             put(&mut bytes, nexus, 0);
         }
-        (bytes.len() <= BYTES_MAX && self.registrations.len() < usize::from(NOBODY)).then_some(bytes)
+        let mut names = self.registrations.iter().map(|known| &known.nexus).chain(&self.exclusive);
+        let all_fit = names.all(|nexus| (1..=NAME_BYTES_MAX).contains(&nexus.initiator.name.len()));
+        (all_fit && bytes.len() <= BYTES_MAX && self.registrations.len() < usize::from(NOBODY))
+            .then_some(bytes)
     }
 
     /// `None` if that was not written by this version.

@@ -1,6 +1,8 @@
 //! Who is at the other end of a session, as reservations know him, and how he is named in parameter lists (TransportID,
 //! SPC-4 7.6.4.6).
 
+use crate::access::NAME_BYTES_MAX;
+
 /// An initiator port: iSCSI name and ISID.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Initiator {
@@ -51,7 +53,8 @@ impl Initiator {
         let tail = bytes.get(HEAD_BYTES..HEAD_BYTES + length)?;
         let end = tail.iter().position(|byte| *byte == 0)?;
         let (name, isid) = std::str::from_utf8(&tail[..end]).ok()?.split_once(BEFORE_ISID)?;
-        if isid.len() != 12 || !isid.bytes().all(|digit| digit.is_ascii_hexdigit()) || name.is_empty() {
+        let is_name = (1..=NAME_BYTES_MAX).contains(&name.len());
+        if !is_name || isid.len() != 12 || !isid.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return None;
         }
         let isid = u64::from_str_radix(isid, 16).ok()?.to_be_bytes();

@@ -72,6 +72,15 @@ impl Order {
         action <= action::REGISTER_AND_MOVE
     }
 
+    /// The initiators that it names beside its sender, and where in the list.
+    pub(crate) fn named(&self) -> Option<(&[Initiator], u16)> {
+        match &self.what {
+            What::Register { others, .. } => Some((others, IDS_AT as u16)),
+            What::Move { to, .. } => Some((std::slice::from_ref(to), BASIC_BYTES as u16)),
+            _ => None,
+        }
+    }
+
     /// `action` and `what` are bytes 1 and 2 of the CDB.
     pub(crate) fn parse(action: u8, what: u8, list: &[u8]) -> Result<Order, Sense> {
         if list.len() < BASIC_BYTES {

@@ -397,3 +397,29 @@ fn a_unit_is_one_nexus_alone_until_it_lets_go() {
     assert_eq!(bench.0.take_unit(&b), Err(Refusal::Conflict));
     assert_eq!(bench.0.release_unit(&b), Err(Refusal::Conflict));
 }
+
+#[test]
+fn a_key_is_taken_back_at_all_ports_if_that_is_wanted() {
+    let (mut bench, host) = (Bench::default(), nexus(1, 1));
+    bench.order(&host, 0, 0, &list(0, 5, 0x04)).unwrap();
+    bench.reserve(&host, 5, Type::WriteExclusiveAllRegistrants);
+    bench.order(&host, 0, 0, &list(5, 0, 0)).unwrap();
+    assert!(bench.keys() == [5] && bench.0.held.is_some(), "at one port");
+    bench.order(&host, 0, 0, &list(0, 5, 0)).unwrap();
+    bench.order(&host, 0, 0, &list(5, 0, 0x04)).unwrap();
+    assert!(bench.keys().is_empty() && bench.0.held.is_none(), "at both");
+}
+
+#[test]
+fn names_are_no_longer_than_names_are() {
+    let longest = Initiator::new(&"n".repeat(223), [1; 6]);
+    assert_eq!(Initiator::read(&longest.transport_id()).map(|(read, _)| read), Some(longest.clone()));
+    for length in [0, 224, 255, 256, 4000] {
+        let initiator = Initiator::new(&"n".repeat(length), [1; 6]);
+        assert_eq!(Initiator::read(&initiator.transport_id()), None, "{length}");
+        let order = Order::parse(6, 0, &list(0, 1, 0)).unwrap();
+        let from = Nexus { initiator, port: 1, site: 0 };
+        let (state, _) = Reservations::default().apply(&order, &from, &PORTS).unwrap();
+        assert_eq!(state.encode(), None, "what could not be read is not kept: {length}");
+    }
+}

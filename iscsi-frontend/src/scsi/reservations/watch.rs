@@ -1,6 +1,9 @@
 //! How a session follows the reservations of a unit: what it knows of them, and what its initiator has to be told.
 //!
-//! Looked at with every command, so it costs one comparison while nothing changes.
+//! Looked at with every command, so it costs two comparisons while nothing changes.
+//!
+//! Invariant: an initiator is told of what others have done, once, and never of what it did itself. While an order of its own
+//! is being kept nobody can say yet which of that a change is: what it has been told is remembered until that is known.
 
 use std::sync::Arc;
 
@@ -17,8 +20,14 @@ pub(crate) struct Watch {
     /// Revision of the item; zero: none was kept.
     revision: u64,
     known: Known,
+    /// The state up to which the initiator has been told, if that is not what is known.
+    told: Option<Reservations>,
+    /// Own orders that are being kept.
+    orders: usize,
     /// A revision of which [`Reservations::exclusive`] means nothing any more: its session has ended.
     stale: Option<u64>,
+    /// What follows from all that for commands.
+    may: May,
 }
 
 /// What is kept may have been written by a later version of this software: then nobody is let in.
@@ -27,11 +36,27 @@ enum Known {
     Unreadable,
 }
 
+/// What the session may do.
+#[derive(Clone, Copy)]
+struct May {
+    use_it: bool,
+    read: bool,
+    write: bool,
+}
+
 impl Watch {
     /// A session of this nexus begins to watch a volume.
     pub(crate) fn new(nexus: &Arc<Nexus>, volume: &dyn VirtualVolume) -> Watch {
-        let known = Known::State(Reservations::default());
-        let mut watch = Watch { nexus: Arc::clone(nexus), version: 0, revision: 0, known, stale: None };
+        let mut watch = Watch {
+            nexus: Arc::clone(nexus),
+            version: 0,
+            revision: 0,
+            known: Known::State(Reservations::default()),
+            told: None,
+            orders: 0,
+            stale: None,
+            may: May { use_it: true, read: true, write: true },
+        };
         watch.look(volume);
         watch
     }
@@ -58,10 +83,39 @@ impl Watch {
         self.revision = revision;
         let state = item.map_or(Some(Reservations::default()), |item| Reservations::decode(&item.value));
         let before = std::mem::replace(&mut self.known, state.map_or(Known::Unreadable, Known::State));
-        match (before, &self.known) {
-            (Known::State(before), Known::State(now)) => now.news(&before, &self.nexus),
-            _ => None,
+        if let (None, Known::State(before)) = (&self.told, before) {
+            self.told = Some(before);
         }
+        self.decide();
+        self.news()
+    }
+
+    /// What has come since the initiator was last told, unless it may be its own doing.
+    fn news(&mut self) -> Option<Attention> {
+        let Known::State(now) = &self.known else { return None };
+        if self.orders > 0 {
+            return None;
+        }
+        now.news(&self.told.take()?, &self.nexus)
+    }
+
+    /// An order of the initiator is on its way.
+    pub(crate) fn order_begun(&mut self) {
+        self.orders += 1;
+    }
+
+    /// It is over: `made` is what it made of the state, if it did. What the initiator has to be told of what others did.
+    pub(crate) fn order_over(
+        &mut self,
+        made: Option<&Reservations>,
+        volume: &dyn VirtualVolume,
+    ) -> Option<Attention> {
+        self.orders = self.orders.saturating_sub(1);
+        let seen = self.look(volume);
+        if let Some(made) = made {
+            self.told = Some(made.clone());
+        }
+        seen.or_else(|| self.news())
     }
 
     /// What is known, with its revision. `None`: it cannot be read.
@@ -70,13 +124,6 @@ impl Watch {
             Known::State(state) => Some((state, self.revision)),
             Known::Unreadable => None,
         }
-    }
-
-    /// The initiator has made this of it itself.
-    pub(crate) fn learn(&mut self, made: Reservations) {
-        self.known = Known::State(made);
-        // Of what revision that is, and what came after, the next look tells.
-        (self.version, self.revision) = (u64::MAX, u64::MAX);
     }
 
     /// Whoever has the unit by RESERVE, with the revision; `None` if that is known to mean nothing.
@@ -92,16 +139,27 @@ impl Watch {
     /// It means nothing.
     pub(crate) fn disregard_exclusive(&mut self) {
         self.stale = Some(self.revision);
+        self.decide();
     }
 
     /// May a command with this need go on?
     pub(crate) fn allows(&self, need: Need) -> bool {
-        match &self.known {
+        match need {
+            Need::Nothing => true,
+            Need::Use => self.may.use_it,
+            Need::Read => self.may.read,
+            Need::Write => self.may.write,
+        }
+    }
+
+    fn decide(&mut self) {
+        let allows = |need| match &self.known {
             Known::State(state) if self.stale == Some(self.revision) => {
                 state.free_unit().allow(need, &self.nexus)
             }
             Known::State(state) => state.allow(need, &self.nexus),
-            Known::Unreadable => matches!(need, Need::Nothing | Need::Use),
-        }
+            Known::Unreadable => need == Need::Use,
+        };
+        self.may = May { use_it: allows(Need::Use), read: allows(Need::Read), write: allows(Need::Write) };
     }
 }

@@ -130,16 +130,25 @@ fn the_others_are_told_and_who_did_it_is_not() {
 }
 
 #[test]
-fn a_write_whose_data_come_too_late_is_refused() {
-    let mut pair = Pair::reserved(WRITE_EXCLUSIVE_REGISTRANTS);
-    let asked = pair.send(1, 0xa0, 512, &[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[]);
-    assert_eq!(asked[0].opcode(), 0x31);
-    pair.done(0, PREEMPT, WRITE_EXCLUSIVE, [1, 2]);
-    let (task, transfer) = (asked[0].word(16), asked[0].word(20));
-    let data = Pdu::new(0x05, 0x80, task).byte(9, 5).word(20, transfer).data(&[9; 512]);
-    let link = pair.hosts[1].link;
-    assert_eq!(pair.bench.ask(link, &data)[0].sense(), CONFLICT);
-    assert_eq!(pair.ready(1), (2, 6, 0x2a, 5));
+fn writes_whose_data_come_too_late_are_refused() {
+    for looks_first in [false, true] {
+        let mut pair = Pair::reserved(WRITE_EXCLUSIVE_REGISTRANTS);
+        let asked = [0, 1].map(|lba| {
+            pair.send(1, 0xa0, 512, &[0x2a, 0, 0, 0, 0, lba, 0, 0, 1, 0], &[]).pop().expect("asked for data")
+        });
+        pair.done(0, PREEMPT, WRITE_EXCLUSIVE, [1, 2]);
+        if looks_first {
+            assert_eq!(pair.ready(1), (2, 6, 0x2a, 5));
+        }
+        for each in asked {
+            assert_eq!(each.opcode(), 0x31);
+            let data = Pdu::new(0x05, 0x80, each.word(16)).byte(9, 5).word(20, each.word(20)).data(&[9; 512]);
+            let link = pair.hosts[1].link;
+            assert_eq!(pair.bench.ask(link, &data)[0].sense(), CONFLICT);
+        }
+        let told = if looks_first { GOOD } else { (2, 6, 0x2a, 5) };
+        assert_eq!(pair.ready(1), told);
+    }
 }
 
 #[test]
@@ -386,4 +395,155 @@ fn what_a_session_of_the_partner_had_ends_with_the_partner() {
     pair.bench.volume.state.lock().partner = twinsan::guest::PathState::NonOptimized;
     assert_eq!(pair.write(1)[0].sense(), GOOD, "it was taken away");
     assert_eq!(pair.short(0, &TAKE), GOOD);
+}
+
+/// Nothing of the volume is done or given up until it is told to.
+fn hold_all(pair: &Pair) {
+    let mut hand = pair.bench.volume.state.lock();
+    (hand.hold, hand.hold_aborts) = (true, true);
+}
+
+#[test]
+fn an_order_that_was_given_up_and_kept_aborts_all_the_same() {
+    let mut pair = Pair::reserved(WRITE_EXCLUSIVE_REGISTRANTS);
+    hold_all(&pair);
+    assert!(pair.write(1).is_empty());
+    pair.bench.volume.state.lock().hold_keeps = true;
+    assert!(pair.order(0, PREEMPT_AND_ABORT, WRITE_EXCLUSIVE, [1, 2]).is_empty());
+    let (link, task) = (pair.hosts[0].link, 100 + pair.hosts[0].cmd_sn - 1);
+    assert!(pair.bench.ask(link, &Pdu::new(0x42, 0x81, 50).word(20, task)).is_empty());
+    pair.bench.volume.keep_all();
+    assert_eq!(pair.drain(0)[0].opcode(), 0x22);
+    pair.bench.volume.give_up();
+    pair.bench.drive.deliver();
+    assert_eq!(pair.bench.volume.held(), 0, "what was under way was given up");
+}
+
+#[test]
+fn the_tasks_of_a_session_that_is_being_replaced_are_waited_for() {
+    let mut pair = Pair::reserved(WRITE_EXCLUSIVE_REGISTRANTS);
+    hold_all(&pair);
+    assert!(pair.write(1).is_empty());
+    let first_cmd_sn = pair.bench.cmd_sn;
+    pair.bench.cmd_sn = 1;
+    let (again, found) = pair.bench.login(OTHER, 1, "InitialR2T=Yes\0");
+    assert!(found.is_empty(), "the old one still acts");
+    pair.bench.cmd_sn = first_cmd_sn;
+    assert!(pair.order(0, PREEMPT_AND_ABORT, WRITE_EXCLUSIVE, [1, 2]).is_empty());
+    pair.bench.volume.give_up();
+    assert_eq!(pair.drain(0)[0].sense(), GOOD);
+    assert_eq!(answers(&pair.bench.drive.drain(again))[0].opcode(), 0x23);
+}
+
+#[test]
+fn two_who_abort_each_other_do_not_wait_for_each_other() {
+    let mut pair = Pair::reserved(WRITE_EXCLUSIVE_REGISTRANTS);
+    let order = |pair: &mut Pair, host: usize, action: u8, kind: u8, keys: [u64; 2]| {
+        let Host { link, lun, cmd_sn } = &mut pair.hosts[host];
+        let mut list = [keys[0].to_be_bytes(), keys[1].to_be_bytes()].concat();
+        list.resize(24, 0);
+        let mut pdu =
+            Pdu::new(0x01, 0xa0, 100 + *cmd_sn).byte(9, *lun).word(20, 24).word(24, *cmd_sn).data(&list);
+        pdu.head[32..42].copy_from_slice(&[0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0]);
+        *cmd_sn += 1;
+        // What comes of it is not delivered yet.
+        pair.bench.drive.get(*link).expect("open").receive(&pdu.bytes());
+    };
+    order(&mut pair, 0, PREEMPT_AND_ABORT, WRITE_EXCLUSIVE_REGISTRANTS, [1, 2]);
+    order(&mut pair, 1, 6, 0, [0, 2]);
+    order(&mut pair, 1, PREEMPT_AND_ABORT, WRITE_EXCLUSIVE_REGISTRANTS, [2, 1]);
+    // The first of these is told that its registration was taken away, and comes again.
+    order(&mut pair, 1, 6, 0, [0, 2]);
+    order(&mut pair, 1, PREEMPT_AND_ABORT, WRITE_EXCLUSIVE_REGISTRANTS, [2, 1]);
+    pair.bench.drive.deliver();
+    for host in [0, 1] {
+        let link = pair.hosts[host].link;
+        drop(pair.drain(host));
+        let logged_out = pair.bench.ask(link, &Pdu::new(0x46, 0x80, 51));
+        assert_eq!(logged_out.last().map(Answer::opcode), Some(0x26), "nothing hangs");
+        assert!(pair.bench.drive.get(link).is_none());
+    }
+}
+
+#[test]
+fn nobody_is_told_of_what_he_did_himself() {
+    for (action, kind, keys) in [
+        (RELEASE, WRITE_EXCLUSIVE_REGISTRANTS, [1, 0]),
+        (CLEAR, 0, [1, 0]),
+        (PREEMPT, EXCLUSIVE_ACCESS, [1, 2]),
+        (REGISTER, 0, [1, 0]),
+    ] {
+        let mut pair = Pair::reserved(WRITE_EXCLUSIVE_REGISTRANTS);
+        pair.bench.volume.state.lock().hold_answers = true;
+        assert!(pair.order(0, action, kind, keys).is_empty());
+        assert_eq!(pair.ready(0), GOOD, "{action}: in force, and not answered yet");
+        assert_ne!(pair.ready(1), GOOD, "{action}: the other is told at once");
+        pair.bench.volume.keep_all();
+        assert_eq!(pair.drain(0)[0].sense(), GOOD);
+        assert_eq!((pair.ready(0), pair.ready(1)), (GOOD, GOOD), "{action}");
+    }
+    // But of what others did meanwhile.
+    let mut pair = Pair::reserved(WRITE_EXCLUSIVE_REGISTRANTS);
+    pair.bench.volume.state.lock().hold_answers = true;
+    assert!(pair.order(1, REGISTER, 0, [2, 3]).is_empty());
+    assert!(pair.order(0, CLEAR, 0, [1, 0]).is_empty());
+    assert_eq!(pair.ready(1), GOOD, "which of both it was is not known yet");
+    pair.bench.volume.keep_all();
+    assert_eq!(pair.drain(1)[0].sense(), GOOD);
+    assert_eq!(pair.ready(1), (2, 6, 0x2a, 3));
+}
+
+#[test]
+fn a_node_that_does_not_serve_changes_nothing_and_knows_nothing() {
+    let mut pair = Pair::reserved(WRITE_EXCLUSIVE_REGISTRANTS);
+    let asked = pair.send(0, 0xa0, 24, &[0x5f, RESERVE, 5, 0, 0, 0, 0, 0, 24, 0], &[]);
+    assert_eq!(asked[0].opcode(), 0x31);
+    pair.bench.volume.state.lock().path = twinsan::guest::PathState::Unavailable;
+    let mut list = 1u64.to_be_bytes().to_vec();
+    list.resize(24, 0);
+    let data = Pdu::new(0x05, 0x80, asked[0].word(16)).word(20, asked[0].word(20)).data(&list);
+    let link = pair.hosts[0].link;
+    assert_eq!(pair.bench.ask(link, &data)[0].sense(), (2, 2, 4, 0x0a), "not \"you have it already\"");
+}
+
+#[test]
+fn what_is_there_is_good_whoever_lost_whom() {
+    let mut pair = Pair::new();
+    pair.bench.volume.state.lock().interrupted = true;
+    pair.done(0, REGISTER, 0, [0, 1]);
+    pair.bench.volume.state.lock().hold_keeps = true;
+    assert!(pair.order(1, REGISTER, 0, [0, 2]).is_empty());
+}
+
+#[test]
+fn who_may_only_read_keeps_nobody_out() {
+    let mut pair = Pair::new();
+    let read_only = crate::access::Mapping {
+        read_only: true,
+        ..crate::access::Mapping::new("two", 5, Arc::clone(&pair.bench.volume) as _)
+    };
+    let first = crate::access::Mapping::new("one", 0, Arc::clone(&pair.bench.volume) as _);
+    pair.bench.set_access(super::super::bench::hosts(), vec![first, read_only]);
+    while pair.ready(1) != GOOD {}
+    assert_eq!(pair.order(1, REGISTER, 0, [0, 1])[0].sense(), (2, 7, 0x27, 0));
+    assert_eq!(pair.short(1, &TAKE), (2, 7, 0x27, 0));
+}
+
+#[test]
+fn only_who_sees_the_volume_is_registered() {
+    let mut pair = Pair::new();
+    for (name, told) in [(OTHER, GOOD), ("iqn.2026-01.example:nobody", (2, 5, 0x26, 0))] {
+        let text = format!("{name},i,0x400000000009\0");
+        let length = text.len().next_multiple_of(4);
+        let mut list = [0u64.to_be_bytes(), 1u64.to_be_bytes()].concat();
+        list.extend_from_slice(&[0, 0, 0, 0, 0x08, 0, 0, 0]);
+        list.extend_from_slice(&(length as u32 + 4).to_be_bytes());
+        list.extend_from_slice(&[0x45, 0, 0, length as u8]);
+        list.extend_from_slice(text.as_bytes());
+        list.resize(32 + length, 0);
+        let bytes = list.len() as u32;
+        let found = pair.send(0, 0xa0, bytes, &[0x5f, 0, 0, 0, 0, 0, 0, 0, bytes as u8, 0], &list);
+        assert_eq!(found[0].sense(), told, "{name}");
+        pair.done(0, 6, 0, [0, 0]);
+    }
 }
