@@ -103,6 +103,10 @@ impl Core {
         let stepped = {
             let Runner { batch, asked } = &mut *lane.take();
             let mut events = batch.drain(..);
+            if events.len() == 0 {
+                // Another round has taken what this one was to take. The node is left alone: it has not caught up.
+                return;
+            }
             if lane.goes_beside() {
                 self.step_beside(lane, &mut events, asked, left)
             } else {

@@ -34,6 +34,7 @@ struct Fake<B, A> {
     alone: Mutex<A>,
     actions: VecDeque<Action>,
     open: bool,
+    handled: bool,
 }
 
 /// `beside` may queue its actions itself.
@@ -42,7 +43,7 @@ where
     B: Fn(Event, &mut Vec<Action>, QueueUp<'_>) -> Result<bool, Event> + Send + Sync + 'static,
     A: FnMut(Event, &mut VecDeque<Action>) + Send + 'static,
 {
-    Box::new(Fake { beside, alone: Mutex::new(alone), actions: VecDeque::new(), open: false })
+    Box::new(Fake { beside, alone: Mutex::new(alone), actions: VecDeque::new(), open: false, handled: false })
 }
 
 impl<B, A> Machine for Fake<B, A>
@@ -55,6 +56,7 @@ where
             self.actions.push_back(Action::Notice(Notice::Opened));
         }
         (self.alone.get_mut())(event, &mut self.actions);
+        self.handled = true;
     }
     fn poll(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -71,6 +73,7 @@ where
         Ok(tick)
     }
     fn deadline(&mut self) -> Option<Instant> {
+        assert!(std::mem::take(&mut self.handled), "of steps beside it knows with the next event only");
         None
     }
     fn view(&self, _now: Instant) -> View {
@@ -504,6 +507,19 @@ fn what_a_thread_was_relieved_of_is_done_by_the_timer() {
         assert_eq!(linked.recv_timeout(LONG), Ok(event));
         assert!(event == 0 || matches!(heard.recv_timeout(LONG), Ok((token, Some(Ok(_)))) if token == event));
     }
+    assert_eq!(engine.failure(), None);
+}
+
+/// One thread may have taken what another left, who then finds nothing. The node knows of steps beside it only with the
+/// next event: [`Fake::deadline`] sees to it that it is not asked before.
+#[test]
+fn a_round_in_vain_asks_nothing_of_the_node() {
+    let engine = builder().launch(fake(|event, actions, _| take_writes(event, actions), |_, _| ())).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..5_000).for_each(|_| engine.handle.core.happened(Event::Tick)));
+        }
+    });
     assert_eq!(engine.failure(), None);
 }
 
