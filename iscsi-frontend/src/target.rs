@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use twinsan::block::PagePool;
-use twinsan::guest::Sink;
+use twinsan::guest::{Sink, VirtualVolume};
 use twinsan::ids::VolumeId;
 use twinsan::runtime::VolumeRefusal;
 
@@ -115,6 +115,18 @@ impl TargetConfig {
     }
 }
 
+/// When what could not be given up is tried again.
+const ORPHANS_EVERY_MS: u64 = 500;
+/// How much of that there is at most: no more than volumes of a pool.
+const ORPHANS_MAX: usize = 4096;
+
+/// A reservation that is to be given up, and cannot be now.
+pub(crate) struct Orphan {
+    pub(crate) volume: Arc<dyn VirtualVolume>,
+    pub(crate) by: Arc<scsi::Nexus>,
+    pub(crate) tickets: Vec<Arc<Ticket>>,
+}
+
 /// Everything that all connections of a server share.
 pub(crate) struct Target {
     pub(crate) config: TargetConfig,
@@ -132,6 +144,8 @@ pub(crate) struct Target {
     pub(crate) nobodys_secret: Secret,
     /// What the owner of the clock has last said, in milliseconds.
     now_ms: AtomicU64,
+    orphans: Mutex<Vec<Orphan>>,
+    orphans_at: AtomicU64,
     access: Mutex<Arc<Access>>,
     registry: Mutex<Registry>,
 }
@@ -153,6 +167,8 @@ impl Target {
             refusals: Refusals::default(),
             nobodys_secret: Secret::random().map_err(|_| AccessError::NoRandom)?,
             now_ms: AtomicU64::new(0),
+            orphans: Mutex::default(),
+            orphans_at: AtomicU64::new(0),
             access: Mutex::new(Arc::new(access)),
             registry: Mutex::new(Registry::default()),
         })
@@ -165,6 +181,29 @@ impl Target {
     /// So much time has passed since the server began. Sessions have no other clock.
     pub(crate) fn tick(&self, now: Duration) {
         self.now_ms.fetch_max(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// What cannot be given up now is given up later; until then, but not for long, whoever waits for it waits.
+    pub(crate) fn adopt_orphan(&self, orphan: Orphan) {
+        self.orphans_at.store(self.now_ms() + ORPHANS_EVERY_MS, Ordering::Relaxed);
+        let mut orphans = self.orphans.lock();
+        let known =
+            orphans.iter().any(|known| known.by == orphan.by && Arc::ptr_eq(&known.volume, &orphan.volume));
+        if !known && orphans.len() < ORPHANS_MAX {
+            orphans.push(Orphan { tickets: Vec::new(), ..orphan });
+        }
+    }
+
+    /// Those whose time has come.
+    pub(crate) fn take_orphans(&self) -> Vec<Orphan> {
+        match self.orphans_at.load(Ordering::Relaxed) {
+            0 => Vec::new(),
+            at if at > self.now_ms() => Vec::new(),
+            _ => {
+                self.orphans_at.store(0, Ordering::Relaxed);
+                std::mem::take(&mut *self.orphans.lock())
+            }
+        }
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
@@ -415,6 +454,9 @@ pub(crate) struct Clear {
     pub(crate) drop: bool,
 }
 
+/// No connection waits for a ticket of this number.
+const NOBODYS: u32 = 0;
+
 /// Held by everyone whom a connection waits for. Tells it when the last one lets go.
 pub(crate) struct Ticket {
     address: Address,
@@ -422,6 +464,11 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
+    /// One whose end is no news.
+    pub(crate) fn of_nobody(address: &Address) -> Arc<Ticket> {
+        Ticket::new(address, NOBODYS)
+    }
+
     pub(crate) fn new(address: &Address, number: u32) -> Arc<Ticket> {
         Arc::new(Ticket { address: address.clone(), number })
     }

@@ -50,6 +50,8 @@ struct Change {
     asker: Asker,
     what: VolumeChange,
     stage: Stage,
+    /// The partner has been told, and may have it in writing: it is this node's next change, and no other.
+    told: bool,
 }
 
 /// A change that the owner ordered, at its partner.
@@ -136,7 +138,7 @@ impl Node {
         }
         self.may_keep(volume, &what)?;
         let closes = what == VolumeChange::Delete;
-        self.changes.ours.insert(volume, Change { asker, what, stage: Stage::Begun });
+        self.changes.ours.insert(volume, Change { asker, what, stage: Stage::Begun, told: false });
         if closes {
             self.close_volume(volume);
         }
@@ -237,7 +239,9 @@ impl Node {
         match &self.phase {
             Phase::Failed | Phase::Stopped => self.give_change_up(volume, VolumeRefusal::Interrupted),
             // As with requests: whoever asked may be gone by the time this is decided.
-            Phase::Deciding(deciding) if deciding.refusing && mirrored => {
+            Phase::Deciding(deciding)
+                if deciding.refusing && mirrored && !self.changes.ours[&volume].told =>
+            {
                 self.give_change_up(volume, VolumeRefusal::Interrupted);
             }
             _ if !mirrored && idle => self.write_change(volume),
@@ -280,6 +284,9 @@ impl Node {
         let what = self.changes.ours[&volume].what.clone();
         let change = self.store().pool().metadata().volume(volume).map_or(0, |meta| meta.change) + 1;
         self.set_stage(volume, Stage::Told(epoch, change));
+        if let Some(ours) = self.changes.ours.get_mut(&volume) {
+            ours.told = true;
+        }
         let early = match what {
             VolumeChange::Grow { .. } => Bug::GrownBeforePartner,
             VolumeChange::Delete => Bug::DeletedBeforePartner,

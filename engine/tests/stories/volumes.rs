@@ -478,19 +478,28 @@ fn what_is_kept_is_seen_before_requests_are_held() {
     assert!(pair.finish(write).is_ok());
 }
 
-/// Whoever asked may be gone when it is decided who serves, like those whose requests were refused by then.
+/// Whoever asked may be gone when it is decided who serves, like those whose requests were refused by then. But what the
+/// partner was told it may have in writing: no other change takes that number.
 #[test]
-fn a_change_does_not_wait_for_a_verdict_that_does_not_come() {
-    let mut pair = Pair::with(&[]);
-    pair.hold(B, said::volume_change);
-    let change = pair.begin_change(A, VOLUME, keep("late", 0));
-    pair.lose_arbiter(A);
-    pair.crash(B);
-    pair.until("it is refused", |pair| pair.outcome(change).is_some());
-    assert_eq!(pair.outcome(change), Some(Err(VolumeRefusal::Interrupted)));
-    pair.release_arbiter(A);
-    pair.until_phase(A, PeerPhase::Alone);
-    assert!(pair.kept(A, VOLUME).is_empty());
+fn a_change_does_not_wait_for_a_verdict_that_does_not_come_unless_the_partner_may_have_it() {
+    for told in [false, true] {
+        let mut pair = Pair::with(&[]);
+        pair.hold(B, said::volume_change);
+        pair.lose_arbiter(A);
+        if !told {
+            pair.crash(B);
+        }
+        let change = pair.begin_change(A, VOLUME, keep("late", 0));
+        if told {
+            pair.crash(B);
+        }
+        pair.pass_millis(60_000);
+        assert_eq!(pair.outcome(change), if told { None } else { Some(Err(VolumeRefusal::Interrupted)) });
+        pair.release_arbiter(A);
+        pair.until_phase(A, PeerPhase::Alone);
+        pair.until("it is over", |pair| pair.outcome(change).is_some());
+        assert_eq!(!pair.kept(A, VOLUME).is_empty(), told);
+    }
 }
 
 #[test]

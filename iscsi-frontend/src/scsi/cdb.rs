@@ -250,7 +250,8 @@ impl Kind {
         )
     }
 
-    /// Is it refused on a unit that this initiator may only read? So is keeping those out who may write. A copy is not: the unit that it is sent to may be the
+    /// Is it refused on a unit that this initiator may only read? So is keeping those out who may write;
+    /// what the initiator has it may give up. A copy is not: the unit that it is sent to may be the
     /// one it reads.
     pub(crate) fn changes_the_medium(&self) -> bool {
         matches!(
@@ -261,7 +262,7 @@ impl Kind {
                 | Kind::Unmap { .. }
                 | Kind::WriteSame { .. }
                 | Kind::ReserveUnit
-                | Kind::ReserveOut { .. }
+                | Kind::ReserveOut { action: 1 | 3.., .. }
         )
     }
 

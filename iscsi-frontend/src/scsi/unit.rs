@@ -145,6 +145,11 @@ impl Unit {
         }
     }
 
+    /// Does this node serve it, and its partner not?
+    pub(crate) fn serves_alone(&self) -> bool {
+        self.serves() && (!self.info.mirrored || self.volume.partner_path_state() == PathState::Unavailable)
+    }
+
     /// Does this node serve it? Otherwise what is kept may be old here.
     pub(crate) fn serves(&self) -> bool {
         matches!(self.volume.path_state(), PathState::Optimized | PathState::NonOptimized)

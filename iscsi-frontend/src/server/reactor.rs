@@ -22,6 +22,7 @@ use super::Shared;
 use super::inbox::{Inbox, Letter};
 use super::links::{Link, Links};
 use super::receive::Receiver;
+use crate::session::exclusive::give_up_orphan;
 use crate::session::{Connection, Ends};
 use crate::target::{Address, Mailbox};
 
@@ -138,6 +139,9 @@ impl Reactor {
         }
         self.inbox.awake();
         self.shared.target.tick(self.shared.begun.elapsed());
+        for orphan in self.shared.target.take_orphans() {
+            give_up_orphan(&self.shared.target, orphan);
+        }
     }
 
     fn next_timer(&self) -> Option<Duration> {
@@ -358,7 +362,7 @@ impl Reactor {
         let mut busy = std::mem::take(&mut self.spare);
         std::mem::swap(&mut busy, &mut self.busy);
         for index in busy.drain(..) {
-            burst(|| self.receive(index));
+            self.receive(index);
         }
         self.spare = busy;
     }
@@ -371,7 +375,7 @@ impl Reactor {
             if !link.readable || !link.connection.may_receive() {
                 return;
             }
-            self.receiver.receive(link);
+            burst(|| self.receiver.receive(link));
         }
         self.busy.push(index);
     }

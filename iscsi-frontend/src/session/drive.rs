@@ -90,6 +90,8 @@ pub(crate) struct Hand {
     pub(crate) hold_answers: bool,
     /// Nobody hears whether something was kept.
     pub(crate) interrupted: bool,
+    /// Nothing is kept now.
+    pub(crate) keeps_nothing: bool,
     keeps: Vec<Keep>,
     blocks: BTreeMap<u64, Block>,
     pending: Vec<Pending>,
@@ -111,6 +113,7 @@ impl HandVolume {
             hold_keeps: false,
             hold_answers: false,
             interrupted: false,
+            keeps_nothing: false,
             keeps: Vec::new(),
             blocks: BTreeMap::new(),
             pending: Vec::new(),
@@ -249,6 +252,10 @@ impl VirtualVolume for HandVolume {
                 done(kept);
             }));
         }
+        if state.keeps_nothing {
+            drop(state);
+            return done(Err(VolumeRefusal::NotNow));
+        }
         let kept = state.keep(name, expect, value);
         if state.hold_answers {
             return state.keeps.push(Box::new(move |_| done(kept)));
@@ -299,7 +306,7 @@ impl Drive {
     }
 
     #[cfg(test)]
-    pub(crate) fn target(&self) -> &Target {
+    pub(crate) fn target(&self) -> &Arc<Target> {
         &self.target
     }
 

@@ -4,7 +4,7 @@
 
 use crate::pdu::{NO_TAG, Response};
 
-use super::{Closing, Connection, Phase};
+use super::{Awaited, Closing, Connection, Phase};
 
 impl Connection {
     /// Should the socket be closed?
@@ -75,10 +75,13 @@ impl Connection {
 
     /// After [`end`](Self::end): can nothing of this connection act any more? Then its successors are told.
     pub(crate) fn is_dead(&mut self) -> bool {
-        let dead = self.tasks.len() == 0 && self.awaited.is_empty();
+        // Answers that nobody hears are not waited for: others may wait for this session's end with what they hold.
+        let waits = |awaited: &Awaited| matches!(awaited, Awaited::Enter { .. } | Awaited::GivenUp);
+        let dead = self.tasks.len() == 0 && !self.awaited.iter().any(|(_, awaited)| waits(awaited));
         if dead {
             self.target.leave(&self.address);
             self.held.clear();
+            self.early.clear();
         }
         dead
     }

@@ -1,8 +1,8 @@
 //! When a reservation of SPC-2 ends without RELEASE: with its session, by a reset, or because its session has ended on a node
 //! that could not say so.
 //!
-//! Invariant: a session ends, and so the next one of its nexus begins, when what it had is given up; what a node that was
-//! killed has left is given up when it stands in somebody's way.
+//! Invariant: a session ends, and so the next one of its nexus begins, when what it had is given up, or cannot be for now;
+//! what could not be given up, or was left by a node that was killed, is given up later, or when it stands in somebody's way.
 
 use std::sync::Arc;
 
@@ -11,26 +11,29 @@ use twinsan::runtime::VolumeRefusal;
 
 use crate::scsi::reservations::{ITEM, Reservations};
 use crate::scsi::{Nexus, Unit};
-use crate::target::Ticket;
+use crate::target::{Orphan, Target, Ticket};
 
 use super::{Awaited, Connection};
 
 const TRIES_MAX: u8 = 8;
 
 impl Connection {
-    /// A session begins: what an earlier one of its nexus had, before this node was started, means nothing.
-    pub(super) fn disregard_own(&mut self) {
+    /// A session begins: what an earlier one of its nexus had, before this node was started, means nothing, and so does what
+    /// others had then.
+    pub(super) fn disregard_old(&mut self) {
         let own = self.nexus();
-        for unit in &mut self.units {
-            disregard_if(unit, |by| *by == *own);
+        for index in 0..self.units.len() {
+            if !disregard_if(&mut self.units[index], |by| *by == *own) {
+                self.disregard_dead(index);
+            }
         }
     }
 
     /// The session ends; `ticket` is kept until what it has is given up.
     pub(super) fn give_up_own(&mut self, ticket: &Arc<Ticket>) {
         let own = self.nexus();
-        for unit in self.units.iter().filter(|unit| unit.reservations.is_exclusive_of(&own)) {
-            give_up(&unit.volume, &own, 0, Some(Arc::clone(ticket)));
+        for unit in self.units.iter().filter(|unit| unit.reservations.said_exclusive() == Some(&*own)) {
+            give_up(&self.target, &unit.volume, &own, 0, vec![Arc::clone(ticket)]);
         }
     }
 
@@ -38,18 +41,38 @@ impl Connection {
     pub(super) fn give_up_at_end(&mut self) {
         let own = self.nexus();
         self.units.iter_mut().for_each(Unit::look);
-        if self.units.iter().any(|unit| unit.reservations.is_exclusive_of(&own)) {
+        if self.units.iter().any(|unit| unit.reservations.said_exclusive() == Some(&*own)) {
             let ticket = self.expect(Awaited::GivenUp);
             self.give_up_own(&ticket);
         }
+    }
+
+    /// The initiator does not see these units any more.
+    pub(super) fn give_up_unmapped<'a>(&self, units: impl Iterator<Item = &'a mut Unit>) {
+        let own = self.nexus();
+        for unit in units {
+            unit.look();
+            if unit.reservations.said_exclusive() == Some(&*own) {
+                give_up(&self.target, &unit.volume, &own, 0, Vec::new());
+            }
+        }
+    }
+
+    /// A RESERVE is kept that was given up: with its session, or by a reset.
+    pub(super) fn give_up_late(&mut self, slot: u16) {
+        let ticket = self.expect(Awaited::GivenUp);
+        let Some(task) = self.tasks.get(slot) else { return };
+        let Some(unit) = self.units.get(task.unit) else { return };
+        let tickets = task.tickets.iter().map(Arc::clone).chain([ticket]).collect();
+        give_up(&self.target, &unit.volume, &self.nexus(), 0, tickets);
     }
 
     /// The unit is reset; `ticket` is kept until whoever had it has it no longer.
     pub(super) fn give_up_by_reset(&mut self, index: usize, ticket: &Arc<Ticket>) {
         let Some(unit) = self.units.get_mut(index) else { return };
         unit.look();
-        if let Some((by, _)) = unit.reservations.exclusive() {
-            give_up(&unit.volume, &Arc::new(by.clone()), 0, Some(Arc::clone(ticket)));
+        if let Some(by) = unit.reservations.said_exclusive() {
+            give_up(&self.target, &unit.volume, &Arc::new(by.clone()), 0, vec![Arc::clone(ticket)]);
         }
     }
 
@@ -71,27 +94,43 @@ fn disregard_if(unit: &mut Unit, is_dead: impl Fn(&Nexus) -> bool) -> bool {
     let Some((_, revision)) = unit.reservations.exclusive().filter(|(by, _)| is_dead(by)) else {
         return false;
     };
-    let free = unit.reservations.state().and_then(|(state, _)| state.free_unit().encode());
     unit.reservations.disregard_exclusive();
-    if let Some(bytes) = free {
+    if let Some(bytes) = unit.reservations.valid().and_then(|(state, _)| state.encode()) {
         unit.volume.keep(ITEM, revision, &bytes, Box::new(drop));
     }
     true
 }
 
-/// Takes the unit from `by`, if he still has it; `ticket` is dropped when that is done, or given up as well.
-fn give_up(volume: &Arc<dyn VirtualVolume>, by: &Arc<Nexus>, tries: u8, ticket: Option<Arc<Ticket>>) {
+/// Takes the unit from `by`, if he still has it. The tickets are dropped when that is done; or when it cannot be done for now,
+/// and is left to [`Target::adopt_orphan`].
+fn give_up(
+    target: &Arc<Target>,
+    volume: &Arc<dyn VirtualVolume>,
+    by: &Arc<Nexus>,
+    tries: u8,
+    tickets: Vec<Arc<Ticket>>,
+) {
     let items = volume.items();
     let Some(item) = items.get(&ITEM) else { return };
     let state = Reservations::decode(&item.value).filter(|state| state.exclusive() == Some(&**by));
     let Some(bytes) = state.and_then(|state| state.free_unit().encode()) else { return };
-    let (again, him) = (Arc::clone(volume), Arc::clone(by));
+    let (target, again, him) = (Arc::clone(target), Arc::clone(volume), Arc::clone(by));
     let done = move |result| match result {
         // Somebody else was faster.
-        Err(VolumeRefusal::Changed { .. } | VolumeRefusal::Busy) if tries < TRIES_MAX => {
-            give_up(&again, &him, tries + 1, ticket);
+        Err(VolumeRefusal::Changed { .. }) if tries < TRIES_MAX => {
+            give_up(&target, &again, &him, tries + 1, tickets);
         }
-        _ => drop(ticket),
+        Ok(()) | Err(VolumeRefusal::Unknown(_)) => drop(tickets),
+        Err(_) => target.adopt_orphan(Orphan { volume: again, by: him, tickets }),
     };
     volume.keep(ITEM, item.revision, &bytes, Box::new(done));
+}
+
+/// Tries once more to give up what could not be given up.
+pub(crate) fn give_up_orphan(target: &Arc<Target>, orphan: Orphan) {
+    let Orphan { volume, by, tickets } = orphan;
+    // A session of the same nexus that has begun meanwhile has disregarded it, and may have the unit anew.
+    if by.port != target.config.portal_group || !target.has_session(&by) || !tickets.is_empty() {
+        give_up(target, &volume, &by, TRIES_MAX, tickets);
+    }
 }

@@ -136,6 +136,10 @@ impl Connection {
         if fresh.len() == self.units.len() && moved.iter().all(Option::is_some) {
             return;
         }
+        let mut units = core::mem::take(&mut self.units);
+        let gone = units.iter_mut().zip(&moved).filter(|(_, place)| place.is_none());
+        self.give_up_unmapped(gone.map(|(unit, _)| unit));
+        self.units = units;
         for slot in self.tasks.select(|task| moved.get(task.unit).is_some_and(Option::is_none)) {
             self.abort(slot, None);
         }

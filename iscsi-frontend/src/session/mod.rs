@@ -13,7 +13,7 @@ mod copies;
 mod data;
 pub(crate) mod drive;
 mod ending;
-mod exclusive;
+pub(crate) mod exclusive;
 mod framer;
 mod keys;
 mod landing;
@@ -499,7 +499,7 @@ impl Connection {
 
     /// Waits for what `awaited` says until all copies of the ticket are gone.
     fn expect(&mut self, awaited: Awaited) -> Arc<Ticket> {
-        self.await_last = self.await_last.wrapping_add(1);
+        self.await_last = self.await_last.wrapping_add(1).max(1);
         self.awaited.push((self.await_last, awaited));
         Ticket::new(&self.address, self.await_last)
     }
@@ -536,7 +536,7 @@ impl Connection {
             Awaited::Enter { response, reply } => {
                 // As late as possible: mappings may have changed while an old session died.
                 self.units = self.target.units(&self.nexus());
-                self.disregard_own();
+                self.disregard_old();
                 self.begin_session(response, &reply, false);
             }
             Awaited::Aborted { response } => self.send(response, &[]),

@@ -71,7 +71,7 @@ impl Connection {
         if !unit.serves() {
             return self.fail(slot, Sense::TRANSITIONING);
         }
-        let Some((state, revision)) = unit.reservations.state() else {
+        let Some((state, revision)) = unit.reservations.valid() else {
             return self.fail(slot, Sense::INTERNAL);
         };
         if let Some(at) = unknown_name(&change, &target, unit.volume_id()) {
@@ -84,9 +84,7 @@ impl Connection {
             Err(Refusal::Conflict) => return self.finish(slot, code::RESERVATION_CONFLICT),
             Err(Refusal::Fault(sense)) => return self.fail(slot, sense),
         };
-        if next == *state {
-            return self.finish(slot, code::GOOD);
-        }
+        // Kept even if nothing changes: that this is in force is known for sure only then.
         let Some(bytes) = next.encode() else { return self.fail(slot, Sense::NO_MORE_REGISTRATIONS) };
         task.state = State::Keeping;
         task.keeping = Some(Box::new(Keeping { change, next, aborted, tries }));
@@ -103,6 +101,10 @@ impl Connection {
         let Keeping { change, next, aborted, tries } = *keeping;
         let (unit, given_up) = (task.unit, task.state == State::Aborting);
         let done = self.over(unit, &next, &result);
+        if done && given_up && change == Change::TakeUnit {
+            // It came after all, and nobody has it who could let go.
+            self.give_up_late(slot);
+        }
         if done {
             return self.fence(slot, &aborted, given_up);
         }
@@ -120,12 +122,13 @@ impl Connection {
         }
     }
 
-    /// The unit learns what came of an order. Is what it made in force? Nodes that lost each other do not know that, but it
-    /// may be seen.
+    /// The unit learns what came of an order. Is what it made in force? Nodes that lost each other do not know that, but the
+    /// one that serves alone can see it.
     fn over(&mut self, unit: usize, next: &Reservations, result: &Result<(), VolumeRefusal>) -> bool {
         let Some(unit) = self.units.get_mut(unit) else { return result.is_ok() };
         unit.look();
-        let is_there = unit.serves() && unit.reservations.state().is_some_and(|(state, _)| state == next);
+        let is_there =
+            unit.serves_alone() && unit.reservations.state().is_some_and(|(state, _)| *state == *next);
         let done = result.is_ok() || (*result == Err(VolumeRefusal::Interrupted) && is_there);
         unit.order_over(done.then_some(next));
         done
@@ -135,9 +138,11 @@ impl Connection {
     fn fence(&mut self, slot: u16, nexuses: &[Nexus], given_up: bool) {
         let unit = self.tasks.get(slot).and_then(|task| self.units.get(task.unit));
         if let Some(volume) = unit.map(Unit::volume_id).filter(|_| !nexuses.is_empty()) {
-            // An order that was given up can no longer act, and is waited for by nobody.
-            let awaited = if given_up { Awaited::GivenUp } else { Awaited::Fenced { slot } };
-            let ticket = self.expect(awaited);
+            // An order that was given up can no longer act, and waits for nobody.
+            let ticket = match given_up {
+                true => Ticket::of_nobody(&self.address),
+                false => self.expect(Awaited::Fenced { slot }),
+            };
             self.target.cut_off(nexuses, volume, &ticket);
         } else if !given_up {
             return self.finish(slot, code::GOOD);
@@ -162,11 +167,8 @@ impl Connection {
 
     /// It is given up.
     pub(super) fn fence_no_more(&mut self, slot: u16) {
-        for (_, awaited) in &mut self.awaited {
-            if matches!(awaited, Awaited::Fenced { slot: its } if *its == slot) {
-                *awaited = Awaited::GivenUp;
-            }
-        }
+        let is_its = |awaited: &Awaited| matches!(awaited, Awaited::Fenced { slot: its } if *its == slot);
+        self.awaited.retain(|(_, awaited)| !is_its(awaited));
         self.release(slot);
         self.wake_waiting();
     }

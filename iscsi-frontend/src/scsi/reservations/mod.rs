@@ -166,6 +166,11 @@ impl Reservations {
 
     /// What `nexus`, which knows `before`, has to be told of what others have done since.
     fn news(&self, before: &Reservations, nexus: &Nexus) -> Option<Attention> {
+        let lost = |state: &Reservations| state.exclusive.as_ref() == Some(nexus);
+        if lost(before) && !lost(self) {
+            // By a reset at the other node, or as if by one.
+            return Some(Attention::Reset);
+        }
         before.registration(nexus)?;
         match self.registration(nexus) {
             None if self.cleared > before.changes => Some(Attention::ReservationsPreempted),

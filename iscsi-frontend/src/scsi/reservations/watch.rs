@@ -126,14 +126,21 @@ impl Watch {
         }
     }
 
+    /// The same, without what is known to mean nothing: what orders are made from.
+    pub(crate) fn valid(&self) -> Option<(Reservations, u64)> {
+        let (state, revision) = self.state()?;
+        Some((if self.stale == Some(revision) { state.free_unit() } else { state.clone() }, revision))
+    }
+
     /// Whoever has the unit by RESERVE, with the revision; `None` if that is known to mean nothing.
     pub(crate) fn exclusive(&self) -> Option<(&Nexus, u64)> {
         let (state, revision) = self.state().filter(|(_, revision)| self.stale != Some(*revision))?;
         Some((state.exclusive()?, revision))
     }
 
-    pub(crate) fn is_exclusive_of(&self, nexus: &Nexus) -> bool {
-        self.exclusive().is_some_and(|(by, _)| by == nexus)
+    /// Whoever is said to have the unit by RESERVE, whatever that means.
+    pub(crate) fn said_exclusive(&self) -> Option<&Nexus> {
+        self.state()?.0.exclusive()
     }
 
     /// It means nothing.

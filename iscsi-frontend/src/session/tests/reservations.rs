@@ -5,6 +5,7 @@ use std::sync::Arc;
 use twinsan::ids::ItemName;
 
 use super::super::bench::{Answer, Bench, HOST, OTHER, Pdu, answers};
+use super::super::exclusive::give_up_orphan;
 use crate::scsi::Identity;
 use crate::scsi::copy::sample::{cscd, list as copy_list, segment};
 use twinsan::guest::VirtualVolume;
@@ -241,10 +242,10 @@ fn a_session_that_ends_while_others_die_is_forgotten() {
     let link = pair.hosts[0].link;
     pair.bench.drive.get(link).expect("open").hang_up();
     pair.bench.drive.deliver();
-    assert!(pair.bench.drive.get(link).is_some(), "it waits");
+    assert!(pair.bench.drive.get(link).is_none(), "its answer is nobody's");
     pair.bench.volume.give_up();
     pair.bench.drive.deliver();
-    assert!(pair.bench.drive.get(link).is_none());
+    assert_eq!(pair.ready(1), (2, 6, 0x2a, 5));
 }
 
 #[test]
@@ -389,6 +390,7 @@ fn what_a_session_of_the_partner_had_ends_with_the_partner() {
     let mut pair = Pair::new();
     pair.kept_of_first(2);
     assert_eq!(pair.write(1)[0].sense(), CONFLICT);
+    assert_eq!(pair.ready(0), (2, 6, 0x29, 3));
     assert_eq!(pair.write(0)[0].sense(), CONFLICT, "another port is another nexus");
     pair.bench.volume.state.lock().partner = twinsan::guest::PathState::Unavailable;
     assert_eq!(pair.write(1)[0].sense(), GOOD);
@@ -507,12 +509,22 @@ fn a_node_that_does_not_serve_changes_nothing_and_knows_nothing() {
 }
 
 #[test]
-fn what_is_there_is_good_whoever_lost_whom() {
+fn a_node_that_serves_alone_sees_what_came_of_an_order() {
     let mut pair = Pair::new();
     pair.bench.volume.state.lock().interrupted = true;
-    pair.done(0, REGISTER, 0, [0, 1]);
-    pair.bench.volume.state.lock().hold_keeps = true;
-    assert!(pair.order(1, REGISTER, 0, [0, 2]).is_empty());
+    // The partner may not have it.
+    assert_eq!(pair.order(0, REGISTER, 0, [0, 1])[0].sense(), (2, 2, 4, 0x0a));
+    pair.bench.volume.state.lock().partner = twinsan::guest::PathState::Unavailable;
+    pair.done(1, REGISTER, 0, [0, 2]);
+}
+
+#[test]
+fn what_changes_nothing_is_kept_all_the_same() {
+    let mut pair = Pair::reserved(WRITE_EXCLUSIVE);
+    let version = pair.bench.volume.items_version();
+    pair.done(0, RESERVE, WRITE_EXCLUSIVE, [1, 0]);
+    assert!(pair.bench.volume.items_version() > version, "or it might be in force on this node only");
+    assert_eq!((pair.ready(0), pair.ready(1)), (GOOD, GOOD));
 }
 
 #[test]
@@ -525,8 +537,13 @@ fn who_may_only_read_keeps_nobody_out() {
     let first = crate::access::Mapping::new("one", 0, Arc::clone(&pair.bench.volume) as _);
     pair.bench.set_access(super::super::bench::hosts(), vec![first, read_only]);
     while pair.ready(1) != GOOD {}
-    assert_eq!(pair.order(1, REGISTER, 0, [0, 1])[0].sense(), (2, 7, 0x27, 0));
+    pair.done(1, REGISTER, 0, [0, 1]);
+    for action in [RESERVE, CLEAR, PREEMPT, PREEMPT_AND_ABORT] {
+        assert_eq!(pair.order(1, action, 1, [1, 1])[0].sense(), (2, 7, 0x27, 0), "{action}");
+    }
     assert_eq!(pair.short(1, &TAKE), (2, 7, 0x27, 0));
+    pair.done(1, RELEASE, 1, [1, 0]);
+    pair.done(1, REGISTER, 0, [1, 0]);
 }
 
 #[test]
@@ -546,4 +563,121 @@ fn only_who_sees_the_volume_is_registered() {
         assert_eq!(found[0].sense(), told, "{name}");
         pair.done(0, 6, 0, [0, 0]);
     }
+}
+
+#[test]
+fn who_loses_a_unit_to_the_other_node_is_told() {
+    let mut pair = Pair::new();
+    assert_eq!(pair.short(0, &TAKE), GOOD);
+    let changed = {
+        // By a reset there.
+        let mut hand = pair.bench.volume.state.lock();
+        let item = hand.items.get(&ItemName(1)).cloned().expect("kept");
+        let mut value = item.value[..36].to_vec();
+        value[1] = 0;
+        hand.keep(ItemName(1), item.revision, &value)
+    };
+    assert_eq!(changed, Ok(()));
+    assert_eq!(pair.write(0)[0].sense(), (2, 6, 0x29, 3));
+    assert_eq!(pair.write(0)[0].sense(), GOOD);
+}
+
+#[test]
+fn a_unit_that_was_taken_by_a_session_that_is_gone_is_given_up() {
+    let mut pair = Pair::new();
+    pair.bench.volume.state.lock().hold_keeps = true;
+    let taken = Pdu::new(0x01, 0x80, 77).word(24, 1).byte(32, 0x16);
+    let link = pair.hosts[0].link;
+    assert!(pair.bench.ask(link, &taken).is_empty());
+    pair.bench.drive.get(link).expect("open").hang_up();
+    pair.bench.drive.deliver();
+    pair.bench.volume.keep_all();
+    pair.bench.drive.deliver();
+    assert!(pair.bench.drive.get(link).is_some(), "it lets go first");
+    pair.bench.volume.keep_all();
+    pair.bench.drive.deliver();
+    assert!(pair.bench.drive.get(link).is_none());
+    pair.bench.volume.state.lock().hold_keeps = false;
+    assert_eq!(pair.write(1)[0].sense(), GOOD);
+}
+
+#[test]
+fn a_unit_that_its_host_sees_no_more_is_free() {
+    let mut pair = Pair::new();
+    assert_eq!(pair.short(0, &TAKE), GOOD);
+    let mappings = vec![
+        crate::access::Mapping::new("one", 9, Arc::clone(&pair.bench.second) as _),
+        crate::access::Mapping::new("two", 5, Arc::clone(&pair.bench.volume) as _),
+    ];
+    pair.bench.set_access(super::super::bench::hosts(), mappings);
+    assert_eq!(pair.write(1)[0].sense(), GOOD);
+}
+
+#[test]
+fn the_first_command_that_meets_a_dead_holder_goes_through() {
+    for cdb in [&TAKE[..], &[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0]] {
+        let mut pair = Pair::new();
+        pair.kept_of_first(2);
+        {
+            let mut hand = pair.bench.volume.state.lock();
+            (hand.partner, hand.hold_keeps) = (twinsan::guest::PathState::Unavailable, true);
+        }
+        let data = if cdb[0] == 0x2a { vec![7; 512] } else { Vec::new() };
+        let flags = if data.is_empty() { 0x80 } else { 0xa0 };
+        let mut found = pair.send(1, flags, data.len() as u32, cdb, &data);
+        pair.bench.volume.keep_all();
+        found.extend(pair.drain(1));
+        pair.bench.volume.keep_all();
+        found.extend(pair.drain(1));
+        assert_eq!(found[0].sense(), GOOD, "{cdb:02x?}");
+    }
+}
+
+/// Two reset the unit and come again with the same names before that is done: each of the new sessions holds what the other
+/// old one waits for.
+#[test]
+fn two_who_reset_each_other_and_come_again_get_in() {
+    let mut pair = Pair::new();
+    hold_all(&pair);
+    assert!(pair.write(0).is_empty() && pair.write(1).is_empty());
+    let again = |pair: &mut Pair, name: &str| {
+        pair.bench.cmd_sn = 1;
+        pair.bench.login(name, 1, "").0
+    };
+    let reset = |pair: &mut Pair, host: usize| {
+        let Host { link, lun, .. } = pair.hosts[host];
+        pair.bench.ask(link, &Pdu::new(0x42, 0x85, 50).byte(9, lun))
+    };
+    let first = again(&mut pair, HOST);
+    assert!(reset(&mut pair, 1).is_empty());
+    let second = again(&mut pair, OTHER);
+    pair.bench.volume.give_up();
+    pair.bench.drive.deliver();
+    for link in [first, second] {
+        assert_eq!(answers(&pair.bench.drive.drain(link))[0].opcode(), 0x23);
+    }
+}
+
+#[test]
+fn what_cannot_be_given_up_now_is_given_up_later() {
+    let mut pair = Pair::new();
+    assert_eq!(pair.short(0, &TAKE), GOOD);
+    pair.bench.volume.state.lock().keeps_nothing = true;
+    let link = pair.hosts[0].link;
+    pair.bench.drive.get(link).expect("open").hang_up();
+    pair.bench.drive.deliver();
+    assert!(pair.bench.drive.get(link).is_none(), "nobody waits for it");
+    let flags = |pair: &Pair| pair.bench.volume.state.lock().items[&ItemName(1)].value[1];
+    let target = Arc::clone(pair.bench.drive.target());
+    let try_again = |seconds| {
+        target.tick(std::time::Duration::from_secs(seconds));
+        target.take_orphans().into_iter().for_each(|orphan| give_up_orphan(&target, orphan));
+    };
+    try_again(1);
+    assert_eq!(flags(&pair), 2, "not yet");
+    pair.bench.volume.state.lock().keeps_nothing = false;
+    try_again(1);
+    assert_eq!(flags(&pair), 2, "not so soon");
+    try_again(2);
+    assert_eq!(flags(&pair), 0);
 }
