@@ -4,6 +4,7 @@ mod access;
 mod chap;
 mod copies;
 mod crowd;
+mod exclusive;
 mod hostile;
 mod management;
 mod memory;
