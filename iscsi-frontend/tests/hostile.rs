@@ -72,6 +72,21 @@ fn for_one_login_too_many_the_oldest_is_closed() {
 }
 
 #[test]
+fn a_login_is_not_cut_off_for_those_that_are_over() {
+    let (server, portal) = serve(|config| config.logins_max = 10);
+    let slow = TcpStream::connect(portal).expect("accepted");
+    for n in 0..30 {
+        drop(Initiator::login(portal, &format!("iqn.2026-01.example:host{n}")));
+        drop(TcpStream::connect(portal).expect("accepted"));
+        // It is seen to be closed when the next one gets in.
+        drop(Initiator::login(portal, "iqn.2026-01.example:again"));
+    }
+    let mut slow = Initiator::login_on(slow, "iqn.2026-01.example:slow");
+    assert_eq!(slow.write(0, &[1; 512]), 0);
+    server.stop();
+}
+
+#[test]
 fn connections_beyond_the_limit_are_refused_until_others_go() {
     let (server, portal) = serve(|config| config.connections_max = 2);
     let first = Initiator::login(portal, "iqn.2026-01.example:a");

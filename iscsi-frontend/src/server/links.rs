@@ -1,5 +1,7 @@
 //! A reactor's connections, by index; an index is used again, a key never is.
 
+use std::time::Instant;
+
 use mio::net::TcpStream;
 
 use crate::session::Connection;
@@ -20,6 +22,8 @@ pub(super) struct Link {
     pub(super) at_end: bool,
     /// PDUs that the next guess is for.
     pub(super) guess: usize,
+    /// Until when it has to have logged in; `None`: it has, or is closed.
+    pub(super) login: Option<Instant>,
     /// It is in the list of those to look at before sleeping.
     pub(super) touched: bool,
 }

@@ -4,7 +4,7 @@
 //! more" (a short count says so too, but not that the stream ends: `at_end` is kept for that); a connection is served at most [`RECEIVES_MAX`] receives a turn; nothing
 //! here blocks.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::io::{IoSlice, Write};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -59,7 +59,8 @@ pub(super) struct Reactor {
     busy: Vec<usize>,
     /// Empty; keeps its memory for the next list of connections.
     spare: Vec<usize>,
-    logins: VecDeque<(Instant, u64)>,
+    /// Those that are logging in, and until when they may: each link with [`Link::login`], and no other.
+    logins: BTreeSet<(Instant, u64)>,
     keep_alive: Instant,
     keep_alive_time: Duration,
     login_time: Duration,
@@ -89,7 +90,7 @@ impl Reactor {
             touched: Vec::new(),
             busy: Vec::new(),
             spare: Vec::new(),
-            logins: VecDeque::new(),
+            logins: BTreeSet::new(),
             keep_alive: Instant::now() + config.keep_alive_time,
             keep_alive_time: config.keep_alive_time,
             login_time: config.login_time,
@@ -146,7 +147,7 @@ impl Reactor {
 
     fn next_timer(&self) -> Option<Duration> {
         let keep_alive = (!self.links.is_empty()).then_some(self.keep_alive);
-        let login = self.logins.front().map(|(when, _)| *when);
+        let login = self.logins.first().map(|(when, _)| *when);
         let drained = self.draining.as_ref().map(|(when, _)| *when);
         let first = [keep_alive, login, self.accept_again, drained].into_iter().flatten().min()?;
         // The kernel counts in milliseconds: round up, or the last one is spun away.
@@ -226,6 +227,7 @@ impl Reactor {
             at_end: false,
             guess: 0,
             touched: false,
+            login: None,
         };
         let index = self.links.insert(link);
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -233,35 +235,36 @@ impl Reactor {
         let ready = stream
             .set_nodelay(true)
             .and_then(|()| self.poll.registry().register(&mut stream, Token(index), interest));
+        let until = Instant::now() + self.login_time;
         match self.links.get(index) {
-            Some(link) if ready.is_ok() && self.shared.target.is_open() => link.stream = Some(stream),
+            Some(link) if ready.is_ok() && self.shared.target.is_open() => {
+                (link.stream, link.login) = (Some(stream), Some(until));
+            }
             _ => {
                 self.shared.connections.fetch_sub(1, Ordering::Relaxed);
                 return self.links.remove(index);
             }
         }
         while self.logins.len() >= self.logins_max && self.cut_off_a_login() {}
-        self.logins.push_back((Instant::now() + self.login_time, key));
+        self.logins.insert((until, key));
     }
 
     /// Closes the connection that has been logging in for longest. False if none is.
     fn cut_off_a_login(&mut self) -> bool {
-        while let Some((_, key)) = self.logins.pop_front() {
-            if self.close_login(key) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Closes a connection if it is still logging in.
-    fn close_login(&mut self, key: u64) -> bool {
-        let Some((index, _)) = self.links.resolve(key) else { return false };
-        let logging_in = self.links.get(index).is_some_and(|link| link.connection.is_logging_in());
-        if logging_in {
+        let Some((_, key)) = self.logins.pop_first() else { return false };
+        if let Some((index, _)) = self.links.resolve(key) {
             self.close(index);
         }
-        logging_in
+        true
+    }
+
+    /// Its login is over, well or not.
+    fn login_over(&mut self, index: usize) {
+        let Some(link) = self.links.get(index) else { return };
+        if let Some(until) = link.login.take() {
+            let key = link.key;
+            self.logins.remove(&(until, key));
+        }
     }
 
     fn read_letters(&mut self) {
@@ -399,6 +402,10 @@ impl Reactor {
     fn finish_turn(&mut self, index: usize) {
         let Some(link) = self.links.get(index) else { return };
         link.touched = false;
+        if !link.connection.is_logging_in() {
+            self.login_over(index);
+        }
+        let Some(link) = self.links.get(index) else { return };
         let blocked = !link.connection.may_receive();
         send(link);
         link.connection.account();
@@ -412,6 +419,7 @@ impl Reactor {
 
     /// Closes the socket, and forgets the connection when its last task is dead.
     fn close(&mut self, index: usize) {
+        self.login_over(index);
         let Some(link) = self.links.get(index) else { return };
         if let Some(mut stream) = link.stream.take() {
             // Closing the descriptor deregisters it as well; this merely cannot fail in a way that matters.
@@ -426,10 +434,8 @@ impl Reactor {
 
     fn timers(&mut self) {
         let now = Instant::now();
-        while let Some((when, key)) = self.logins.front().copied().filter(|(when, _)| *when <= now) {
-            debug_assert!(when <= now);
-            self.logins.pop_front();
-            self.close_login(key);
+        while self.logins.first().is_some_and(|(until, _)| *until <= now) {
+            self.cut_off_a_login();
         }
         if self.accept_again.is_some_and(|when| when <= now) {
             self.accept_again = None;
