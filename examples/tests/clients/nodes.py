@@ -1,10 +1,13 @@
 """Two nodes as processes: started, killed, asked, stopped. Only processes started here are ever ended, by their id."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 TARGET = "iqn.2026-01.example.twinsan:test"
@@ -20,6 +23,18 @@ def wait_until(bound, reached, every=0.02):
         if time.monotonic() > end:
             raise TimeoutError(f"not within {bound} s")
         time.sleep(every)
+
+
+@contextlib.contextmanager
+def kept_if_it_fails(prefix):
+    """A directory, removed in the end unless by an exception."""
+    directory = tempfile.mkdtemp(prefix=prefix)
+    try:
+        yield directory
+    except BaseException:
+        print(f"the nodes' files and logs are in {directory}")
+        raise
+    shutil.rmtree(directory)
 
 
 def free_ports(count):

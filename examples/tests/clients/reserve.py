@@ -7,20 +7,16 @@ and when both were off.
 
 import argparse
 import ctypes
-import shutil
 import struct
-import sys
-import tempfile
-import time
 
-from nodes import TARGET, Pair
+from nodes import TARGET, Pair, kept_if_it_fails, wait_until
 
 GOOD, CHECK_CONDITION, BUSY, CONFLICT = 0, 2, 8, 0x18
 NORMAL_SESSION = 2
 NOTHING, TO_HOST, FROM_HOST = 0, 1, 2
 UNIT_ATTENTION, NOT_READY = 6, 2
-PATHS_CHANGED, PREEMPTED = 0x2A06, 0x2A05
-REGISTER, RESERVE, CLEAR, PREEMPT_AND_ABORT, REGISTER_AND_MOVE = 0, 1, 3, 5, 7
+PREEMPTED = 0x2A05
+REGISTER, RESERVE, CLEAR, PREEMPT_AND_ABORT = 0, 1, 3, 5
 WRITE_EXCLUSIVE_REGISTRANTS_ONLY = 5
 
 
@@ -58,7 +54,6 @@ def load():
         "iscsi_set_timeout": (number, [pointer, number]),
         "iscsi_set_isid_oui": (number, [pointer, number, number]),
         "iscsi_full_connect_sync": (number, [pointer, text, number]),
-        "iscsi_logout_sync": (number, [pointer]),
         "iscsi_get_error": (text, [pointer]),
         "iscsi_scsi_command_sync": (task, [pointer, number, task, ctypes.POINTER(Data)]),
         "scsi_create_task": (task, [number, text, number, number]),
@@ -110,18 +105,19 @@ class Path:
 
     def do(self, cdb, data=b"", length=0):
         """Status and data. What hosts repeat by themselves is repeated."""
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
+
+        def attempt():
             (status, key, code), found = self._once(cdb, data, length)
             if status == CHECK_CONDITION and key == UNIT_ATTENTION:
                 self.attentions.append(code)
-            elif status == BUSY or (status == CHECK_CONDITION and key == NOT_READY):
-                time.sleep(0.05)
-            elif status == CHECK_CONDITION:
+                return None
+            if status == BUSY or (status == CHECK_CONDITION and key == NOT_READY):
+                return None
+            if status == CHECK_CONDITION:
                 raise RuntimeError(f"{self.name} at {self.node.name}: {cdb}: {key:x}/{code:04x}")
-            else:
-                return status, found
-        raise TimeoutError(f"{self.name} at {self.node.name}: {cdb}")
+            return status, found
+
+        return wait_until(30, attempt)
 
     def order(self, action, kind=0, key=0, other=0, flags=0):
         body = struct.pack(">QQIB3x", key, other, 0, flags)
@@ -219,27 +215,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", required=True)
     args = parser.parse_args()
-    directory = tempfile.mkdtemp(prefix="twinsan-reserve-")
-    pair = Pair(args.binary, directory)
-    well = False
-    try:
-        pair.start()
-        hosts = [[Path(host, node) for node in pair.nodes] for host in ("first", "second", "stranger")]
-        reserve(*hosts)
-        fail_over(pair, *hosts)
-        for path in sum(hosts, []):
-            path.close()
-        both_off(pair)
-        same("both stop cleanly", pair.stop(), True)
-        same("the halves are the same", pair.compare()[0], 0)
-        well = True
-        print("reservations held throughout")
-    finally:
-        pair.kill()
-        if well:
-            shutil.rmtree(directory)
-        else:
-            print(f"the nodes' files and logs are in {directory}", file=sys.stderr)
+    with kept_if_it_fails("twinsan-reserve-") as directory:
+        pair = Pair(args.binary, directory)
+        try:
+            tell(pair)
+        finally:
+            pair.kill()
+    print("reservations held throughout")
+
+
+def tell(pair):
+    pair.start()
+    hosts = [[Path(host, node) for node in pair.nodes] for host in ("first", "second", "stranger")]
+    reserve(*hosts)
+    fail_over(pair, *hosts)
+    for path in sum(hosts, []):
+        path.close()
+    both_off(pair)
+    same("both stop cleanly", pair.stop(), True)
+    same("the halves are the same", pair.compare()[0], 0)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@ come back after. In the end the nodes are stopped and their halves compared. The
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
-import tempfile
 
-from nodes import Pair, wait_until
+from nodes import Pair, kept_if_it_fails, wait_until
 
 
 def main():
@@ -20,9 +18,11 @@ def main():
     parser.add_argument("--dead", choices="ab")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
-    directory = tempfile.mkdtemp(prefix="twinsan-pair-")
-    pair = Pair(args.binary, directory)
-    well = False
+    with kept_if_it_fails("twinsan-pair-") as directory:
+        run(args, Pair(args.binary, directory))
+
+
+def run(args, pair):
     try:
         pair.start()
         urls = {"a": pair.nodes[0].url(), "b": pair.nodes[1].url()}
@@ -38,14 +38,10 @@ def main():
         code, said = pair.compare()
         print(said, end="")
         print("" if clean else "a node did not stop cleanly\n", end="")
-        well = done.returncode == 0 and clean and code == 0
     finally:
         pair.kill()
-        if well:
-            shutil.rmtree(directory)
-        else:
-            print(f"the nodes' files and logs are in {directory}")
-    sys.exit(0 if well else 1)
+    if done.returncode != 0 or not clean or code != 0:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ use crate::arbiter::{Arbiter, Arbitration, MemoryArbiter};
 use crate::backend::{BlockBackend, MemoryBackend};
 use crate::block::{PagePool, Payload, SECTORS_PER_BLOCK, payload_from};
 use crate::guest::{GuestError, Sectors};
-use crate::ids::{BootId, NodeName, Uuid, VolumeId};
+use crate::ids::{NodeName, Uuid, VolumeId};
 use crate::mirror::message::PeerPhase;
-use crate::node::config::{CacheConfig, MirrorConfig, NodeConfig, SpaceConfig, VolumeConfig};
-use crate::planted::Planted;
+use crate::node::config::{CacheConfig, NodeConfig, VolumeConfig};
 
 const PARTNERSHIP: Uuid = Uuid(78);
 const MIRRORED: u32 = 4;
@@ -37,16 +36,10 @@ fn config(name: NodeName) -> NodeConfig {
         detect_zeros: id.is_multiple_of(2),
     };
     NodeConfig {
-        name,
-        partnership: PARTNERSHIP,
-        boot: BootId(0),
         arbitration: Arbitration::Register,
-        preferred: NodeName::A,
         volumes: (1..=MIRRORED + LINEAR).map(volume).collect(),
         cache: CacheConfig { blocks_max: 1024, dirty_blocks_max: 256, ..CacheConfig::default() },
-        space: SpaceConfig::default(),
-        mirror: MirrorConfig::default(),
-        planted: Planted::NONE,
+        ..NodeConfig::new(name, PARTNERSHIP)
     }
 }
 

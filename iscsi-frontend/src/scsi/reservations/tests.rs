@@ -39,6 +39,15 @@ impl Bench {
         self.order(from, 1, kind as u8, &list(key, 0, 0)).expect("reserved");
     }
 
+    /// Registered by both, under 1 and 2, and reserved by the first.
+    fn held(first: &Nexus, second: &Nexus, kind: Type) -> Bench {
+        let mut bench = Bench::default();
+        bench.register(first, 1);
+        bench.register(second, 2);
+        bench.reserve(first, 1, kind);
+        bench
+    }
+
     fn keys(&self) -> Vec<u64> {
         self.0.registrations.iter().map(|registration| registration.key).collect()
     }
@@ -131,10 +140,7 @@ fn one_registration_may_be_for_all_ports_and_for_others() {
 fn a_reservation_is_made_by_one_and_released_by_that_one() {
     let (a, b) = (nexus(1, 1), nexus(2, 1));
     for kind in Type::ALL {
-        let mut bench = Bench::default();
-        bench.register(&a, 1);
-        bench.register(&b, 2);
-        bench.reserve(&a, 1, kind);
+        let mut bench = Bench::held(&a, &b, kind);
         let generation = bench.0.generation;
         let other = if kind == Type::WriteExclusive { 3 } else { 1 };
         bench.reserve(&a, 1, kind);
@@ -160,10 +166,7 @@ fn a_reservation_is_made_by_one_and_released_by_that_one() {
 fn a_reservation_ends_with_its_holder() {
     let (a, b) = (nexus(1, 1), nexus(2, 1));
     for kind in Type::ALL {
-        let mut bench = Bench::default();
-        bench.register(&a, 1);
-        bench.register(&b, 2);
-        bench.reserve(&a, 1, kind);
+        let mut bench = Bench::held(&a, &b, kind);
         let before = bench.0.clone();
         bench.order(&a, 0, 0, &list(1, 0, 0)).unwrap();
         let stays = kind.is_held_by_all();
@@ -226,10 +229,7 @@ fn what_all_hold_is_preempted_from_all_at_once() {
 #[test]
 fn clearing_is_told_all_others() {
     let (a, b) = (nexus(1, 1), nexus(2, 1));
-    let mut bench = Bench::default();
-    bench.register(&a, 1);
-    bench.register(&b, 2);
-    bench.reserve(&a, 1, Type::ExclusiveAccess);
+    let mut bench = Bench::held(&a, &b, Type::ExclusiveAccess);
     let before = bench.0.clone();
     bench.order(&b, 3, 0, &list(2, 0, 0)).unwrap();
     assert!(bench.keys().is_empty() && bench.0.held.is_none());
