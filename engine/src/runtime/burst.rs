@@ -7,21 +7,26 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::lane::contain;
 use super::transport::Transport;
 
+/// Hardly ever more than one.
+type Transports = SmallVec<[Arc<dyn Transport>; 2]>;
+
 thread_local! {
     /// The transports that the burst of this thread has held back; `None`: there is no burst.
-    static HELD_BACK: RefCell<Option<Vec<Arc<dyn Transport>>>> = const { RefCell::new(None) };
+    static HELD_BACK: RefCell<Option<Transports>> = const { RefCell::new(None) };
 }
 
 /// Does `work`, which makes many requests in a row, or delivers many messages.
 ///
 /// What they send to the partner is put on the wire [when it is due](Transport::flush_if_due), and at the end: one system
-/// call for many messages. Nothing else is put off. A burst within a burst is part of that.
+/// call for many messages. So is what other threads leave to this one meanwhile, such as confirmations to the partner. A burst
+/// within a burst is part of that.
 ///
-/// A front end makes one of the commands that it received at once; it should not last much longer than the sending of a
-/// message costs, some 100 µs, since the partner begins so much later.
+/// A front end makes one of the commands that came with one receive. It should not last long: the partner begins so much later.
 pub fn burst<T>(work: impl FnOnce() -> T) -> T {
     let is_first = HELD_BACK.with_borrow_mut(|held| {
         let is_first = held.is_none();

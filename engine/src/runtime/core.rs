@@ -3,7 +3,8 @@
 //! An event goes into a lane (see [`lane`](super::lane)); then the caller tries to become the one who empties it. That one
 //! gives each event to the node, as a step of one volume beside those of other lanes if the machine takes it so, or else as
 //! a step that has the node for itself (see [`world`](super::world)). What a step asks for is queued while its locks are
-//! held: answers to guests in the lane of the request, all else in one queue of the node. Each queue again is emptied by one
+//! held: answers to guests in the lane of the request, all else in one queue of the node. What is kept with a volume comes into
+//! force then and there, so that whoever finds that the node serves finds it in force. Each queue again is emptied by one
 //! thread at a time. No thread waits for another, but a step for the locks of others; no event waits for a thread to wake
 //! up; and after some rounds for others a thread is relieved.
 //!
