@@ -362,18 +362,22 @@ fn copies_are_advertised_as_they_are_done() {
 #[test]
 fn a_lun_that_is_not_there_says_so() {
     let port = port();
-    let Plan::Answer(inquiry) = no_unit(&cdb(&[0x12, 0, 0, 0, 96]), &port) else { panic!("inquiry data") };
+    let Plan::Answer(inquiry) = no_unit(Kind::parse(&cdb(&[0x12, 0, 0, 0, 96])), &port) else {
+        panic!("inquiry data")
+    };
     assert_eq!(inquiry[0], 0x7f);
-    assert!(matches!(no_unit(&cdb(&[0]), &port), Plan::Fail(Sense::NO_SUCH_LUN)));
-    assert!(matches!(no_unit(&cdb(&[0x28]), &port), Plan::Fail(Sense::NO_SUCH_LUN)));
+    assert!(matches!(no_unit(Kind::parse(&cdb(&[0])), &port), Plan::Fail(Sense::NO_SUCH_LUN)));
+    assert!(matches!(no_unit(Kind::parse(&cdb(&[0x28])), &port), Plan::Fail(Sense::NO_SUCH_LUN)));
 }
 
 #[test]
 fn luns_are_reported_in_both_addressings() {
     let request = cdb(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64]);
-    let Some(Plan::Answer(list)) = plan_report_luns(&request, [5, 300].into_iter()) else { panic!("a list") };
+    let Some(Plan::Answer(list)) = plan_report_luns(Kind::parse(&request), [5, 300].into_iter()) else {
+        panic!("a list")
+    };
     assert_eq!(word(&list, 0), 16);
     assert_eq!((list[8], list[9], list[16], list[17]), (0, 5, 0x41, 0x2c));
     let short = cdb(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 15]);
-    assert!(matches!(plan_report_luns(&short, [0].into_iter()), Some(Plan::Fail(_))));
+    assert!(matches!(plan_report_luns(Kind::parse(&short), [0].into_iter()), Some(Plan::Fail(_))));
 }

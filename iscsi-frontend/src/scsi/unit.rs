@@ -157,8 +157,13 @@ impl Unit {
 
     /// What `cdb` comes to.
     pub(crate) fn plan(&mut self, cdb: &Cdb, port: &Port) -> Plan {
+        self.plan_parsed(Kind::parse(cdb), port)
+    }
+
+    /// What a command comes to.
+    pub(crate) fn plan_parsed(&mut self, kind: Result<Kind, Sense>, port: &Port) -> Plan {
         if self.volume.is_gone() {
-            return no_unit(cdb, port);
+            return no_unit(kind, port);
         }
         if self.volume.sectors() != self.info.sectors {
             self.refresh();
@@ -171,7 +176,6 @@ impl Unit {
         if self.reservations.is_behind(&*self.volume) {
             self.look();
         }
-        let kind = Kind::parse(cdb);
         if !self.attentions.is_empty() && !kind.is_ok_and(|kind| kind.passes_attention()) {
             return self.attentions.pop().map_or(Sense::NONE, Attention::sense).into();
         }
@@ -340,17 +344,17 @@ fn report_luns(luns: impl Iterator<Item = u16>, select: u8, allocation: u32) -> 
 }
 
 /// What REPORT LUNS, which is about the target and not a unit, comes to; `None` for other commands.
-pub(crate) fn plan_report_luns(cdb: &Cdb, luns: impl Iterator<Item = u16>) -> Option<Plan> {
-    match Kind::parse(cdb) {
+pub(crate) fn plan_report_luns(kind: Result<Kind, Sense>, luns: impl Iterator<Item = u16>) -> Option<Plan> {
+    match kind {
         Ok(Kind::ReportLuns { allocation, .. }) if allocation < 16 => Some(Sense::cdb(6).into()),
         Ok(Kind::ReportLuns { select, allocation }) => Some(report_luns(luns, select, allocation)),
         _ => None,
     }
 }
 
-/// What `cdb` comes to on a LUN that is not mapped (SPC-4 6.6.1, 6.33, 6.39).
-pub(crate) fn no_unit(cdb: &Cdb, port: &Port) -> Plan {
-    match Kind::parse(cdb) {
+/// What a command comes to on a LUN that is not mapped (SPC-4 6.6.1, 6.33, 6.39).
+pub(crate) fn no_unit(kind: Result<Kind, Sense>, port: &Port) -> Plan {
+    match kind {
         Ok(Kind::Inquiry { page: None, allocation }) => inquiry::standard(port, inquiry::NO_UNIT, allocation),
         Ok(Kind::Inquiry { page: Some(page), allocation }) => {
             vpd::no_unit(inquiry::NO_UNIT, page, allocation)

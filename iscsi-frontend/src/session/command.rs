@@ -60,11 +60,12 @@ impl Connection {
         cdb.0.copy_from_slice(&header.0[32..48]);
         let flags = header.flags();
         let (reads, writes) = (flags & READS != 0, flags & WRITES != 0);
-        let (unit, plan) = self.plan(header.lun(), &cdb);
+        let kind = Kind::parse(&cdb);
+        let (unit, plan) = self.plan(header.lun(), kind);
         let expected = if reads || writes { header.word(20) } else { 0 };
         let mut task = Task {
             itt: header.itt(),
-            need: Kind::parse(&cdb).map_or(Need::Nothing, |kind| kind.need()),
+            need: kind.map_or(Need::Nothing, |kind| kind.need()),
             lun: header.lun(),
             unit,
             state: State::Gathering,
@@ -102,31 +103,21 @@ impl Connection {
         task
     }
 
-    fn plan(&mut self, lun: [u8; 8], cdb: &Cdb) -> (usize, Plan) {
-        if cdb.0[0] == 0xa0
-            && let Some(plan) = scsi::plan_report_luns(cdb, self.units.iter().map(|unit| unit.lun))
-        {
+    fn plan(&mut self, lun: [u8; 8], kind: Result<Kind, Sense>) -> (usize, Plan) {
+        if let Some(plan) = scsi::plan_report_luns(kind, self.units.iter().map(|unit| unit.lun)) {
             // Whoever asks knows them (SPC-4 6.33).
             self.units.iter_mut().for_each(|unit| unit.forget(Attention::UnitsChanged));
             return (usize::MAX, plan);
         }
-        let port = self.target.port(self.site);
-        match self.unit_of(lun) {
-            Some(index) => {
-                let plan = self.units[index].plan(cdb, port);
-                let plan = match plan {
-                    Plan::Conflict if self.disregard_dead(index) => self.plan_again(index, cdb),
-                    plan => plan,
-                };
-                (index, plan)
+        let Some(index) = self.unit_of(lun) else {
+            return (usize::MAX, scsi::no_unit(kind, self.target.port(self.site)));
+        };
+        match self.units[index].plan_parsed(kind, self.target.port(self.site)) {
+            Plan::Conflict if self.disregard_dead(index) => {
+                (index, self.units[index].plan_parsed(kind, self.target.port(self.site)))
             }
-            None => (usize::MAX, scsi::no_unit(cdb, port)),
+            plan => (index, plan),
         }
-    }
-
-    fn plan_again(&mut self, index: usize, cdb: &Cdb) -> Plan {
-        let port = self.target.port(self.site);
-        self.units[index].plan(cdb, port)
     }
 
     /// The unit at `lun` (SAM-5 4.7: peripheral or flat space addressing, one level).
