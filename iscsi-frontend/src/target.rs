@@ -120,11 +120,16 @@ const ORPHANS_EVERY_MS: u64 = 500;
 /// How much of that there is at most: no more than volumes of a pool.
 const ORPHANS_MAX: usize = 4096;
 
-/// A reservation that is to be given up, and cannot be now.
+/// A unit that somebody has for himself, and is to have no longer.
 pub(crate) struct Orphan {
     pub(crate) volume: Arc<dyn VirtualVolume>,
     pub(crate) by: Arc<scsi::Nexus>,
+    /// Which of his reservations: the number of changes that there were with it. Of a later one nothing is wanted.
+    pub(crate) taken: u64,
+    /// Dropped when he has it no longer.
     pub(crate) tickets: Vec<Arc<Ticket>>,
+    /// Through whom the reactors are woken when it is time to try again.
+    pub(crate) address: Address,
 }
 
 /// Everything that all connections of a server share.
@@ -183,27 +188,31 @@ impl Target {
         self.now_ms.fetch_max(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// What cannot be given up now is given up later; until then, but not for long, whoever waits for it waits.
+    /// What cannot be given up now is tried again later.
     pub(crate) fn adopt_orphan(&self, orphan: Orphan) {
-        self.orphans_at.store(self.now_ms() + ORPHANS_EVERY_MS, Ordering::Relaxed);
+        let address = orphan.address.clone();
         let mut orphans = self.orphans.lock();
-        let known =
-            orphans.iter().any(|known| known.by == orphan.by && Arc::ptr_eq(&known.volume, &orphan.volume));
-        if !known && orphans.len() < ORPHANS_MAX {
-            orphans.push(Orphan { tickets: Vec::new(), ..orphan });
+        if orphans.len() < ORPHANS_MAX {
+            orphans.push(orphan);
         }
+        drop(orphans);
+        self.orphans_at.store(self.now_ms() + ORPHANS_EVERY_MS, Ordering::Relaxed);
+        // A reactor that sleeps has not reckoned with that.
+        drop(Ticket::of_nobody(&address));
+    }
+
+    /// When orphans are to be taken, in milliseconds of [`now_ms`](Self::now_ms).
+    pub(crate) fn orphans_at(&self) -> Option<u64> {
+        Some(self.orphans_at.load(Ordering::Relaxed)).filter(|at| *at != 0)
     }
 
     /// Those whose time has come.
     pub(crate) fn take_orphans(&self) -> Vec<Orphan> {
-        match self.orphans_at.load(Ordering::Relaxed) {
-            0 => Vec::new(),
-            at if at > self.now_ms() => Vec::new(),
-            _ => {
-                self.orphans_at.store(0, Ordering::Relaxed);
-                std::mem::take(&mut *self.orphans.lock())
-            }
+        if self.orphans_at().is_none_or(|at| at > self.now_ms()) {
+            return Vec::new();
         }
+        self.orphans_at.store(0, Ordering::Relaxed);
+        std::mem::take(&mut *self.orphans.lock())
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
@@ -334,20 +343,21 @@ impl Target {
 
     /// Is there a session of this nexus with this node?
     pub(crate) fn has_session(&self, nexus: &scsi::Nexus) -> bool {
-        let is_its = |entry: &Entry| {
-            entry.nexus.is(&nexus.initiator.name, nexus.initiator.isid, usize::from(nexus.site))
-        };
-        self.registry.lock().sessions.iter().any(is_its)
+        self.registry.lock().sessions.iter().any(|entry| self.is_of(entry, nexus))
     }
 
     /// Tells the sessions of these nexuses, if they are with this node, that tasks of `volume` are to end.
     pub(crate) fn cut_off(&self, nexuses: &[scsi::Nexus], volume: VolumeId, ticket: &Arc<Ticket>) {
-        for entry in &self.registry.lock().sessions {
-            let Nexus { initiator, isid, site, .. } = &entry.nexus;
-            if nexuses.contains(&*self.nexus(initiator, *isid, *site)) {
-                entry.address.post(Notice::CutOff(volume, Arc::clone(ticket)));
-            }
+        let concerned = |entry: &&Entry| nexuses.iter().any(|nexus| self.is_of(entry, nexus));
+        for entry in self.registry.lock().sessions.iter().filter(concerned) {
+            entry.address.post(Notice::CutOff(volume, Arc::clone(ticket)));
         }
+    }
+
+    fn is_of(&self, entry: &Entry, nexus: &scsi::Nexus) -> bool {
+        let scsi::Nexus { initiator, port, site } = nexus;
+        *port == self.config.portal_group
+            && entry.nexus.is(&initiator.name, initiator.isid, usize::from(*site))
     }
 }
 

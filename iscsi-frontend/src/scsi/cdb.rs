@@ -262,7 +262,7 @@ impl Kind {
                 | Kind::Unmap { .. }
                 | Kind::WriteSame { .. }
                 | Kind::ReserveUnit
-                | Kind::ReserveOut { action: 1 | 3.., .. }
+                | Kind::ReserveOut { action: 1 | 3..=5 | 7, .. }
         )
     }
 

@@ -12,6 +12,8 @@ mod links;
 mod portal;
 mod reactor;
 mod receive;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -141,7 +141,7 @@ impl Reactor {
         self.inbox.awake();
         self.shared.target.tick(self.shared.begun.elapsed());
         for orphan in self.shared.target.take_orphans() {
-            give_up_orphan(&self.shared.target, orphan);
+            give_up_orphan(&self.shared.target, orphan, 0);
         }
     }
 
@@ -149,7 +149,9 @@ impl Reactor {
         let keep_alive = (!self.links.is_empty()).then_some(self.keep_alive);
         let login = self.logins.first().map(|(when, _)| *when);
         let drained = self.draining.as_ref().map(|(when, _)| *when);
-        let first = [keep_alive, login, self.accept_again, drained].into_iter().flatten().min()?;
+        let begun = self.shared.begun;
+        let orphans = self.shared.target.orphans_at().map(|at| begun + Duration::from_millis(at));
+        let first = [keep_alive, login, self.accept_again, drained, orphans].into_iter().flatten().min()?;
         // The kernel counts in milliseconds: round up, or the last one is spun away.
         Some(first.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -251,11 +253,24 @@ impl Reactor {
 
     /// Closes the connection that has been logging in for longest. False if none is.
     fn cut_off_a_login(&mut self) -> bool {
-        let Some((_, key)) = self.logins.pop_first() else { return false };
-        if let Some((index, _)) = self.links.resolve(key) {
+        while let Some((_, key)) = self.logins.pop_first() {
+            if self.close_login(key) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Closes a connection whose login is taken off the list, unless that is over and has not been noticed yet.
+    fn close_login(&mut self, key: u64) -> bool {
+        let Some((index, _)) = self.links.resolve(key) else { return false };
+        let Some(link) = self.links.get(index) else { return false };
+        link.login = None;
+        let logging_in = link.connection.is_logging_in();
+        if logging_in {
             self.close(index);
         }
-        true
+        logging_in
     }
 
     /// Its login is over, well or not.
@@ -434,8 +449,9 @@ impl Reactor {
 
     fn timers(&mut self) {
         let now = Instant::now();
-        while self.logins.first().is_some_and(|(until, _)| *until <= now) {
-            self.cut_off_a_login();
+        while let Some(&(until, key)) = self.logins.first().filter(|(until, _)| *until <= now) {
+            self.logins.remove(&(until, key));
+            self.close_login(key);
         }
         if self.accept_again.is_some_and(|when| when <= now) {
             self.accept_again = None;

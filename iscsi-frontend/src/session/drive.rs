@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use twinsan::block::{Block, SECTOR_BYTES, SECTORS_PER_BLOCK};
 use twinsan::guest::{
     Command, GuestError, GuestResult, Item, Items, PathState, Sectors, Sink, VirtualVolume, VolumeInfo,
@@ -68,6 +68,7 @@ pub(crate) struct HandVolume {
     id: u32,
     next: AtomicU64,
     pub(crate) state: Mutex<Hand>,
+    pub(crate) asked_to_keep: Condvar,
 }
 
 /// What can be changed about a [`HandVolume`].
@@ -92,6 +93,10 @@ pub(crate) struct Hand {
     pub(crate) interrupted: bool,
     /// Nothing is kept now.
     pub(crate) keeps_nothing: bool,
+    /// Another change is on its way.
+    pub(crate) is_busy: bool,
+    /// How often one of these two was the answer.
+    pub(crate) refused: u64,
     keeps: Vec<Keep>,
     blocks: BTreeMap<u64, Block>,
     pending: Vec<Pending>,
@@ -114,12 +119,19 @@ impl HandVolume {
             hold_answers: false,
             interrupted: false,
             keeps_nothing: false,
+            is_busy: false,
+            refused: 0,
             keeps: Vec::new(),
             blocks: BTreeMap::new(),
             pending: Vec::new(),
             aborts: Vec::new(),
         };
-        Arc::new(HandVolume { id, next: AtomicU64::new(1), state: Mutex::new(state) })
+        Arc::new(HandVolume {
+            id,
+            next: AtomicU64::new(1),
+            state: Mutex::new(state),
+            asked_to_keep: Condvar::new(),
+        })
     }
 
     /// Requests that wait.
@@ -245,6 +257,7 @@ impl VirtualVolume for HandVolume {
         done: Box<dyn FnOnce(Result<(), VolumeRefusal>) + Send>,
     ) {
         let mut state = self.state.lock();
+        self.asked_to_keep.notify_all();
         if state.hold_keeps {
             let value = value.to_vec();
             return state.keeps.push(Box::new(move |volume| {
@@ -252,9 +265,11 @@ impl VirtualVolume for HandVolume {
                 done(kept);
             }));
         }
-        if state.keeps_nothing {
+        if state.keeps_nothing || state.is_busy {
+            state.refused += 1;
+            let refusal = if state.is_busy { VolumeRefusal::Busy } else { VolumeRefusal::NotNow };
             drop(state);
-            return done(Err(VolumeRefusal::NotNow));
+            return done(Err(refusal));
         }
         let kept = state.keep(name, expect, value);
         if state.hold_answers {

@@ -257,7 +257,6 @@ impl Connection {
             closing: Closing::AfterSend,
         });
         self.phase = Phase::Leaving;
-        self.units.iter_mut().for_each(Unit::look);
         self.give_up_own(&ticket);
         for slot in self.tasks.select(|_| true) {
             self.abort(slot, Some(&ticket));

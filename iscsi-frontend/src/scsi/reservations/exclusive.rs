@@ -28,6 +28,11 @@ impl Reservations {
         Reservations { changes, exclusive: None, ..self.clone() }
     }
 
+    /// How many changes there have been.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// Who has the unit for himself.
     pub(crate) fn exclusive(&self) -> Option<&Nexus> {
         self.exclusive.as_ref()

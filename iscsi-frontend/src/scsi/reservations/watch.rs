@@ -17,8 +17,10 @@ pub(crate) struct Watch {
     nexus: Arc<Nexus>,
     /// What the volume said last time; see [`VirtualVolume::items_version`].
     version: u64,
-    /// Revision of the item; zero: none was kept.
+    /// Revision of the item, and its bytes; zero: none was kept. A node whose change was lost with it may have made another of
+    /// the same number since.
     revision: u64,
+    value: Option<Arc<[u8]>>,
     known: Known,
     /// The state up to which the initiator has been told, if that is not what is known.
     told: Option<Reservations>,
@@ -51,6 +53,7 @@ impl Watch {
             nexus: Arc::clone(nexus),
             version: 0,
             revision: 0,
+            value: None,
             known: Known::State(Reservations::default()),
             told: None,
             orders: 0,
@@ -77,10 +80,14 @@ impl Watch {
         let items = volume.items();
         let item = items.get(&ITEM);
         let revision = item.map_or(0, |item| item.revision);
-        if revision == self.revision {
+        let value = item.map(|item| &item.value);
+        if revision == self.revision && value == self.value.as_ref() {
             return None;
         }
-        self.revision = revision;
+        self.value = value.map(Arc::clone);
+        if core::mem::replace(&mut self.revision, revision) == revision {
+            self.stale = None;
+        }
         let state = item.map_or(Some(Reservations::default()), |item| Reservations::decode(&item.value));
         let before = std::mem::replace(&mut self.known, state.map_or(Known::Unreadable, Known::State));
         if let (None, Known::State(before)) = (&self.told, before) {
@@ -132,10 +139,9 @@ impl Watch {
         Some((if self.stale == Some(revision) { state.free_unit() } else { state.clone() }, revision))
     }
 
-    /// Whoever has the unit by RESERVE, with the revision; `None` if that is known to mean nothing.
-    pub(crate) fn exclusive(&self) -> Option<(&Nexus, u64)> {
-        let (state, revision) = self.state().filter(|(_, revision)| self.stale != Some(*revision))?;
-        Some((state.exclusive()?, revision))
+    /// Whoever has the unit by RESERVE; `None` if that is known to mean nothing.
+    pub(crate) fn exclusive(&self) -> Option<&Nexus> {
+        self.said_exclusive().filter(|_| self.stale != Some(self.revision))
     }
 
     /// Whoever is said to have the unit by RESERVE, whatever that means.

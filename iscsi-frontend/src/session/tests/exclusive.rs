@@ -224,7 +224,7 @@ fn what_cannot_be_given_up_now_is_given_up_later() {
     let target = Arc::clone(pair.bench.drive.target());
     let try_again = |seconds| {
         target.tick(std::time::Duration::from_secs(seconds));
-        target.take_orphans().into_iter().for_each(|orphan| give_up_orphan(&target, orphan));
+        target.take_orphans().into_iter().for_each(|orphan| give_up_orphan(&target, orphan, 0));
     };
     try_again(1);
     assert_eq!(flags(&pair), 2, "not yet");
@@ -233,4 +233,30 @@ fn what_cannot_be_given_up_now_is_given_up_later() {
     assert_eq!(flags(&pair), 2, "not so soon");
     try_again(2);
     assert_eq!(flags(&pair), 0);
+}
+
+/// Somebody resets the unit while another change of the volume is on its way; the holder lives.
+#[test]
+fn a_reset_that_has_to_wait_is_answered_when_the_unit_is_free() {
+    for again in [false, true] {
+        let mut pair = Pair::new();
+        assert_eq!(pair.short(0, &TAKE), GOOD);
+        pair.bench.volume.state.lock().is_busy = true;
+        let Host { link, lun, .. } = pair.hosts[1];
+        assert!(pair.bench.ask(link, &Pdu::new(0x42, 0x85, 50).byte(9, lun)).is_empty());
+        pair.bench.volume.state.lock().is_busy = false;
+        if again {
+            // The holder learns of the reset, and takes it once more: that is his.
+            assert_eq!(pair.ready(0), (2, 6, 0x29, 3));
+            assert_eq!(pair.short(0, &TAKE), GOOD);
+        }
+        let target = Arc::clone(pair.bench.drive.target());
+        assert!(target.orphans_at().is_some(), "it is tried again");
+        target.tick(std::time::Duration::from_secs(1));
+        target.take_orphans().into_iter().for_each(|orphan| give_up_orphan(&target, orphan, 0));
+        let found = pair.drain(1);
+        assert_eq!((found.len(), found[0].opcode(), found[0].head[2]), (1, 0x22, 0));
+        assert_eq!(pair.ready(1), (2, 6, 0x29, 3));
+        assert_eq!(pair.write(1)[0].sense(), if again { CONFLICT } else { GOOD });
+    }
 }

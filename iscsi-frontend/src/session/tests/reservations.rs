@@ -434,7 +434,7 @@ fn who_may_only_read_keeps_nobody_out() {
     let first = crate::access::Mapping::new("one", 0, Arc::clone(&pair.bench.volume) as _);
     pair.bench.set_access(super::super::bench::hosts(), vec![first, read_only]);
     while pair.ready(1) != GOOD {}
-    pair.done(1, REGISTER, 0, [0, 1]);
+    pair.done(1, 6, 0, [0, 1]);
     for action in [RESERVE, CLEAR, PREEMPT, PREEMPT_AND_ABORT] {
         assert_eq!(pair.order(1, action, 1, [1, 1])[0].sense(), (2, 7, 0x27, 0), "{action}");
     }
