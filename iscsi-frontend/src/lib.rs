@@ -52,7 +52,8 @@
 //! # What is reserved
 //!
 //! PERSISTENT RESERVE IN and OUT: all service actions but REPLACE LOST RESERVATION, all types, APTPL, ALL_TG_PT, SPEC_I_PT.
-//! RESERVE and RELEASE (6) and (10), not together with these. They are kept with the volume, so that they hold on both nodes, before the command is answered. `docs/reservations.md` has the rest.
+//! RESERVE and RELEASE (6) and (10), not together with these. They are kept with the volume, so that they
+//! hold on both nodes, before the command is answered. `docs/reservations.md` has the rest.
 //!
 //! # Example
 //!

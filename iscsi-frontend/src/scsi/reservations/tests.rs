@@ -1,7 +1,10 @@
 //! Reservations by the tables of SPC-4.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::scsi::{Plan, Sense};
+use crate::session::drive::HandVolume;
 
 const PORTS: [u16; 2] = [1, 2];
 
@@ -422,4 +425,29 @@ fn names_are_no_longer_than_names_are() {
         let (state, _) = Reservations::default().apply(&order, &from, &PORTS).unwrap();
         assert_eq!(state.encode(), None, "what could not be read is not kept: {length}");
     }
+}
+
+#[test]
+fn what_comes_with_the_end_of_an_order_is_told_from_what_the_order_made() {
+    let (own, other) = (nexus(1, 1), nexus(2, 1));
+    let volume = HandVolume::new(1);
+    let keep = |state: &Reservations| {
+        let mut hand = volume.state.lock();
+        let revision = hand.items.get(&ITEM).map_or(0, |item| item.revision);
+        hand.keep(ITEM, revision, &state.encode().unwrap()).unwrap();
+    };
+    let mut bench = Bench::held(&own, &other, Type::WriteExclusiveRegistrantsOnly);
+    keep(&bench.0);
+    let mut watch = Watch::new(&Arc::new(own.clone()), &*volume);
+    watch.order_begun();
+    bench.order(&own, 2, 5, &list(1, 0, 0)).unwrap();
+    let made = bench.0.clone();
+    keep(&made);
+    bench.register(&nexus(3, 1), 3);
+    keep(&bench.0);
+    assert_eq!(watch.order_over(Some(&made), &*volume), None, "it was its own release");
+    bench.order(&other, 3, 0, &list(2, 0, 0)).unwrap();
+    keep(&bench.0);
+    assert_eq!(watch.look(&*volume), Some(Attention::ReservationsPreempted));
+    assert_eq!(watch.look(&*volume), None);
 }

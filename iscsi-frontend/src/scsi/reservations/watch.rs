@@ -117,12 +117,11 @@ impl Watch {
         made: Option<&Reservations>,
         volume: &dyn VirtualVolume,
     ) -> Option<Attention> {
-        self.orders = self.orders.saturating_sub(1);
-        let seen = self.look(volume);
         if let Some(made) = made {
             self.told = Some(made.clone());
         }
-        seen.or_else(|| self.news())
+        self.orders = self.orders.saturating_sub(1);
+        self.look(volume).or_else(|| self.news())
     }
 
     /// What is known, with its revision. `None`: it cannot be read.
