@@ -7,6 +7,7 @@
 //! number of configurations depends on how many operations overlap, not on the length of the history.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
 use smallvec::{SmallVec, smallvec};
 
@@ -73,11 +74,12 @@ pub fn check(entries: &[Entry], barriers: &[Barrier]) -> Verdict {
     }
     happenings.extend(barriers.iter().map(|barrier| (barrier.moment(), Happening::Barrier(*barrier))));
     happenings.sort_by_key(|happening| happening.0);
-    let ordered = barriers.iter().any(|barrier| matches!(barrier, Barrier::Lost { .. }));
+    let spans = ordered_spans(&entries, barriers);
     let configurations = vec![Configuration { done: 0, writes: smallvec![INITIAL] }];
     let mut search =
-        Search { entries: &entries, ordered, slots: Vec::new(), configurations, exceeded: false };
+        Search { entries: &entries, ordered: false, slots: Vec::new(), configurations, exceeded: false };
     for (moment, happening) in happenings {
+        search.remember_order(spans.iter().any(|span| span.contains(&moment)));
         search.step(happening);
         if search.exceeded || search.configurations.len() > CONFIGURATIONS_MAX {
             return Verdict::Undecided;
@@ -87,6 +89,27 @@ pub fn check(entries: &[Entry], barriers: &[Barrier]) -> Verdict {
         }
     }
     Verdict::Possible
+}
+
+/// When the order of writes matters: only until a loss, and only since the last flush before it began. Whatever had happened by
+/// then is stable, and of that only the last counts; so are writes that had begun before, if none of those was still in
+/// progress when the flush began.
+fn ordered_spans(entries: &[Entry], barriers: &[Barrier]) -> Vec<RangeInclusive<Moment>> {
+    let mut spans = Vec::new();
+    let mut flushed: Option<Moment> = None;
+    for barrier in barriers {
+        match *barrier {
+            Barrier::Flushed { start, .. } => flushed = flushed.max(Some(start)),
+            Barrier::Lost { at, .. } => {
+                let from = flushed.map(|start| {
+                    let open = entries.iter().filter(|entry| entry.start < start && entry.end >= start);
+                    open.map(|entry| entry.start).min().map_or(start, |open| open.min(start))
+                });
+                spans.push(from.unwrap_or_default()..=at);
+            }
+        }
+    }
+    spans
 }
 
 /// Leaves out failed attempts and writes without an answer whose value nobody read: they need not have happened.
@@ -110,6 +133,17 @@ fn tidy(configurations: &mut Vec<Configuration>) {
 }
 
 impl Search<'_> {
+    /// From now on the order of writes is remembered, or not.
+    fn remember_order(&mut self, ordered: bool) {
+        if core::mem::replace(&mut self.ordered, ordered) && !ordered {
+            self.change(|_, mut configuration| {
+                let last = configuration.writes.pop().expect("never empty");
+                configuration.writes = smallvec![last];
+                configuration
+            });
+        }
+    }
+
     fn step(&mut self, happening: Happening) {
         match happening {
             Happening::Start(index) => self.start(index),
