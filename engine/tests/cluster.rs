@@ -112,10 +112,10 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("clocks that drift", counters.drifts, seeds / 30),
         ("slow disks", counters.slow_disks, seeds / 10),
         ("unreadable blocks", counters.read_errors, seeds),
-        ("disks that fail writes", counters.write_failures, seeds / 200),
-        ("disks that fail flushes", counters.flush_failures, seeds / 200),
-        ("nodes whose disks failed", counters.disks_failed, seeds / 50),
-        ("nodes with new disks", counters.disks_replaced, seeds / 50),
+        ("disks that fail writes", counters.write_failures, seeds / 40),
+        ("disks that fail flushes", counters.flush_failures, seeds / 40),
+        ("nodes whose disks failed", counters.disks_failed, seeds / 12),
+        ("nodes with new disks", counters.disks_replaced, seeds / 12),
         ("arbiter losses", counters.arbiter_losses, seeds / 10),
         ("crashes while another failure is outstanding", counters.losses, seeds / 10),
         ("clean stops", counters.clean_stops, seeds / 10),
@@ -138,6 +138,8 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("blocks of which both told what they are", counters.states_compared, seeds * 280),
         ("blocks compared", counters.blocks_compared, seeds * 1_600),
         ("pools checked", counters.pools_checked, seeds * 4),
+        ("blocks compared offline", counters.data_checked, seeds * 500),
+        ("blocks in doubt offline", counters.data_in_doubt, seeds * 100),
         ("blocks rotted", counters.blocks_rotted, seeds),
         ("writes astray", counters.writes_astray, seeds / 10),
         ("blocks put right", counters.blocks_repaired, seeds),
@@ -159,6 +161,9 @@ fn enough_happened(counters: &Counters, seeds: u64) {
             assert!(count <= most, "{count} {what}, expected at most {most}");
         }
     }
+    // What is to fail fails, unless the pair cannot spare it up to the end: 7 in 8 when this was written.
+    let (failed, asked) = (counters.write_failures + counters.flush_failures, counters.disk_failures_asked);
+    assert!(failed * 5 >= asked * 4 || seeds < 200, "{failed} of {asked} disk failures took effect");
     let (copied, changed) = (counters.resync_bytes_copied, counters.resync_bytes_changed);
     assert!(copied > 0 && copied * 10 <= changed * 12, "{copied} bytes copied, {changed} bytes changed");
     // Most blocks of a marked region are zeros, or the resync is broken off: 11 % of 500 seeds when this was written.
@@ -167,8 +172,9 @@ fn enough_happened(counters: &Counters, seeds: u64) {
     }
     let checked = counters.checked;
     let all = checked.by_zones + checked.by_configurations;
-    // Sectors with too many writes at once for a verdict; the aim is one in a thousand.
-    assert!(checked.undecided * 100 <= all, "{} of {all} sectors undecided", checked.undecided);
+    // Sectors with too many writes at once for a verdict: 1.0 % of 500 seeds when this was written, most of them in the few
+    // whose disks are slow. The aim is one in a thousand.
+    assert!(checked.undecided * 90 <= all, "{} of {all} sectors undecided", checked.undecided);
 }
 
 /// Plans that broke a promise once. Each is named for what it showed.

@@ -1,4 +1,4 @@
-//! Exhaustive crashes of the store with its block checksums: workloads of up to two operations from several
+//! Exhaustive crashes of the store with its block checksums: workloads of up to two operations (`TWINSAN_CRASH_OPS`) from several
 //! beginnings, the power cut at every moment with every interesting subset of unflushed sectors, every request failing
 //! once. After each, every block can be read, with a content that it may have: a checksum that was lost or came too
 //! early never makes good data look bad.
@@ -10,7 +10,7 @@ mod store_support;
 
 use std::collections::BTreeSet;
 
-use pool_support::crash::{choices, durable_hash, left, loose, state_hash};
+use pool_support::crash::{choices, durable_hash, left, loose, state_hash, workloads};
 use store_support::{Bench, Op, Order};
 use twinsan::planted::{Bug, Planted};
 
@@ -23,18 +23,22 @@ enum Beginning {
     Unsure,
     /// After a crash with lines unsure and the data torn: their blocks are in doubt.
     InDoubt,
+    /// Four extents on two disks, all checksums on disk.
+    TwoDisks,
 }
 
 const BEGINNINGS: [Beginning; 3] = [Beginning::Settled, Beginning::Unsure, Beginning::InDoubt];
 
 fn beginning(which: Beginning, planted: Planted) -> Bench {
-    let mut bench = Bench::new(planted);
-    for op in [Op::Create, Op::WriteNew, Op::WriteNew, Op::Idle] {
-        bench.begin(op);
+    let two = matches!(which, Beginning::TwoDisks);
+    let mut bench = if two { Bench::on_two_disks(planted) } else { Bench::new(planted) };
+    let more: &[Op] = if two { &[Op::WriteNew, Op::WriteNew] } else { &[] };
+    for op in [Op::Create, Op::WriteNew, Op::WriteNew].iter().chain(more).chain(&[Op::Idle]) {
+        bench.begin(*op);
         bench.run(&mut |_| Ok(())).unwrap();
     }
     assert_eq!(bench.unsure(), 0, "what is idle is settled");
-    if !matches!(which, Beginning::Settled) {
+    if !matches!(which, Beginning::Settled | Beginning::TwoDisks) {
         bench.begin(Op::OverwriteWide);
         bench.run(&mut |_| Ok(())).unwrap();
         assert_ne!(bench.unsure(), 0);
@@ -83,17 +87,22 @@ fn cut_here(bench: &Bench, total: &mut Total, deep: bool) -> Result<(), String> 
     Ok(())
 }
 
-fn workloads() -> Vec<Vec<Op>> {
-    let mut all: Vec<Vec<Op>> = Op::ALL.map(|op| vec![op]).to_vec();
-    all.extend(Op::ALL.iter().flat_map(|first| Op::ALL.map(|second| vec![*first, second])));
-    all
+/// A disk that comes or goes, alone and with every other operation before it and after it.
+fn disk_changes() -> Vec<Vec<Op>> {
+    let change = |disks: Op| {
+        let pairs = Op::ALL.into_iter().flat_map(move |other| [vec![other, disks], vec![disks, other]]);
+        [vec![disks]].into_iter().chain(pairs)
+    };
+    let both = vec![Op::AddDisk, Op::RemoveDisk];
+    change(Op::AddDisk).chain(change(Op::RemoveDisk)).chain([both]).collect()
 }
 
 fn cut_everywhere(which: Beginning, planted: Planted, total: &mut Total) -> Result<(), String> {
     let begin = beginning(which, planted);
-    for ops in workloads() {
+    let moves = matches!(which, Beginning::TwoDisks);
+    for ops in if moves { disk_changes() } else { workloads(&Op::ALL) } {
         for (at_once, order) in [(true, Order::First), (true, Order::Last), (false, Order::First)] {
-            if ops.len() == 1 && !at_once {
+            if ops.len() <= 1 && !at_once {
                 continue;
             }
             let named = |what: String| format!("{which:?} {ops:?} at once: {at_once}, {order:?}: {what}");
@@ -126,11 +135,22 @@ fn no_crash_makes_good_data_look_bad() {
 }
 
 #[test]
+fn no_crash_of_a_move_makes_good_data_look_bad() {
+    let mut total = Total::default();
+    cut_everywhere(Beginning::TwoDisks, Planted::NONE, &mut total).unwrap_or_else(|what| panic!("{what}"));
+    let Total { states, again, .. } = total;
+    println!(
+        "{states} crash states while disks come and go, {again} of them crashed again: all blocks readable"
+    );
+    assert!(states > 10_000, "{states} states are too few to mean anything");
+}
+
+#[test]
 fn every_request_fails_once() {
     let mut failures = 0;
     for which in BEGINNINGS {
         let begin = beginning(which, Planted::NONE);
-        for ops in workloads() {
+        for ops in workloads(&Op::ALL) {
             for n in 1.. {
                 let mut bench = begin.fork(begin.disks.clone());
                 bench.restart();
@@ -157,11 +177,16 @@ fn every_request_fails_once() {
 
 #[test]
 fn planted_bugs_are_found() {
-    for bug in [Bug::SumsTrustedAfterCrash, Bug::UnsureNotAwaited, Bug::MappedBeforeSums] {
+    let still = &[Beginning::Settled, Beginning::Unsure][..];
+    for (bug, beginnings) in [
+        (Bug::SumsTrustedAfterCrash, still),
+        (Bug::UnsureNotAwaited, still),
+        (Bug::MappedBeforeSums, still),
+        (Bug::EvacuatedWithoutFlush, &[Beginning::TwoDisks]),
+    ] {
         let mut total = Total::default();
-        let found = [Beginning::Settled, Beginning::Unsure]
-            .iter()
-            .find_map(|which| cut_everywhere(*which, Planted::only(bug), &mut total).err());
+        let found =
+            beginnings.iter().find_map(|which| cut_everywhere(*which, Planted::only(bug), &mut total).err());
         match found {
             Some(what) => println!("{bug:?} found after {} states: {what:.200}", total.states),
             None => panic!("{bug:?} was not found in {} states", total.states),

@@ -1,7 +1,10 @@
-//! `twinsand check`: a pool offline. Its structure, and whether both halves of its mirrored volumes read the same.
+//! `twinsand check`: a pool offline. Its structure, whether its data are what was written, and whether both halves of its
+//! mirrored volumes read the same.
 //!
 //! Nothing is written, except with `--repair`, and then only what the same command without it has listed: damaged copies
 //! of metadata whose other copy is whole. The node must not be running: its disks are locked.
+
+mod data;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -35,6 +38,9 @@ pub(crate) struct Options {
     /// Puts right what a check without this lists as damaged.
     #[arg(long, conflicts_with = "compare")]
     repair: bool,
+    /// Reads all data too, and compares them with their checksums: takes as long as the disks take to be read.
+    #[arg(long)]
+    data: bool,
 }
 
 /// Is all well?
@@ -45,10 +51,10 @@ pub(crate) fn check(options: &Options) -> Result<bool, Failure> {
         (None, None) => return Err("name the pool: a directory, or --config node.toml".into()),
     };
     let mut clean = mine.repairs(options.repair)?;
-    clean &= mine.check();
+    clean &= mine.check(options.data)?;
     if let Some(other) = &options.compare {
         let other = Half::of_config(other)?;
-        clean &= other.tell_repairs() & other.check();
+        clean &= other.tell_repairs() & other.check(options.data)?;
         clean &= compare(&mine, &other)?;
     }
     Ok(clean)
@@ -57,7 +63,13 @@ pub(crate) fn check(options: &Options) -> Result<bool, Failure> {
 /// Checks and compares the two nodes of a pair.
 pub(crate) fn compare_configs(config: &Path, other: &Path) -> Result<bool, Failure> {
     let compare = Some(other.to_path_buf());
-    check(&Options { directory: None, config: Some(config.to_path_buf()), compare, repair: false })
+    check(&Options {
+        directory: None,
+        config: Some(config.to_path_buf()),
+        compare,
+        repair: false,
+        data: true,
+    })
 }
 
 /// One node's pool.
@@ -149,7 +161,8 @@ impl Half {
         Ok(left == 0)
     }
 
-    fn check(&self) -> bool {
+    /// Structure, and with `data` what the disks hold.
+    fn check(&self, data: bool) -> Result<bool, Failure> {
         let report = pool::check(&self.pool);
         for problem in &report.problems {
             println!("  problem: {problem}");
@@ -158,7 +171,8 @@ impl Half {
             "  {} volumes, {} extents: {} mapped, {} free, {} in between; {} problems",
             report.volumes, report.extents, report.mapped, report.free, report.between, report.problem_count
         );
-        report.is_clean()
+        let sound = !data || data::check(&self.pool, &self.disks, &self.paths)?;
+        Ok(report.is_clean() && sound)
     }
 
     /// What hosts would read.

@@ -51,7 +51,8 @@ enum Command {
     Pool(pool::Options),
     /// The volumes of a running node: grow or delete them while they are in use, on both nodes.
     Volume(volumes::Options),
-    /// Check a pool offline: its structure, and with --compare whether both halves of its mirrors read the same.
+    /// Check a pool offline: its structure, with --data whether its data match their checksums, and with --compare whether
+    /// both halves of its mirrors read the same.
     Check(check::Options),
     /// Keep, on a third machine, the registers that say which node of a pair may serve. Until SIGTERM.
     Witness(witness::Options),

@@ -86,7 +86,12 @@ pub fn plan(seed: u64, scale: Scale) -> Plan {
     disk_changes(&mut plan, &mut root.fork("disk changes"), unit);
     volume_changes(&mut plan, &mut root.fork("volume changes"), unit);
     item_changes(&mut plan, &mut root.fork("item changes"), unit);
-    let last = plan.steps.iter().map(|step| step.at_us).max().unwrap_or(0);
+    // Disks that are to fail wait for the pair to be whole: there is time for that.
+    let over = plan.steps.iter().map(|step| match step.verb {
+        Verb::FailWrites { .. } | Verb::FailFlushes { .. } => step.at_us + unit * 6,
+        _ => step.at_us,
+    });
+    let last = over.max().unwrap_or(0);
     plan.at(last + rng.below(unit * 4) + 1, Verb::HealAll);
     plan.sort();
     plan
@@ -236,11 +241,7 @@ fn episode(plan: &mut Plan, rng: &mut Rng, trouble: Trouble, at: u64, unit: u64)
         Trouble::CrashBoth => return crash_both(plan, rng, at, unit),
         Trouble::Flap => return flap(plan, rng, at, unit),
         Trouble::BrokenResync => return broken_resync(plan, rng, at, unit),
-        Trouble::DiskFails => {
-            let verb = if rng.chance(0.5) { Verb::FailWrites { who } } else { Verb::FailFlushes { who } };
-            plan.at(at, verb);
-            return at + unit * 6;
-        }
+        Trouble::DiskFails => return disks_fail(plan, rng, at, unit),
     };
     plan.at(at, begin);
     plan.at(end, undo);
@@ -253,6 +254,32 @@ fn episode(plan: &mut Plan, rng: &mut Rng, trouble: Trouble, at: u64, unit: u64)
         let trouble = rng.pick(&[Trouble::Crash, Trouble::Cut, Trouble::CutOneWay, Trouble::Pause]);
         let begin = at + rng.below(end - at + 1);
         return episode(plan, rng, trouble, begin, unit).max(end + unit);
+    }
+    end
+}
+
+/// All disks of a node fail. Mostly it gets new ones before the end; always before the next failure.
+fn disks_fail(plan: &mut Plan, rng: &mut Rng, at: u64, unit: u64) -> u64 {
+    let end = at + unit * 6;
+    let writes = rng.chance(0.5);
+    if plan.setup.arbitration != Arbitration::Register {
+        // Nobody could say that the other node goes on: a quiet time.
+        return end;
+    }
+    let linear = plan.setup.volumes.iter().any(|volume| !volume.mirrored);
+    // Linear volumes have no other copy.
+    let who = if linear { NodeName::B } else { rng.pick(&NodeName::BOTH) };
+    let last = plan.steps.iter().rev().find_map(|step| match step.verb {
+        Verb::FailWrites { who } | Verb::FailFlushes { who } => Some(who),
+        _ => None,
+    });
+    if let Some(who) = last {
+        plan.at(at, Verb::NewDisks { who });
+    }
+    plan.at(at, if writes { Verb::FailWrites { who } } else { Verb::FailFlushes { who } });
+    let replaced_at = at + rng.between(unit, unit * 6);
+    if rng.chance(0.6) {
+        plan.at(replaced_at, Verb::NewDisks { who });
     }
     end
 }
@@ -485,6 +512,7 @@ mod tests {
             "Keep",
             "Delete",
             "HealAll",
+            "NewDisks",
             "Rot",
             "LoseWrite",
             "Misdirect",

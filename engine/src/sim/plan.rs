@@ -287,12 +287,12 @@ pub enum Verb {
         /// Which node.
         who: NodeName,
     },
-    /// The node's disks fail all writes.
+    /// The node's disks fail all writes, as soon as the pair can spare them.
     FailWrites {
         /// Which node.
         who: NodeName,
     },
-    /// The node's disks fail all flushes.
+    /// The node's disks fail all flushes, as soon as the pair can spare them.
     FailFlushes {
         /// Which node.
         who: NodeName,
@@ -375,6 +375,11 @@ pub enum Verb {
     Check,
     /// All faults end, dead nodes start, failed disks are replaced; everything must converge.
     HealAll,
+    /// If the node's disks have failed it gets new ones, as soon as its partner serves alone.
+    NewDisks {
+        /// Which node.
+        who: NodeName,
+    },
 }
 
 /// A verb and its time.

@@ -15,6 +15,25 @@ use super::{Disk, SECTOR, Sector, open_marked};
 /// Up to this many unflushed sectors all subsets are tried.
 const ALL_SUBSETS: usize = 6;
 
+/// All sequences of up to so many of these operations, the shorter ones first; as many as `TWINSAN_CRASH_OPS` says, or
+/// two: that is every pair.
+#[expect(clippy::disallowed_methods, reason = "tests are set from outside")]
+pub(crate) fn workloads<Op: Copy>(kinds: &[Op]) -> Vec<Vec<Op>> {
+    let asked = std::env::var("TWINSAN_CRASH_OPS").ok().and_then(|text| text.parse().ok());
+    let mut all: Vec<Vec<Op>> = vec![vec![]];
+    let mut longest = 0..1;
+    for _ in 0..asked.unwrap_or(2) {
+        let longer = longest.flat_map(|at: usize| {
+            let begin = all[at].clone();
+            kinds.iter().map(move |op| begin.iter().copied().chain([*op]).collect())
+        });
+        let longer: Vec<Vec<Op>> = longer.collect();
+        longest = all.len()..all.len() + longer.len();
+        all.extend(longer);
+    }
+    all
+}
+
 /// A sector that was written and not flushed.
 pub(crate) struct Loose {
     disk: usize,

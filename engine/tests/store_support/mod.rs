@@ -14,6 +14,7 @@ use twinsan::pool::{NewDisk, PoolOptions, Record};
 use twinsan::store::{Damage, Read, ReadToken, Store};
 use twinsan::time::{Duration, Instant};
 
+use crate::pool_support::disks::marked;
 use crate::pool_support::{Disk, block_of, disk, formatted, open_with};
 
 pub(crate) const V: VolumeId = VolumeId(1);
@@ -43,9 +44,14 @@ pub(crate) enum Op {
     Idle,
     /// Everything is read.
     Read,
+    /// A blank disk joins.
+    AddDisk,
+    /// The second disk leaves.
+    RemoveDisk,
 }
 
 impl Op {
+    /// Those that need no second disk.
     pub(crate) const ALL: [Op; 8] = [
         Op::WriteNew,
         Op::Overwrite,
@@ -72,6 +78,8 @@ pub(crate) struct Bench {
     pub(crate) requests: u64,
     /// This request fails.
     pub(crate) fail_at: Option<u64>,
+    /// And was this.
+    pub(crate) failed: Option<DiskRequest>,
     store: Option<Store>,
     now: Instant,
     in_flight: VecDeque<(DiskRequest, u64, bool)>,
@@ -153,6 +161,7 @@ impl Bench {
             order: Order::First,
             requests: 0,
             fail_at: None,
+            failed: None,
             store: None,
             now: Instant::ZERO,
             in_flight: VecDeque::new(),
@@ -210,8 +219,9 @@ impl Bench {
         }
     }
 
-    /// The store is opened. What a block held before and what it may hold count alike from now on.
+    /// The store is opened, over the disks that carry a mark. What a block held before and what it may hold count alike from now on.
     pub(crate) fn restart(&mut self) {
+        self.disks = marked(&self.disks).into_iter().map(|at| self.disks[at].clone()).collect();
         let (pool, _) = open_with(&mut self.disks, self.planted).unwrap();
         let config = CacheConfig {
             blocks_max: 512,
@@ -264,6 +274,15 @@ impl Bench {
             }
             Op::Idle => self.idle = true,
             Op::Read => self.read(0..self.blocks()),
+            Op::AddDisk => {
+                self.add_disk(self.disks.len() as u16);
+                self.idle = true;
+            }
+            Op::RemoveDisk => {
+                // After a crash it may have left already.
+                drop(self.store_mut().remove_disk(DiskId(1)));
+                self.idle = true;
+            }
         }
     }
 
@@ -356,6 +375,7 @@ impl Bench {
         let medium = disk(&mut self.disks, request.disk);
         let result = if fails {
             medium.fail(number, &request.op);
+            self.failed = Some(request.clone());
             let read = matches!(request.op, DiskOp::Read { .. });
             Err(if read { DiskError::Unreadable } else { DiskError::Failed })
         } else {
@@ -368,6 +388,20 @@ impl Bench {
     /// Reads every block, one by one, from the disks as they are now.
     pub(crate) fn read_all(&mut self) -> Result<(), String> {
         self.read_these((0..self.blocks()).collect())
+    }
+
+    /// Reads every block but this one, of which nothing is known.
+    pub(crate) fn read_but(&mut self, skip: Option<u64>) -> Result<(), String> {
+        self.read_these((0..self.blocks()).filter(|block| Some(*block) != skip).collect())
+    }
+
+    /// What a block was written with last.
+    pub(crate) fn good(&self, block: u64) -> Block {
+        content(&self.pages, self.may[&block].last().unwrap().1)
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.now
     }
 
     /// Reads the blocks that were ever written.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod pair;
+pub(crate) mod pool;
 
 use std::time::{Duration, Instant};
 

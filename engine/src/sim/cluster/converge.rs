@@ -8,7 +8,6 @@ use crate::block::{Block, SECTORS_PER_BLOCK};
 use crate::guest::{BlockState, Sectors};
 use crate::ids::{Members, NodeName, VolumeId};
 use crate::mirror::message::PeerPhase;
-use crate::sim::disk::Crash;
 use crate::sim::history::Kind;
 use crate::sim::hosts::Request;
 use crate::time::{Duration, Instant};
@@ -158,25 +157,13 @@ impl Cluster {
             }
             let until = (self.now + slice).min(end);
             self.run_until(until);
-            self.replace_failed_disks();
-        }
-        true
-    }
-
-    /// New disks for a node whose own failed, once the partner serves alone.
-    fn replace_failed_disks(&mut self) {
-        for node in NodeName::BOTH {
-            let partner_serves = self.slots[node.partner().index()].phase == PeerPhase::Alone;
-            if self.healing && self.slots[node.index()].disk_failed && partner_serves {
-                self.end_life(node, Crash::PowerCut);
-                let slot = &mut self.slots[node.index()];
-                slot.disk_failed = false;
-                slot.format(&self.setup);
-                self.counters.disks_replaced += 1;
-                self.story(&node.to_string(), || "gets new disks".into());
-                self.start(node);
+            for node in NodeName::BOTH {
+                if self.healing {
+                    self.replace_disks(node);
+                }
             }
         }
+        true
     }
 
     /// Both nodes are a pair, with nothing left to bring up to date. Without mirrored volumes: both are up.

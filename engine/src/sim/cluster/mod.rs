@@ -30,6 +30,7 @@ mod amount;
 mod api;
 mod converge;
 mod disks;
+mod failures;
 mod faults;
 mod guests;
 mod invariants;
@@ -74,6 +75,8 @@ enum Due {
     Answer { node: NodeName, life: u64, id: u64, result: Result<Answer, ArbiterError> },
     Host(HostStep),
     Exit { node: NodeName, life: u64 },
+    FailDisks { node: NodeName, flushes: bool },
+    NewDisks { node: NodeName },
 }
 
 #[derive(Debug)]
@@ -295,6 +298,8 @@ impl Cluster {
                     self.deliver(node, Event::Disk { id: io, result });
                 }
             }
+            Due::FailDisks { node, flushes } => self.fail_disks_now(node, flushes),
+            Due::NewDisks { node } => self.ask_new_disks(node),
             Due::Link(step) => {
                 let mut dues = core::mem::take(&mut self.link_dues);
                 let told = self.network.step(self.now, step, &mut dues);
@@ -463,10 +468,9 @@ impl Cluster {
                 }
             }
             Notice::DiskFailed => {
-                self.counters.disks_failed += 1;
                 self.crash_may_lose(name);
-                let slot = &mut self.slots[name.index()];
-                (slot.disk_failed, slot.phase) = (true, PeerPhase::Stopped);
+                self.slots[name.index()].phase = PeerPhase::Stopped;
+                self.disks_failed(name);
             }
             Notice::Stopped => {
                 slot.stopped_alone = slot.phase == PeerPhase::Alone;
@@ -478,8 +482,8 @@ impl Cluster {
             }
             Notice::OpenDiskFailed { disk, error: DiskError::Failed } if slot.disk(disk).is_failing() => {
                 // It died before it noticed, and finds out now.
-                self.counters.disks_failed += 1;
-                (slot.disk_failed, slot.phase) = (true, PeerPhase::Stopped);
+                slot.phase = PeerPhase::Stopped;
+                self.disks_failed(name);
             }
             Notice::OpenDiskFailed { .. } => {}
             // The disk's failure was told just before; any other reason is none.

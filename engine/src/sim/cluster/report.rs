@@ -122,14 +122,20 @@ counters! {
     blocks_asked,
     /// Blocks in doubt after a crash, whose checksum was made anew.
     sums_remade,
-    /// Times disks were to fail; only a pair that can spare them has it happen.
+    /// Times all disks of a node were to fail.
     disk_failures_asked,
+    /// Of them, those that waited until the pair could spare the disks.
+    disk_failures_put_off,
+    /// Those that did nothing: the pair could not spare the disks up to the end, or ever.
+    disk_failures_void,
     /// Times all of a node's disks began to fail writes.
     write_failures,
     /// Times they began to fail flushes.
     flush_failures,
-    /// Nodes whose disk failed for good.
+    /// Nodes whose disks failed, and that noticed.
     disks_failed,
+    /// Failures that no node had noticed at the end of a run, for nothing was asked of the disks.
+    disk_failures_unnoticed,
     /// Nodes that got new disks.
     disks_replaced,
     /// Disks added to a pool in use.
@@ -192,6 +198,10 @@ counters! {
     blocks_compared,
     /// Pools checked offline, when a node opened one and at rest.
     pools_checked,
+    /// Blocks that matched their checksums in these checks.
+    data_checked,
+    /// Blocks that were in doubt after a crash in these checks.
+    data_in_doubt,
 }
 
 /// The end of a run.
@@ -264,6 +274,7 @@ impl Cluster {
         self.counters.kept_while_full += u64::from(keeps && self.counters.out_of_space > 0);
         self.counters.stragglers = self.network.stragglers();
         NodeName::BOTH.into_iter().for_each(|node| self.count_sums(node));
+        self.count_unnoticed_failures();
         self.violation.clone()
     }
 }

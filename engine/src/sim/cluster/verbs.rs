@@ -1,6 +1,6 @@
 //! What the lines of a plan do.
 
-use super::{Cluster, slot};
+use super::Cluster;
 use crate::block::BLOCK_BYTES;
 use crate::guest::Sectors;
 use crate::ids::{DiskId, NodeName, VolumeId};
@@ -58,8 +58,8 @@ impl Cluster {
             }
             Verb::LoseWrite { who } => self.arm(who, false),
             Verb::Misdirect { who } => self.arm(who, true),
-            Verb::FailWrites { who } => self.fail_disks(who, false),
-            Verb::FailFlushes { who } => self.fail_disks(who, true),
+            Verb::FailWrites { who } => self.ask_disk_failure(who, false),
+            Verb::FailFlushes { who } => self.ask_disk_failure(who, true),
             Verb::Drift { who, ppm } => {
                 let now = self.now;
                 self.counters.drifts += u64::from(ppm != 0);
@@ -87,6 +87,7 @@ impl Cluster {
                 self.inspect();
             }
             Verb::HealAll => self.heal_all(),
+            Verb::NewDisks { who } => self.ask_new_disks(who),
         }
     }
 
@@ -231,22 +232,6 @@ impl Cluster {
                     disk.forgive(number);
                 }
             }
-        }
-    }
-
-    /// The node's disks die. Only while both nodes are whole: else the only copy of something would go, which
-    /// no mirror survives.
-    fn fail_disks(&mut self, who: NodeName, flushes: bool) {
-        let linear = who == NodeName::A && !self.volumes(false).is_empty();
-        self.counters.disk_failures_asked += 1;
-        let someone_failing = self.slots.iter().any(|slot| slot.disks.iter().any(|disk| disk.is_failing()));
-        if !self.is_whole() || linear || someone_failing || !slot::asks_arbiter(&self.setup) {
-            return;
-        }
-        let counters = &mut self.counters;
-        *if flushes { &mut counters.flush_failures } else { &mut counters.write_failures } += 1;
-        for disk in &mut self.slots[who.index()].disks {
-            if flushes { disk.fail_flushes() } else { disk.fail_writes() }
         }
     }
 
