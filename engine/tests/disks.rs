@@ -63,8 +63,10 @@ fn moments() -> impl Iterator<Item = u64> {
 fn nothing_flushed_is_lost_whenever_the_power_fails_while_a_disk_is_emptied() {
     let (mut left, mut met) = (0, 0);
     for micros in moments() {
+        // The one with the pool's metadata, and the other.
+        let remove = Verb::RemoveDisk { who: A, which: (micros / 20 % 2) as u32 };
         let mut cluster =
-            power_fails_after(micros, &REMOVE, Planted::NONE).unwrap_or_else(|what| panic!("{what}"));
+            power_fails_after(micros, &remove, Planted::NONE).unwrap_or_else(|what| panic!("{what}"));
         met += cluster.counters().deaths_in_disk_changes;
         // It goes on after the crash, unless that was faster than the request.
         cluster.check().unwrap();
