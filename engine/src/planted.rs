@@ -160,7 +160,7 @@ bugs! {
     DamagedCopyKept,
     /// Only one superblock copy names the checkpoint in force when the log before it is given up.
     SuperblockWrittenOnce,
-    /// The log goes on while its second copy moves.
+    /// The log goes on while a copy of it moves, and after a crash in that.
     AppendedWhileCopyMoves,
     /// The space of a deleted volume is given out again before its delete is durable.
     DeletedSpaceReusedEarly,
@@ -178,6 +178,12 @@ bugs! {
     UnreadableCopiedTwice,
     /// After a step beside others nobody looks at the whole node, whatever it left.
     OwedLookForgotten,
+    /// A disk is named as the one with the metadata before what is there is on stable media.
+    HomeNamedBeforeWhole,
+    /// The former home disk counts for nothing when one copy of the superblocks names the new one.
+    OldHomeGivenUpEarly,
+    /// Where a disk has yet to say that it is the home disk no more, the one that it is to be follows at once.
+    NewHomeBelievedEarly,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -63,8 +63,10 @@ fn moments() -> impl Iterator<Item = u64> {
 fn nothing_flushed_is_lost_whenever_the_power_fails_while_a_disk_is_emptied() {
     let (mut left, mut met) = (0, 0);
     for micros in moments() {
+        // The one with the pool's metadata, and the other.
+        let remove = Verb::RemoveDisk { who: A, which: (micros / 20 % 2) as u32 };
         let mut cluster =
-            power_fails_after(micros, &REMOVE, Planted::NONE).unwrap_or_else(|what| panic!("{what}"));
+            power_fails_after(micros, &remove, Planted::NONE).unwrap_or_else(|what| panic!("{what}"));
         met += cluster.counters().deaths_in_disk_changes;
         // It goes on after the crash, unless that was faster than the request.
         cluster.check().unwrap();
@@ -85,6 +87,23 @@ fn a_pool_opens_whenever_the_power_fails_while_a_disk_joins() {
     }
     println!("{met} power cuts while a disk was joining");
     assert!(met > 100, "{met}");
+}
+
+/// Its metadata areas are too small for such a disk: it holds larger ones when it has joined.
+#[test]
+fn a_pool_opens_whenever_the_power_fails_while_its_metadata_grow() {
+    let add = Verb::AddDisk { who: A, bytes: 16 << 30, sector_bytes: 512 };
+    let (mut met, mut moved) = (0, 0);
+    for micros in moments().step_by(6) {
+        let mut cluster =
+            power_fails_after(micros, &add, Planted::NONE).unwrap_or_else(|what| panic!("{what}"));
+        met += cluster.counters().deaths_in_disk_changes;
+        let view = cluster.view(A).unwrap();
+        moved += u64::from(view.disks.iter().any(|disk| disk.home && disk.bytes == 16 << 30));
+        cluster.check().unwrap();
+    }
+    println!("{met} power cuts while a disk joined; {moved} times it then held the metadata");
+    assert!(met > 15 && moved > 30, "{met} {moved}");
 }
 
 /// What is kept for a volume takes more than one of the two disks: none leaves, and the volume gets all of it, after a

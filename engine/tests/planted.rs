@@ -38,6 +38,7 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
             Bug::DamagedCopyKept,
             Bug::SuperblockWrittenOnce,
             Bug::AppendedWhileCopyMoves,
+            Bug::OldHomeGivenUpEarly,
         ],
     ),
     ("stories/copies.rs", &[Bug::ResyncOverwritesNewer, Bug::NewHalfGetsAll, Bug::UnreadableCopiedTwice]),

@@ -8,15 +8,18 @@ mod pool_support;
 
 use pool_support::rot::{Rot, copies, wipe, wipe_copy};
 use pool_support::session::{Op, Session, Witness};
-use pool_support::{Disk, formatted, open, settle};
+use pool_support::{Disk, formatted, open, open_marked, settle};
+use twinsan::format::superblock::SUPERBLOCK_OFFSETS;
 use twinsan::ids::{DiskId, Uuid, VolumeId};
-use twinsan::io::{DiskError, DiskOp};
+use twinsan::io::{DiskError, DiskOp, Geometry};
 use twinsan::planted::{Bug, Planted};
-use twinsan::pool::{OpenError, Opening, PoolOptions, Record};
+use twinsan::pool::{DiskNews, DiskRefusal, DiskState, NewDisk, OpenError, Opening, PoolOptions, Record};
 
 const OPTIONS: PoolOptions = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
 const ONE: &[u64] = &[8 << 20];
 const TWO: &[u64] = &[8 << 20, 9 << 20];
+/// Each of them has room for a copy.
+const MOVABLE: &[u64] = &[12 << 20, 13 << 20, 12 << 20];
 const THREE: &[u64] = &[8 << 20, 9 << 20, 1 << 20];
 
 /// A pool with two volumes, and with so many entries more in the log.
@@ -34,15 +37,32 @@ fn beginning(bytes: &[u64], entries: usize, planted: Planted) -> Session<'static
 fn workloads() -> Vec<Vec<Op>> {
     let mut all: Vec<Vec<Op>> = Op::ALL.map(|op| vec![op]).to_vec();
     for moving in [Op::AddDisk, Op::RemoveDisk] {
-        all.extend([Op::Node, Op::WriteNew, Op::Burst, Op::Restart].map(|op| vec![moving, op]));
+        all.extend(BESIDE.map(|op| vec![moving, op]));
     }
     all
 }
 
-fn damage_everywhere(bytes: &[u64], entries: usize, planted: Planted) -> Result<(u64, u64), (u64, String)> {
+/// What is tried at once with what moves a copy.
+const BESIDE: [Op; 4] = [Op::Node, Op::WriteNew, Op::Burst, Op::Restart];
+
+/// The first copy moves, and with a large disk both grow.
+fn moves() -> Vec<Vec<Op>> {
+    let mut all = vec![vec![Op::RemoveHome], vec![Op::AddLarge], vec![Op::AddLarge, Op::RemoveHome]];
+    for moving in [Op::RemoveHome, Op::AddLarge] {
+        all.extend(BESIDE.map(|op| vec![moving, op]));
+    }
+    all
+}
+
+fn damage_everywhere(
+    bytes: &[u64],
+    entries: usize,
+    workloads: Vec<Vec<Op>>,
+    planted: Planted,
+) -> Result<(u64, u64), (u64, String)> {
     let begin = beginning(bytes, entries, planted);
     let (mut states, mut repaired) = (0, 0);
-    for ops in workloads() {
+    for ops in workloads {
         let mut rot = Rot::new(planted);
         let mut session = begin.fork(Some(&mut rot as &mut dyn Witness));
         let outcome = session.restart().and_then(|()| {
@@ -58,8 +78,12 @@ fn damage_everywhere(bytes: &[u64], entries: usize, planted: Planted) -> Result<
 }
 
 fn nothing_is_lost(bytes: &[u64], entries: usize) {
-    let (states, repaired) =
-        damage_everywhere(bytes, entries, Planted::NONE).unwrap_or_else(|(_, what)| panic!("{what}"));
+    nothing_is_lost_by(bytes, entries, workloads());
+}
+
+fn nothing_is_lost_by(bytes: &[u64], entries: usize, workloads: Vec<Vec<Op>>) {
+    let (states, repaired) = damage_everywhere(bytes, entries, workloads, Planted::NONE)
+        .unwrap_or_else(|(_, what)| panic!("{what}"));
     println!("{bytes:?}: {states} damaged states, {repaired} repaired: nothing lost");
     assert!(states > 5_000 && repaired > 1_000, "{states} states, {repaired} repaired: too few");
 }
@@ -80,7 +104,19 @@ fn nothing_is_lost_with_the_copies_on_two_disks() {
 }
 
 #[test]
+fn nothing_is_lost_while_the_first_copy_moves() {
+    nothing_is_lost_by(MOVABLE, 0, moves());
+}
+
+#[test]
+fn nothing_is_lost_while_both_copies_leave_one_disk() {
+    nothing_is_lost_by(ONE, 13, moves());
+}
+
+#[test]
 fn planted_bugs_are_found() {
+    let moved = damage_everywhere(ONE, 0, moves(), Planted::only(Bug::OldHomeGivenUpEarly));
+    println!("OldHomeGivenUpEarly: {:.200}", moved.expect_err("it was not found").1);
     let bugs = [
         (Bug::SecondCopyNotAwaited, TWO, 0),
         (Bug::DamagedCopyPreferred, ONE, 0),
@@ -89,7 +125,7 @@ fn planted_bugs_are_found() {
         (Bug::AppendedWhileCopyMoves, TWO, 0),
     ];
     for (bug, bytes, entries) in bugs {
-        match damage_everywhere(bytes, entries, Planted::only(bug)) {
+        match damage_everywhere(bytes, entries, workloads(), Planted::only(bug)) {
             Err((states, what)) => println!("{bug:?} found after {states} states: {what:.200}"),
             Ok((states, _)) => panic!("{bug:?} was not found in {states} states"),
         }
@@ -111,8 +147,6 @@ fn the_second_copy_lies_on_another_disk_if_there_is_one() {
 
 #[test]
 fn the_second_copy_follows_the_disks() {
-    let where_is =
-        |session: &Session<'_>| copies(&session.disks).iter().map(|copy| copy.disk).collect::<Vec<_>>();
     let mut session = beginning(ONE, 0, Planted::NONE);
     assert_eq!(where_is(&session), [0, 0]);
     for (op, expected) in
@@ -123,6 +157,166 @@ fn the_second_copy_follows_the_disks() {
         session.check_rest().unwrap();
         assert_eq!(where_is(&session), expected, "{op:?}");
     }
+}
+
+fn where_is(session: &Session<'_>) -> Vec<usize> {
+    copies(&session.disks).iter().map(|copy| copy.disk).collect()
+}
+
+/// Carries these out, one after the other; where the copies are after each, and how many disks there are.
+fn after_each(session: &mut Session<'_>, ops: &[Op]) -> Vec<(Vec<usize>, usize)> {
+    let there = |session: &Session<'_>| {
+        let disks = session.pool().unwrap().disks().iter();
+        disks.filter(|disk| disk.state != DiskState::Removed).count()
+    };
+    let mut step = |op: &Op| {
+        session.begin(*op).unwrap();
+        session.run().unwrap();
+        session.check_rest().unwrap();
+        session.restart().unwrap();
+        (where_is(session), there(session))
+    };
+    ops.iter().map(&mut step).collect()
+}
+
+#[test]
+fn the_first_copy_moves_when_its_disk_leaves() {
+    let mut session = beginning(MOVABLE, 0, Planted::NONE);
+    assert_eq!(where_is(&session), [1, 0]);
+    // The second becomes the first. A disk that the pool was made of has room for one copy only.
+    let ops = [Op::RemoveHome, Op::RemoveHome, Op::WriteNew, Op::RemoveHome];
+    let expected = [(vec![0, 2], 2), (vec![2], 1), (vec![2], 1), (vec![2], 1)];
+    assert_eq!(after_each(&mut session, &ops), expected);
+    // One that is added has room for two.
+    let ops = [Op::AddDisk, Op::RemoveHome, Op::Node, Op::Burst, Op::AddDisk, Op::RemoveHome];
+    let expected = [
+        (vec![2, 3], 2),
+        (vec![3, 3], 1),
+        (vec![3, 3], 1),
+        (vec![3, 3], 1),
+        (vec![3, 4], 2),
+        (vec![4, 4], 1),
+    ];
+    assert_eq!(after_each(&mut session, &ops), expected);
+}
+
+#[test]
+fn the_areas_grow_with_the_pool() {
+    for (log_bytes, grows) in [(32 << 10, false), (0, true)] {
+        let options = PoolOptions { log_bytes, ..OPTIONS };
+        let mut session = Session::new(formatted(&options, &[16 << 20]), Planted::NONE);
+        session.restart().unwrap();
+        let bytes = |session: &Session<'_>| {
+            let second = copies(&session.disks)[1].areas[0].clone();
+            second.end - second.start
+        };
+        let before = bytes(&session);
+        let ops = [Op::VolumeCreate, Op::WriteNew, Op::AddLarge, Op::WriteNew, Op::Burst];
+        let moved = after_each(&mut session, &ops);
+        assert_eq!(moved[1..], [(vec![0, 0], 1), (vec![1, 1], 2), (vec![1, 1], 2), (vec![1, 1], 2)]);
+        assert!(bytes(&session) > 8 * before, "{before}, then {}", bytes(&session));
+        let log = copies(&session.disks)[0].areas[0].clone();
+        assert_eq!(log.end - log.start > 512 << 10, grows, "one that was asked for stays");
+        // The first disk has no room for what they are now; two of the new ones hold a copy each.
+        let moved = after_each(&mut session, &[Op::AddLarge, Op::RemoveHome, Op::RemoveHome]);
+        assert_eq!(moved, [(vec![1, 2], 3), (vec![2, 2], 2), (vec![2, 2], 2)]);
+    }
+}
+
+/// The power fails while the areas grow, at each request, and all that was written survives. The next life appends: what
+/// counts must not hang on one superblock, for the other may still name the former areas. How many states were tried.
+fn appended_after_half_a_move(planted: Planted) -> Result<u64, String> {
+    let mut disks = formatted(&OPTIONS, ONE);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    settle(&mut pool, &mut disks);
+    let geometry = Geometry { bytes: 1 << 30, sector_bytes: 4096 };
+    disks.push(Disk::new(geometry.bytes));
+    pool.add_disk(NewDisk { device: DiskId(1), geometry, uuid: Uuid(0xADD), replaces: None });
+    let mut states = 0;
+    while let Some(io) = pool.poll_io() {
+        let result = disks[usize::from(io.disk.0)].submit(&io.op);
+        pool.io_done(io.token, result);
+        let mut disks = disks.clone();
+        let (mut next, devices) = open_marked(&mut disks, planted).unwrap();
+        let volume = VolumeId(1);
+        let create = Record::VolumeCreate { volume, uuid: Uuid(1), sectors: 4096, mirrored: true };
+        let lsn = next.append(&[create]);
+        while let Some(io) = next.poll_io() {
+            let result = disks[devices[usize::from(io.disk.0)]].submit(&io.op);
+            next.io_done(io.token, result);
+            if next.durable() < lsn {
+                continue;
+            }
+            let places = (0..2).flat_map(|at| SUPERBLOCK_OFFSETS.map(|offset| (at, offset)));
+            for (at, offset) in places {
+                let mut disks = disks.clone();
+                // While a disk joins, one of its superblocks is all there is.
+                if disks[at].block(SUPERBLOCK_OFFSETS[usize::from(offset == 0)])[0] == 0 {
+                    continue;
+                }
+                wipe(&mut disks[at], offset..offset + 4096);
+                let (again, _) = open_marked(&mut disks, planted).map_err(|error| error.to_string())?;
+                if again.metadata().volume(volume).is_none() {
+                    return Err(format!("it is lost with byte {offset} of disk {at}"));
+                }
+                states += 1;
+            }
+        }
+    }
+    Ok(states)
+}
+
+#[test]
+fn nothing_new_counts_before_the_superblocks_agree_on_the_home_disk() {
+    let states = appended_after_half_a_move(Planted::NONE).unwrap();
+    assert!(states > 100, "{states} states with something new");
+    let found = appended_after_half_a_move(Planted::only(Bug::AppendedWhileCopyMoves));
+    println!("AppendedWhileCopyMoves: {}", found.expect_err("it was not found"));
+}
+
+#[test]
+fn the_last_disk_with_room_for_the_metadata_stays() {
+    let mut disks = formatted(&OPTIONS, &[8 << 20, 1 << 20]);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    settle(&mut pool, &mut disks);
+    let Err(DiskRefusal::Home { needed }) = pool.remove_disk(DiskId(0)) else { panic!("it may not leave") };
+    for (bytes, fits) in [(needed - 4096, false), (needed, true)] {
+        let geometry = Geometry { bytes, sector_bytes: 4096 };
+        let device = DiskId(disks.len() as u16);
+        disks.push(Disk::new(bytes));
+        let uuid = Uuid(0xADD0 + u128::from(bytes));
+        pool.add_disk(NewDisk { device, geometry, uuid, replaces: None });
+        settle(&mut pool, &mut disks);
+        assert_eq!(pool.remove_disk(DiskId(0)).is_ok(), fits);
+    }
+    settle(&mut pool, &mut disks);
+    assert!(pool.drop_disk(DiskId(0)));
+    settle(&mut pool, &mut disks);
+    assert_eq!((pool.home(), pool.is_idle()), (DiskId(3), true));
+    let (again, _) = open(&mut disks[1..]).unwrap();
+    assert_eq!((again.home(), again.second_copy()), (DiskId(3), None));
+}
+
+#[test]
+fn a_disk_joins_unless_it_cannot_hold_the_areas_that_it_needs() {
+    // The log takes most of what a copy does: a large one is too much for a disk of this size.
+    let options = PoolOptions { extent_bytes: 64 << 10, log_bytes: 256 << 20 };
+    let mut disks = formatted(&options, &[400 << 20]);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    settle(&mut pool, &mut disks);
+    for (gib, joins) in [(2, false), (3, true), (8, true), (100, true)] {
+        let geometry = Geometry { bytes: gib << 30, sector_bytes: 4096 };
+        let device = DiskId(disks.len() as u16);
+        disks.push(Disk::new(geometry.bytes));
+        pool.add_disk(NewDisk { device, geometry, uuid: Uuid(gib.into()), replaces: None });
+        settle(&mut pool, &mut disks);
+        let news = pool.poll_disk_news().unwrap();
+        assert_eq!(matches!(news, DiskNews::Joined { .. }), joins, "{gib} GiB: {news:?}");
+        if !joins {
+            assert_eq!(news, DiskNews::Refused { device, why: DiskRefusal::MetadataFull });
+        }
+    }
+    assert_eq!((pool.home(), pool.failed()), (DiskId(3), None));
 }
 
 /// A pool whose log has four entries, after the first checkpoint.

@@ -36,6 +36,8 @@ enum Beginning {
     Copied,
     /// Three disks, the copies on two of them.
     Apart,
+    /// One disk with two copies, and with a log as large as such pools get unasked: it grows too.
+    LogGrows,
 }
 
 impl Beginning {
@@ -49,15 +51,21 @@ impl Beginning {
     ];
 }
 
+/// What moves the metadata.
+const MOVING: [Op; 2] = [Op::RemoveHome, Op::AddLarge];
+
 fn beginning(which: Beginning, planted: Planted) -> Session<'static> {
     let spread: &[u64] = &[1 << 20, 2 << 20, 1 << 20];
     let bytes = match which {
         Beginning::Spread => spread,
         Beginning::Copied => &[8 << 20],
         Beginning::Apart => &[1 << 20, 9 << 20, 8 << 20],
+        Beginning::LogGrows => &[16 << 20],
         Beginning::Fresh | Beginning::Lapped | Beginning::Torn => &[2 << 20],
     };
-    let mut session = Session::new(formatted(&OPTIONS, bytes), planted);
+    let log_bytes = if which == Beginning::LogGrows { 0 } else { OPTIONS.log_bytes };
+    let options = PoolOptions { log_bytes, ..OPTIONS };
+    let mut session = Session::new(formatted(&options, bytes), planted);
     session.restart().expect("a fresh pool opens");
     let run = |session: &mut Session<'_>, ops: &[Op]| {
         for op in ops {
@@ -67,7 +75,7 @@ fn beginning(which: Beginning, planted: Planted) -> Session<'static> {
     };
     run(&mut session, &[Op::VolumeCreate, Op::WriteNew, Op::VolumeCreate, Op::WriteNew, Op::Hot, Op::Log]);
     match which {
-        Beginning::Fresh => run(&mut session, &[Op::Checkpoint]),
+        Beginning::Fresh | Beginning::LogGrows => run(&mut session, &[Op::Checkpoint]),
         Beginning::Spread | Beginning::Apart => run(&mut session, &[Op::WriteNew]),
         Beginning::Lapped | Beginning::Copied => run(&mut session, &[Op::Node; 10]),
         Beginning::Torn => {
@@ -102,14 +110,30 @@ fn drive(session: &mut Session<'_>, ops: &[Op], at_once: bool) -> Result<(), Str
     session.run()
 }
 
+/// What moves the metadata, alone and with each other operation that asks something of the log, the disks or the node.
+fn moves() -> Vec<Vec<Op>> {
+    let beside = [Op::Node, Op::WriteNew, Op::Unmap, Op::Burst, Op::Checkpoint, Op::Restart, Op::RestartLate];
+    let disks = [Op::AddDisk, Op::RemoveDisk];
+    let mut all = MOVING.map(|op| vec![op]).to_vec();
+    for moving in MOVING {
+        all.extend(beside.into_iter().chain(disks).chain(MOVING).map(|op| vec![moving, op]));
+    }
+    all
+}
+
 fn modes(ops: &[Op]) -> &'static [(bool, Order)] {
     let all = &[(true, Order::First), (true, Order::Last), (false, Order::First)];
     if ops.len() < 2 { &all[..2] } else { all }
 }
 
-fn cut_everywhere(which: Beginning, planted: Planted, total: &mut Total) -> Result<(), String> {
+fn cut_everywhere(
+    which: Beginning,
+    workloads: Vec<Vec<Op>>,
+    planted: Planted,
+    total: &mut Total,
+) -> Result<(), String> {
     let begin = beginning(which, planted);
-    for ops in workloads(&Op::ALL) {
+    for ops in workloads {
         for (at_once, order) in modes(&ops) {
             let named = |what: String| format!("{which:?} {ops:?} at once: {at_once}, {order:?}: {what}");
             let mut cuts = PowerCuts::new(planted);
@@ -126,9 +150,14 @@ fn cut_everywhere(which: Beginning, planted: Planted, total: &mut Total) -> Resu
 }
 
 /// The first, second, third, … request fails; then the power is cut; then nothing is lost that was promised.
-fn fail_everywhere(which: Beginning, planted: Planted, total: &mut Total) -> Result<(), String> {
+fn fail_everywhere(
+    which: Beginning,
+    workloads: Vec<Vec<Op>>,
+    planted: Planted,
+    total: &mut Total,
+) -> Result<(), String> {
     let begin = beginning(which, planted);
-    for ops in workloads(&Op::ALL) {
+    for ops in workloads {
         for order in [Order::First, Order::Last] {
             for n in 1.. {
                 let mut session = begin.fork(None);
@@ -163,8 +192,12 @@ fn fail_everywhere(which: Beginning, planted: Planted, total: &mut Total) -> Res
 }
 
 fn exhaust(which: Beginning) {
+    exhaust_with(which, workloads(&Op::ALL), STATES_MIN);
+}
+
+fn exhaust_with(which: Beginning, workloads: Vec<Vec<Op>>, least: u64) {
     let mut total = Total::default();
-    cut_everywhere(which, Planted::NONE, &mut total).unwrap_or_else(|what| panic!("{what}"));
+    cut_everywhere(which, workloads, Planted::NONE, &mut total).unwrap_or_else(|what| panic!("{what}"));
     println!(
         "{which:?}: {} kinds of operations, {} workloads, {} crash states, {} crashes of the recovery: nothing lost",
         Op::ALL.len(),
@@ -172,7 +205,29 @@ fn exhaust(which: Beginning) {
         total.states,
         total.again
     );
-    assert!(total.states > STATES_MIN, "{} states are too few to mean anything", total.states);
+    assert!(total.states > least, "{} states are too few to mean anything", total.states);
+}
+
+#[test]
+fn power_cuts_while_the_metadata_move() {
+    exhaust_with(Beginning::Apart, moves(), 2_000);
+}
+
+#[test]
+fn power_cuts_while_the_metadata_grow_on_one_disk() {
+    exhaust_with(Beginning::Copied, moves(), 2_000);
+}
+
+#[test]
+fn power_cuts_while_the_log_grows_too() {
+    // Reading a log of that size takes its time.
+    let beside = [Op::Burst, Op::RestartLate].map(|op| vec![Op::AddLarge, op]);
+    exhaust_with(Beginning::LogGrows, beside.to_vec(), 500);
+}
+
+#[test]
+fn power_cuts_while_the_only_copy_of_the_metadata_moves() {
+    exhaust_with(Beginning::Fresh, moves(), 2_000);
 }
 
 #[test]
@@ -209,7 +264,11 @@ fn power_cuts_with_the_copies_on_two_disks() {
 fn every_request_fails_once() {
     let mut total = Total::default();
     for which in [Beginning::Fresh, Beginning::Lapped, Beginning::Spread, Beginning::Apart] {
-        fail_everywhere(which, Planted::NONE, &mut total).unwrap_or_else(|what| panic!("{what}"));
+        fail_everywhere(which, workloads(&Op::ALL), Planted::NONE, &mut total)
+            .unwrap_or_else(|what| panic!("{what}"));
+    }
+    for which in [Beginning::Fresh, Beginning::Apart] {
+        fail_everywhere(which, moves(), Planted::NONE, &mut total).unwrap_or_else(|what| panic!("{what}"));
     }
     println!("{} failed requests: nothing lost", total.failures);
 }
@@ -224,11 +283,16 @@ fn planted_bugs_are_found() {
             // It takes a disk that can leave.
             beginnings = vec![Beginning::Spread];
         }
+        let moving = [Bug::HomeNamedBeforeWhole, Bug::NewHomeBelievedEarly].contains(&bug);
+        if moving {
+            beginnings = vec![Beginning::Fresh, Beginning::Apart];
+        }
         let found = beginnings.iter().find_map(|which| {
+            let workloads = if moving { moves() } else { workloads(&Op::ALL) };
             if bug == Bug::FailedFlushTrusted {
-                return fail_everywhere(*which, planted, &mut total).err();
+                return fail_everywhere(*which, workloads, planted, &mut total).err();
             }
-            cut_everywhere(*which, planted, &mut total).err()
+            cut_everywhere(*which, workloads, planted, &mut total).err()
         });
         match found {
             Some(what) => {

@@ -20,7 +20,9 @@ use twinsan::format::record::{
     UnsureBody, ZeroBody, ZeroMapBody, kind,
 };
 use twinsan::format::sums::{SumLine, SumPage};
-use twinsan::format::superblock::{DiskEntry, FEATURE_COPIES, FEATURE_ZEROS, FEATURES_KNOWN, Superblock};
+use twinsan::format::superblock::{
+    DiskEntry, FEATURE_COPIES, FEATURE_MOVED, FEATURE_ZEROS, FEATURES_KNOWN, Superblock,
+};
 use twinsan::ids::{DiskId, Epoch, Generation, ItemName, Members, NodeName, Uuid, VolumeId};
 use twinsan::io::Geometry;
 use twinsan::pool::{
@@ -61,6 +63,7 @@ fn every_offset_is_as_documented() {
     layout!(ZeroMapBody, 8, extent: 0, words: 4);
     assert_eq!((FEATURE_ZEROS, FEATURES_KNOWN & FEATURE_ZEROS), (2, 2));
     assert_eq!((FEATURE_COPIES, FEATURES_KNOWN & FEATURE_COPIES), (16, 16));
+    assert_eq!((FEATURE_MOVED, FEATURES_KNOWN & FEATURE_MOVED), (32, 32));
     layout!(UnsureBody, 16, first: 0, count: 8, disk: 12, reserved: 14);
     layout!(SumLine, 68, sums: 0, crc: 64);
     layout!(SumPage, 4096, lines: 0, reserved: 4080);
@@ -357,6 +360,48 @@ fn a_golden_image_of_disks_that_come_and_go_opens_and_is_still_written_so() {
     assert_eq!(pool.metadata().mapped(), 7);
     assert!(report.strays.is_empty() && check(&pool).is_clean());
     assert_eq!(pool.disks()[3].sector_bytes, 4096);
+}
+
+const GOLDEN_MOVED: &str = include_str!("golden/pool-v1-moved-home.txt");
+
+/// A pool whose home disk has left. The metadata have grown for one that was added, and lie there, both copies.
+fn golden_moved() -> Vec<Disk> {
+    let options = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
+    let mut disks = formatted(&options, &[9 << 20, 8 << 20]);
+    let (mut pool, _) = open(&mut disks).unwrap();
+    let volume = VolumeId(1);
+    pool.append(&[Record::VolumeCreate { volume, uuid: Uuid(1), sectors: 64 << 11, mirrored: true }]);
+    settle(&mut pool, &mut disks);
+    let geometry = Geometry { bytes: 1 << 30, sector_bytes: 4096 };
+    disks.push(Disk::new(geometry.bytes));
+    pool.add_disk(NewDisk { device: DiskId(2), geometry, uuid: Uuid(0xADD), replaces: None });
+    settle_changes(&mut pool, &mut disks);
+    pool.remove_disk(DiskId(0)).unwrap();
+    settle_changes(&mut pool, &mut disks);
+    (0..3).for_each(|extent| map_somewhere(&mut pool, extent));
+    pool.checkpoint();
+    settle(&mut pool, &mut disks);
+    map_somewhere(&mut pool, 100);
+    settle(&mut pool, &mut disks);
+    disks.remove(0);
+    disks
+}
+
+#[test]
+fn a_golden_image_of_metadata_that_have_moved_opens_and_is_still_written_so() {
+    assert_written_as(&golden_moved(), GOLDEN_MOVED);
+    let disks = from_text(GOLDEN_MOVED);
+    let (pool, report) = open(&mut disks.clone()).unwrap();
+    assert_eq!((pool.home(), pool.second_copy()), (DiskId(2), Some(DiskId(2))));
+    assert_eq!((pool.metadata().mapped(), report.entries, report.copies.len()), (4, 1, 0));
+    assert!(check(&pool).is_clean());
+    let copies = copies(&disks);
+    assert_eq!(copies.iter().map(|copy| copy.disk).collect::<Vec<_>>(), [1, 1]);
+    for copy in &copies {
+        let mut disks = disks.clone();
+        wipe_copy(&mut disks, copy);
+        assert_eq!(open(&mut disks).unwrap().0.metadata(), pool.metadata());
+    }
 }
 
 const GOLDEN_ITEMS: &str = include_str!("golden/pool-v1-items.txt");

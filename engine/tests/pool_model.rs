@@ -11,7 +11,9 @@ use proptest::prelude::*;
 use twinsan::ids::{DiskId, Uuid, VolumeId};
 use twinsan::io::Geometry;
 use twinsan::planted::{Bug, Planted};
-use twinsan::pool::{DiskNews, DiskState, ExtentMap, Lsn, NewDisk, Pool, PoolOptions, Record, Slot, check};
+use twinsan::pool::{
+    DiskNews, DiskRefusal, DiskState, ExtentMap, Lsn, NewDisk, Pool, PoolOptions, Record, Slot, check,
+};
 
 /// What a store can ask of a pool.
 #[derive(Clone, Debug)]
@@ -63,12 +65,17 @@ fn ask() -> impl Strategy<Value = Ask> {
         1 => (0u32..3, 0u64..6).prop_map(|(v, extents)| Ask::Keep(v, extents)),
         6 => (1u8..9).prop_map(Ask::Work),
         1 => Just(Ask::Checkpoint),
-        1 => (1u64..4).prop_map(Ask::AddDisk),
+        1 => disk_mib().prop_map(Ask::AddDisk),
         2 => (0usize..6).prop_map(Ask::RemoveDisk),
         1 => (0usize..6).prop_map(Ask::KeepDisk),
         6 => (0usize..100).prop_map(Ask::Move),
         1 => Just(Ask::Reopen),
     ]
+}
+
+/// Small ones as a rule; some have room for the metadata, and for a large one these must grow.
+fn disk_mib() -> impl Strategy<Value = u64> {
+    prop_oneof![16 => 1u64..4, 4 => Just(9), 1 => Just(1024)]
 }
 
 /// A pool as anyone would describe it.
@@ -336,12 +343,23 @@ impl Both {
         let again = model.staying.contains(&place);
         let more = if again { 0 } else { slots - used + model.live_on(place) };
         let fits = in_use && model.free_slots() >= needed + more;
+        let others: Vec<u64> = (0..)
+            .zip(self.pool.disks())
+            .filter(|(at, _)| *at != place.0)
+            .map(|(_, disk)| disk)
+            .filter(|disk| disk.state == DiskState::InUse)
+            .map(|disk| disk.spare[1])
+            .collect();
+        let home = place == self.pool.home();
         let removed = self.pool.remove_disk(place);
-        assert_eq!(
-            removed.is_ok(),
-            fits && place != self.pool.home(),
-            "removed: {removed:?}; the others have room: {fits}"
-        );
+        if let Err(DiskRefusal::Home { needed }) = removed {
+            assert!(in_use && others.iter().all(|spare| *spare < needed / 8), "{needed}, of {others:?}");
+            return;
+        }
+        assert_eq!(removed.is_ok(), fits, "removed: {removed:?}; the others have room: {fits}");
+        let to = others.iter().any(|spare| *spare != 0)
+            || self.pool.disks().iter().any(|disk| disk.state == DiskState::Joining);
+        assert!(!home || removed.is_err() || to, "the metadata have nowhere to go");
         if removed.is_ok() {
             let (left, kept) = (self.pool.free_extents() * (64 << 10), self.pool.bytes_kept());
             assert!(left >= kept, "{left} bytes are left, and {kept} are kept");

@@ -59,7 +59,8 @@ enum Command {
         #[arg(long, value_name = "POOL")]
         erase: Option<String>,
     },
-    /// Remove a disk: its data move to the others. Returns when that has begun; `status` tells when it is done.
+    /// Remove a disk: its data move to the others, and so do the pool's metadata if it holds them. Returns when that has begun;
+    /// `status` tells when it is done.
     RemoveDisk(Named),
     /// Keep a disk that is being removed.
     KeepDisk(Named),

@@ -26,8 +26,10 @@ pub const FEATURE_SUMS: u32 = 1;
 pub const FEATURE_ZEROS: u32 = 1 << 1;
 /// Feature: log and checkpoints are written twice.
 pub const FEATURE_COPIES: u32 = 1 << 4;
+/// Feature: log and checkpoint areas have moved: they lie at the beginning of the home disk's spare area.
+pub const FEATURE_MOVED: u32 = 1 << 5;
 /// Features that this code knows.
-pub const FEATURES_KNOWN: u32 = FEATURE_SUMS | FEATURE_ZEROS | FEATURE_COPIES;
+pub const FEATURES_KNOWN: u32 = FEATURE_SUMS | FEATURE_ZEROS | FEATURE_COPIES | FEATURE_MOVED;
 /// `Superblock::home_second` of a pool whose metadata are written once.
 pub const NO_SECOND: u16 = 0xFFFF;
 /// `DiskEntry::state` of a disk in use.

@@ -1,9 +1,10 @@
 //! Where the copies of log and checkpoints lie. The first is on the home disk. The second, byte for byte the same, is in
-//! the spare area of another disk if one has room for it, else in that of the home disk.
+//! the spare area of another disk if one has room for it, else in that of the home disk: behind the first if that has moved
+//! there (`moving`), else at its beginning.
 //!
 //! Invariants (`engine/docs/metadata.md`):
 //! - An entry or a checkpoint counts when both copies of it are flushed, so either of them is enough.
-//! - While the second copy moves, nothing is appended to the log: where it was and where it will be agree.
+//! - While a copy moves, nothing is appended to the log: where it was and where it will be agree.
 //! - Both superblock copies of each disk name the checkpoint in force, and the place in the log that goes with it,
 //!   before anything that an earlier one names is overwritten.
 
@@ -36,24 +37,31 @@ pub(super) type Sites = SmallVec<[Site; 2]>;
 impl Layout {
     /// Bytes of log and checkpoint areas.
     pub(super) fn copy_bytes(&self) -> u64 {
-        self.checkpoint_area_bytes.saturating_mul(2).saturating_add(self.log_bytes)
+        self.sizes().copy_bytes()
     }
 
     /// Where the copies lie.
     pub(super) fn sites(&self, second: Option<DiskId>) -> Sites {
         let first = Site { disk: self.home, log: self.log_offset, areas: self.checkpoint_offsets };
         let second = second.map(|disk| {
-            let [log, _] = self.disks[usize::from(disk.0)].spare;
+            let [from, _] = self.disks[usize::from(disk.0)].spare;
+            let log = from + self.before_second(disk);
             let areas = [0, 1].map(|area| log + self.log_bytes + area * self.checkpoint_area_bytes);
             Site { disk, log, areas }
         });
         [first].into_iter().chain(second).collect()
     }
 
-    /// Is there room on this disk for a copy?
+    /// Bytes of the disk's spare area that the first copy takes.
+    fn before_second(&self, disk: DiskId) -> u64 {
+        if disk == self.home && self.is_moved() { self.copy_bytes() } else { 0 }
+    }
+
+    /// Is there room on this disk for the second copy?
     pub(super) fn may_be_second(&self, disk: DiskId) -> bool {
-        self.disks.get(usize::from(disk.0)).is_some_and(|disk| {
-            disk.state != DiskState::Removed && disk.spare[1] != 0 && disk.spare[1] >= self.copy_bytes()
+        self.disks.get(usize::from(disk.0)).is_some_and(|own| {
+            let needed = self.before_second(disk).saturating_add(self.copy_bytes());
+            own.state != DiskState::Removed && own.spare[1] != 0 && own.spare[1] >= needed
         })
     }
 
@@ -65,7 +73,11 @@ impl Layout {
             return now;
         }
         let places = (0..self.disks.len() as u16).rev().map(DiskId);
-        let fit = places.filter(|disk| state(*disk) == DiskState::InUse && self.may_be_second(*disk));
+        // Metadata that have grown are on a disk that joins.
+        let stays = |disk: DiskId| {
+            state(disk) == DiskState::InUse || disk == self.home && state(disk) == DiskState::Joining
+        };
+        let fit = places.filter(|disk| stays(*disk) && self.may_be_second(*disk));
         fit.max_by_key(|disk| (*disk != self.home, self.disks[usize::from(disk.0)].bytes))
     }
 }

@@ -67,7 +67,7 @@ pub fn format(
     // Both copies, so that nothing of an earlier pool is left.
     for generation in [1, 2] {
         for disk in (0..disks.len() as u16).map(DiskId) {
-            let block = layout.superblock(&identity, &Commit { generation, ..commit }, disk, &layout.disks);
+            let block = layout.superblock(&identity, &Commit { generation, ..commit }, disk);
             let offset = SUPERBLOCK_OFFSETS[usize::from(block.place())];
             writes.push(FormatWrite { disk, offset, data: payload_from(&pages, &block.seal()) });
         }

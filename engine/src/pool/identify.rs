@@ -4,6 +4,9 @@
 //! The table of disks in the superblock of the home disk counts. It is written last, so the others may already
 //! know of a change that the home disk does not: a disk that it does not name is none of the pool's. Such a disk
 //! was removed, or its joining was cut short; it is left alone.
+//!
+//! So it is with the home disk itself: the others may name another one already. What the former home disk says counts until
+//! it names the new one, which said so before it.
 
 use super::error::OpenError;
 use super::layout::{Commit, DiskState, Identity, Layout, PoolDisk};
@@ -68,18 +71,18 @@ pub(super) fn recognise(
     if expected.is_some_and(|expected| expected != (whose.partnership, whose.node)) {
         return Err(OpenError::WrongNode { node: whose.node, partnership: whose.partnership });
     }
-    let home = find_home(&blocks)?;
-    let devices = places(&blocks, home)?;
+    let (home, main) = find_home(&blocks, &damaged, planted)?;
+    let devices = places(&blocks, main, home)?;
     for (place, device) in devices.iter().enumerate() {
         let Some(device) = *device else { continue };
-        let (bytes, expected) = (disks[usize::from(device.0)].bytes, blocks[home].disks[place].bytes.get());
+        let (bytes, expected) = (disks[usize::from(device.0)].bytes, main.disks[place].bytes.get());
         if bytes < expected {
             return Err(OpenError::Shrunk { disk: device, bytes, expected });
         }
     }
     let by_place: Vec<Option<Superblock>> =
         devices.iter().map(|device| device.map(|device| blocks[usize::from(device.0)])).collect();
-    let (layout, commit) = Layout::read(&blocks[home], &by_place).map_err(|(place, what)| {
+    let (layout, commit) = Layout::read(main, &by_place).map_err(|(place, what)| {
         let disk = devices.get(usize::from(place.0)).copied().flatten().unwrap_or(DiskId(home as u16));
         OpenError::Layout { disk, what }
     })?;
@@ -139,27 +142,59 @@ fn no_clones(blocks: &[Superblock]) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Which of the disks given is the home disk. They all name it, those that were removed too.
-fn find_home(blocks: &[Superblock]) -> Result<usize, OpenError> {
+/// The disk that this superblock names as the home disk.
+fn named(block: &Superblock) -> u128 {
+    block.disks[usize::from(block.home.get())].uuid.get()
+}
+
+/// Which of the disks given is the home disk, and the superblock that counts. They all name it, but for those that know of
+/// a move of the metadata that is not over, or were removed before one.
+fn find_home<'a>(
+    blocks: &'a [Superblock],
+    damaged: &[(DiskId, u8)],
+    planted: Planted,
+) -> Result<(usize, &'a Superblock), OpenError> {
     for (at, block) in blocks.iter().enumerate() {
         let (count, home) = (usize::from(block.disk_count.get()), usize::from(block.home.get()));
         if count == 0 || count > block.disks.len() || block.disk_index.get() >= block.disk_count.get() {
             return Err(OpenError::Layout { disk: DiskId(at as u16), what: "its place" });
         }
-        if home >= count || block.disks[home].state != DISK_IN_USE {
+        if home >= count || ![DISK_IN_USE, DISK_LEAVING].contains(&block.disks[home].state) {
             return Err(OpenError::Layout { disk: DiskId(at as u16), what: "its home disk" });
         }
     }
-    let (home, uuid) = (blocks[0].home.get(), blocks[0].disks[usize::from(blocks[0].home.get())].uuid);
-    blocks
-        .iter()
-        .position(|block| block.disk == uuid)
-        .ok_or(OpenError::Missing { disk: DiskId(home), uuid: Uuid(uuid.get()) })
+    // Any of the newest: what was removed is never newer than the others, nor does it name one that they do not know.
+    let newest = blocks.iter().rev().max_by_key(|block| block.generation.get()).expect("at least one disk");
+    let is_in_table = |disk: &Superblock| {
+        let entries = &newest.disks[..usize::from(newest.disk_count.get())];
+        entries.iter().any(|entry| entry.uuid == disk.disk && entry.state != DISK_REMOVED)
+    };
+    let former = |block: &Superblock| {
+        let itself = named(block) == block.disk.get();
+        itself && named(newest) != block.disk.get() && is_in_table(block)
+    };
+    let undecided = (0..blocks.len()).filter(|at| former(&blocks[*at]));
+    if let Some(at) = undecided.min_by_key(|at| blocks[*at].generation.get())
+        && !planted.has(Bug::NewHomeBelievedEarly)
+    {
+        return Ok((at, &blocks[at]));
+    }
+    let at = blocks.iter().position(|block| block.disk.get() == named(newest));
+    let home = DiskId(newest.home.get());
+    let at = at.ok_or(OpenError::Missing { disk: home, uuid: Uuid(named(newest)) })?;
+    if named(&blocks[at]) == blocks[at].disk.get() {
+        return Ok((at, &blocks[at]));
+    }
+    // The first that it said of itself is lost. Nothing has become of that generation but this.
+    let (disk, found, expected) = (DiskId(at as u16), blocks[at].generation.get(), newest.generation.get());
+    if damaged.iter().all(|(bad, _)| *bad != disk) {
+        return Err(OpenError::Older { disk, found, expected });
+    }
+    Ok((at, newest))
 }
 
-/// Which disk is in which place of the home disk's table. None may be missing.
-fn places(blocks: &[Superblock], home: usize) -> Result<Vec<Option<DiskId>>, OpenError> {
-    let main = &blocks[home];
+/// Which disk is in which place of the table that counts. None may be missing.
+fn places(blocks: &[Superblock], main: &Superblock, home: usize) -> Result<Vec<Option<DiskId>>, OpenError> {
     let mut devices = Vec::new();
     for (place, entry) in main.disks[..usize::from(main.disk_count.get())].iter().enumerate() {
         let mistaken =

@@ -2,17 +2,19 @@
 //!
 //! On the home disk (the largest): superblocks, log, two checkpoint areas, checksums, data. On the others: superblocks,
 //! checksums, data. The checkpoint areas hold the map of a full pool, so unmapping never lacks metadata space. At the end
-//! of each disk that is large enough, room is spared for a copy of log and checkpoint areas: see `copies`.
+//! of each disk that is large enough, room is spared for a copy of log and checkpoint areas: see `copies`. Where they go
+//! when that disk leaves, or when they become too small, is `moving`'s to say.
 
 use super::error::PoolError;
 use super::metadata::VOLUME_BYTES;
+use super::moving::Sizes;
 use super::record::Slot;
 use crate::block::BLOCK_BYTES;
 use crate::format::frame::CHECKPOINT_FRAME_BYTES_MAX;
 use crate::format::sums::{LINE_DATA_BYTES, area_bytes};
 use crate::format::superblock::{
-    DISK_IN_USE, DISK_LEAVING, DISK_REMOVED, DISKS_MAX, DiskEntry, FEATURE_COPIES, FEATURE_SUMS,
-    FEATURE_ZEROS, NO_SECOND, SUPERBLOCK_AREA_BYTES, Superblock,
+    DISK_IN_USE, DISK_LEAVING, DISK_REMOVED, DISKS_MAX, DiskEntry, FEATURE_COPIES, FEATURE_MOVED,
+    FEATURE_SUMS, FEATURE_ZEROS, NO_SECOND, SUPERBLOCK_AREA_BYTES, Superblock,
 };
 use crate::ids::{DiskId, NodeName, Uuid};
 use crate::io::Geometry;
@@ -28,10 +30,12 @@ pub const LOG_BYTES_MIN: u64 = 32 << 10;
 const SIDE_BYTES: (u64, u64) = (128 << 10, 64 << 20);
 /// Most room in a checkpoint for the blocks that read as zero inside mapped extents.
 const ZERO_BYTES_MAX: u64 = 32 << 20;
-/// A copy of the metadata takes at most this part of a disk: on smaller disks none is made.
-const SPARE_SHARE: u64 = 8;
-/// A pool can grow to this many times the extents it begins with before its checkpoint areas are full.
-const GROWTH: u64 = 4;
+/// The spare area takes at most this part of a disk: smaller disks have none.
+pub(super) const SPARE_SHARE: u64 = 8;
+/// A pool can grow to this many times the extents that its checkpoint areas were made for before they are full.
+pub(super) const GROWTH: u64 = 4;
+/// The log of a pool takes at least and at most this, unless it is asked for another size.
+pub(super) const LOG_BYTES: (u64, u64) = (512 << 10, 64 << 20);
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// Who a pool is.
@@ -105,6 +109,8 @@ pub(super) struct Layout {
     pub(super) checkpoint_offsets: [u64; 2],
     pub(super) checkpoint_area_bytes: u64,
     pub(super) features: u32,
+    /// Sizes that the areas get with the commit that lets a disk join.
+    pub(super) growing: Option<Sizes>,
     /// Bytes of the disks by which the room for volumes is measured: those on which extents are put.
     pub(super) counted_bytes: u64,
 }
@@ -141,9 +147,7 @@ impl Layout {
         let side = side_bytes(bytes);
         let area = checkpoint_area_bytes(bytes / extent * GROWTH, side + zero_bytes(bytes, extent));
         let log = match options.log_bytes {
-            0 => (checkpoint_area_bytes(bytes / extent, side) / 2)
-                .clamp(512 << 10, 64 << 20)
-                .next_multiple_of(BLOCK),
+            0 => log_bytes(bytes, extent),
             log if log >= LOG_BYTES_MIN && log.is_multiple_of(BLOCK) => log,
             log => return Err(PoolError::LogBytes(log)),
         };
@@ -157,48 +161,22 @@ impl Layout {
             checkpoint_offsets: [checkpoints, checkpoints + area],
             checkpoint_area_bytes: area,
             features: FEATURE_ZEROS,
+            growing: None,
             counted_bytes: bytes,
         };
         for (at, (disk, uuid)) in disks.iter().zip(uuids).enumerate() {
             let meta = if at == home { checkpoints + 2 * area } else { SUPERBLOCK_AREA_BYTES };
-            let planned = plan_disk(DiskId(at as u16), *uuid, disk, (meta, layout.copy_bytes()), extent)?;
+            let spares = [layout.copy_bytes()];
+            let planned = plan_disk(DiskId(at as u16), *uuid, disk, (meta, &spares), extent)?;
             layout.disks.push(planned);
         }
         Ok(layout)
     }
 
-    /// Plans a disk more, in this place. `Ok(None)` if its extents would leave too little room in the checkpoint
-    /// areas: for so many volumes, for the blocks that read as zero in so many extents, or for a quarter of what a
-    /// new pool of that size would have for everything else.
-    pub(super) fn plan_more(
-        &self,
-        place: DiskId,
-        uuid: Uuid,
-        disk: &Geometry,
-        (volumes, zero_extents): (usize, u64),
-    ) -> Result<Option<PoolDisk>, PoolError> {
-        let state = DiskState::Joining;
-        let taken = (SUPERBLOCK_AREA_BYTES, self.copy_bytes());
-        let disk = PoolDisk { state, ..plan_disk(place, uuid, disk, taken, self.extent_bytes)? };
-        let counted = self.counted_bytes.saturating_add(disk.bytes);
-        let left = self.side_bytes_with(counted, Some(&disk));
-        let zeros = self.zeros_room(Some(&disk)) / zero_map_room(self.extent_blocks());
-        let enough = left >= side_bytes(counted) / GROWTH
-            && (left / VOLUME_BYTES) as usize >= volumes
-            && zeros >= zero_extents;
-        Ok(enough.then_some(disk))
-    }
-
-    /// The superblock of one disk, with this table of disks.
-    pub(super) fn superblock(
-        &self,
-        identity: &Identity,
-        commit: &Commit,
-        disk: DiskId,
-        table: &[PoolDisk],
-    ) -> Superblock {
+    /// The superblock of one disk.
+    pub(super) fn superblock(&self, identity: &Identity, commit: &Commit, disk: DiskId) -> Superblock {
         let mut block = Superblock::zeroed();
-        let own = &table[usize::from(disk.0)];
+        let own = &self.disks[usize::from(disk.0)];
         block.magic = crate::format::superblock::SUPERBLOCK_MAGIC;
         block.version = crate::format::FORMAT_VERSION.into();
         block.node = identity.node as u8;
@@ -207,7 +185,7 @@ impl Layout {
         block.disk = own.uuid.0.into();
         block.generation = commit.generation.into();
         block.disk_index = disk.0.into();
-        block.disk_count = (table.len() as u16).into();
+        block.disk_count = (self.disks.len() as u16).into();
         block.home = self.home.0.into();
         block.home_second = commit.second.map_or(NO_SECOND, |second| second.0).into();
         block.extent_bytes = (self.extent_bytes as u32).into();
@@ -217,7 +195,8 @@ impl Layout {
         block.spare = own.spare.map(Into::into);
         let sums = if own.sums[1] == 0 { 0 } else { FEATURE_SUMS };
         let copies = if commit.second.is_none() { 0 } else { FEATURE_COPIES };
-        block.features = (self.features | sums | copies).into();
+        let moved = if self.is_moved() { FEATURE_MOVED } else { 0 };
+        block.features = (self.features | sums | copies | moved).into();
         block.log_offset = self.log_offset.into();
         block.log_bytes = self.log_bytes.into();
         block.checkpoint_offsets = self.checkpoint_offsets.map(Into::into);
@@ -227,7 +206,7 @@ impl Layout {
         block.checkpoint_lsn = commit.checkpoint_lsn.into();
         block.log_start = commit.log_start.into();
         block.log_sequence = commit.log_sequence.into();
-        for (entry, disk) in block.disks.iter_mut().zip(table) {
+        for (entry, disk) in block.disks.iter_mut().zip(&self.disks) {
             *entry = DiskEntry {
                 uuid: disk.uuid.0.into(),
                 bytes: disk.bytes.into(),
@@ -243,7 +222,7 @@ impl Layout {
         block
     }
 
-    /// The layout that the superblock of the home disk and those of the others, by place, describe; or what is
+    /// The layout that the superblock that counts and those of the disks, by place, describe; or what is
     /// wrong with it and in which place. After this, arithmetic on the layout cannot overflow and nothing lies
     /// outside its disk.
     pub(super) fn read(
@@ -263,13 +242,14 @@ impl Layout {
             log_bytes: main.log_bytes.get(),
             checkpoint_offsets: main.checkpoint_offsets.map(|offset| offset.get()),
             checkpoint_area_bytes: main.checkpoint_area_bytes.get(),
-            features: main.features.get() & !(FEATURE_SUMS | FEATURE_COPIES),
+            features: main.features.get() & !(FEATURE_SUMS | FEATURE_COPIES | FEATURE_MOVED),
+            growing: None,
             counted_bytes: 0,
         };
         for (at, (entry, block)) in main.disks.iter().zip(blocks).enumerate() {
             let id = DiskId(at as u16);
             match block {
-                Some(block) => layout.take_in(id, entry, block).map_err(|what| (id, what))?,
+                Some(block) => layout.take_in(id, entry, block, main).map_err(|what| (id, what))?,
                 None => layout.disks.push(PoolDisk::removed(Uuid(entry.uuid.get()))),
             }
         }
@@ -292,7 +272,13 @@ impl Layout {
     }
 
     /// The disk at `id`, as the table and its own superblock describe it; or what is wrong with it.
-    fn take_in(&mut self, id: DiskId, entry: &DiskEntry, block: &Superblock) -> Result<(), &'static str> {
+    fn take_in(
+        &mut self,
+        id: DiskId,
+        entry: &DiskEntry,
+        block: &Superblock,
+        main: &Superblock,
+    ) -> Result<(), &'static str> {
         let state = if entry.state == DISK_IN_USE { DiskState::InUse } else { DiskState::Leaving };
         let disk = PoolDisk {
             state,
@@ -311,7 +297,9 @@ impl Layout {
         {
             return Err("its checksum area");
         }
-        if block.home.get() != self.home.0 || u64::from(block.extent_bytes.get()) != self.extent_bytes {
+        // Of another generation it may name another home disk: a move of the metadata was cut short.
+        let same_home = block.home.get() == self.home.0 || block.generation != main.generation;
+        if !same_home || u64::from(block.extent_bytes.get()) != self.extent_bytes {
             return Err("it disagrees with the other disks");
         }
         let mut areas = vec![
@@ -321,12 +309,16 @@ impl Layout {
             (disk.spare[0], disk.spare[1]),
         ];
         areas.retain(|(_, bytes)| *bytes != 0);
-        if id == self.home {
+        let moved = main.features.get() & FEATURE_MOVED != 0;
+        if id == self.home && !moved {
             areas.push((self.log_offset, self.log_bytes));
             areas.extend(self.checkpoint_offsets.map(|offset| (offset, self.checkpoint_area_bytes)));
         }
         if !disjoint(areas, disk.bytes) {
             return Err("its areas overlap or lie outside the disk");
+        }
+        if id == self.home && moved && !self.lies_in(disk.spare) {
+            return Err("the place of its metadata");
         }
         if state == DiskState::InUse {
             self.counted_bytes = self.counted_bytes.saturating_add(disk.bytes);
@@ -378,25 +370,39 @@ impl Layout {
     }
 
     /// The same, if so many bytes counted and there were a disk more: what the map and the zeros leave.
-    fn side_bytes_with(&self, counted_bytes: u64, more: Option<&PoolDisk>) -> u64 {
-        side_bytes(counted_bytes).min(self.beside_map(more) - self.zeros_room(more))
+    pub(super) fn side_bytes_with(&self, counted_bytes: u64, more: Option<&PoolDisk>) -> u64 {
+        let left = |(beside_map, zeros)| side_bytes(counted_bytes).min(beside_map - zeros);
+        self.rooms(more).map(left).min().expect("there is always one")
     }
 
-    /// Bytes of a checkpoint that the map of the full pool leaves, with a disk more.
-    fn beside_map(&self, more: Option<&PoolDisk>) -> u64 {
-        let extents = self.disks.iter().chain(more).map(|disk| u64::from(disk.slots)).sum::<u64>();
-        self.checkpoint_area_bytes.saturating_sub(map_bytes(extents))
+    /// Of the bytes that the map of the full pool leaves in a checkpoint, what the maps of zeros may take, with a disk more.
+    pub(super) fn zeros_room(&self, more: Option<&PoolDisk>) -> u64 {
+        self.rooms(more).map(|(_, zeros)| zeros).min().expect("there is always one")
     }
 
-    /// Of those, what the maps of zeros may take. All disks count, whatever they are to the pool: it shrinks only
-    /// when a disk joins, which is when it is looked at, or when one is gone, which its extents have left.
-    fn zeros_room(&self, more: Option<&PoolDisk>) -> u64 {
-        if self.features & FEATURE_ZEROS == 0 {
-            return 0;
+    /// What a checkpoint has room for beside the map, and for zeros. While the areas are about to grow both counts are
+    /// kept to: the one without the disk that they grow for, and the one with it.
+    fn rooms<'a>(&'a self, more: Option<&'a PoolDisk>) -> impl Iterator<Item = (u64, u64)> + 'a {
+        let counts = move |disk: &&PoolDisk| self.growing.is_none() || disk.state != DiskState::Joining;
+        let now = self.room(self.checkpoint_area_bytes, self.disks.iter().filter(counts).chain(more));
+        let then = self.growing.map(|sizes| self.room(sizes.area_bytes, self.disks.iter().chain(more)));
+        core::iter::once(now).chain(then)
+    }
+
+    /// Bytes that the map of the full pool leaves of an area, and what of them the maps of zeros may take. All disks count,
+    /// whatever they are to the pool: it shrinks only when a disk joins, which is when it is looked at, or when one is
+    /// gone, which its extents have left.
+    fn room<'a>(&self, area_bytes: u64, disks: impl Iterator<Item = &'a PoolDisk>) -> (u64, u64) {
+        let (mut extents, mut bytes) = (0, 0u64);
+        for disk in disks {
+            (extents, bytes) = (extents + u64::from(disk.slots), bytes.saturating_add(disk.bytes));
         }
-        let bytes = self.disks.iter().chain(more).fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));
+        let beside_map = area_bytes.saturating_sub(map_bytes(extents));
+        if self.features & FEATURE_ZEROS == 0 {
+            return (beside_map, 0);
+        }
         let least = side_bytes(bytes) / GROWTH;
-        zero_bytes(bytes, self.extent_bytes).min(self.beside_map(more).saturating_sub(least))
+        (beside_map, zero_bytes(bytes, self.extent_bytes).min(beside_map.saturating_sub(least)))
     }
 
     /// 4 KiB blocks per extent.
@@ -429,16 +435,16 @@ impl PoolDisk {
     }
 }
 
-/// A disk whose checksums, and then its data, begin behind `meta` bytes. At its end there is room for a copy of the
-/// metadata, if it is large enough.
-fn plan_disk(
+/// A disk whose checksums, and then its data, begin behind `meta` bytes. At its end there is room for copies of the
+/// metadata: the first of `spares` bytes that it is large enough for.
+pub(super) fn plan_disk(
     place: DiskId,
     uuid: Uuid,
     disk: &Geometry,
-    (meta, copy): (u64, u64),
+    (meta, spares): (u64, &[u64]),
     extent: u64,
 ) -> Result<PoolDisk, PoolError> {
-    let spare = if copy > disk.bytes / SPARE_SHARE { 0 } else { copy };
+    let spare = spares.iter().copied().find(|spare| *spare <= disk.bytes / SPARE_SHARE).unwrap_or(0);
     let end = if spare == 0 { disk.bytes } else { (disk.bytes - spare) / BLOCK * BLOCK };
     let sums = area_bytes(end.saturating_sub(meta));
     let data_offset = (meta + sums).next_multiple_of(extent.min(1 << 20));
@@ -453,7 +459,7 @@ fn plan_disk(
     Ok(PoolDisk { state, uuid, bytes, sector_bytes, data_offset, slots, sums, spare })
 }
 
-fn side_bytes(pool_bytes: u64) -> u64 {
+pub(super) fn side_bytes(pool_bytes: u64) -> u64 {
     (pool_bytes / 256).clamp(SIDE_BYTES.0, SIDE_BYTES.1)
 }
 
@@ -464,18 +470,25 @@ fn map_bytes(extents: u64) -> u64 {
 }
 
 /// Room for the map and for what is not map.
-fn checkpoint_area_bytes(extents: u64, side: u64) -> u64 {
+pub(super) fn checkpoint_area_bytes(extents: u64, side: u64) -> u64 {
     (map_bytes(extents) + side).next_multiple_of(BLOCK)
+}
+
+/// The log of a new pool of so many bytes.
+pub(super) fn log_bytes(pool_bytes: u64, extent: u64) -> u64 {
+    let (least, most) = LOG_BYTES;
+    let half = checkpoint_area_bytes(pool_bytes / extent, side_bytes(pool_bytes)) / 2;
+    half.clamp(least, most).next_multiple_of(BLOCK)
 }
 
 /// Room for the blocks of one extent that read as zero, with a share of the frames' heads and of what is left at
 /// their ends.
-fn zero_map_room(extent_blocks: u64) -> u64 {
+pub(super) fn zero_map_room(extent_blocks: u64) -> u64 {
     super::codec::zero_map_bytes(extent_blocks) * 17 / 16 + 1
 }
 
 /// Room for those of all extents of the pool, within reason; at least for some beyond rounding.
-fn zero_bytes(pool_bytes: u64, extent: u64) -> u64 {
+pub(super) fn zero_bytes(pool_bytes: u64, extent: u64) -> u64 {
     let all = pool_bytes / extent * zero_map_room(extent / BLOCK);
     (all + BLOCK).min(ZERO_BYTES_MAX)
 }

@@ -201,6 +201,16 @@ impl Log {
         self.start
     }
 
+    /// Is an entry on its way?
+    pub(super) fn is_writing(&self) -> bool {
+        self.state != State::Idle
+    }
+
+    /// The log goes on in another place, empty and of another size.
+    pub(super) fn restart(&mut self, bytes: u64) {
+        (self.bytes, self.head, self.start) = (bytes, 0, 0);
+    }
+
     /// The superblock with this cut and checkpoint is flushed.
     pub(super) fn release(&mut self, start: u64, covered: Lsn) {
         self.start = start;

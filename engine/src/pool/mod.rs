@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::block::{BLOCK_BYTES, PagePool, payload_from, zeros as zero_blocks};
+use crate::block::{PagePool, payload_from};
 use crate::ids::{DiskId, ItemName, VolumeId};
 use crate::io::{DiskOp, DiskResult};
 use crate::planted::{Bug, Planted};
@@ -34,6 +34,7 @@ mod identify;
 mod layout;
 mod log;
 mod metadata;
+mod moving;
 mod opening;
 mod reading;
 mod record;
@@ -65,8 +66,7 @@ pub use table::{DiskNews, DiskRefusal, NewDisk};
 pub use validate::REGION_SECTORS;
 pub use zero_bits::ZeroBits;
 
-use checkpoint::CheckpointWriter;
-use commit::{CommitIo, CommitWriter, Step, Way};
+use commit::{CommitWriter, Step};
 use copies::disks_of;
 use layout::{Commit, Layout};
 use log::{Log, LogIo};
@@ -123,6 +123,8 @@ pub struct Pool {
     unequal: bool,
     /// The superblocks have not been written in this life.
     introduced: bool,
+    /// A commit of this life is durable.
+    agreed: bool,
     in_flight: BTreeMap<u64, (DiskId, Purpose)>,
     /// Requests that go out next: to the second copy what the first has been given.
     queued: VecDeque<(DiskId, DiskOp, Purpose)>,
@@ -162,7 +164,7 @@ impl Pool {
         self.devices.get(usize::from(place.0)).copied().flatten()
     }
 
-    /// The disk with the metadata.
+    /// The disk with the metadata, or with their first copy. Another becomes it when this one leaves.
     pub fn home(&self) -> DiskId {
         self.layout.home
     }
@@ -384,8 +386,7 @@ impl Pool {
         if let Some((disk, op, purpose)) = self.queued.pop_front() {
             return Some(self.request(disk, op, purpose));
         }
-        let moves = self.second_moves() && !self.planted.has(Bug::AppendedWhileCopyMoves);
-        let hold = moves || self.unequal;
+        let hold = self.metadata_move() || self.unequal;
         if let Some(io) = self.log.poll(hold) {
             return Some(self.log_io(io));
         }
@@ -393,18 +394,13 @@ impl Pool {
             return Some(io);
         }
         self.begin_commit();
-        match self.committing.as_mut()?.poll(self.layout.checkpoint_area_bytes) {
+        match self.committing.as_mut()?.poll() {
             Ok(io) => Some(self.commit_io(io?)),
             Err(()) => {
                 self.fail(self.layout.home);
                 None
             }
         }
-    }
-
-    /// Is the second copy of the metadata on its way to another place?
-    fn second_moves(&self) -> bool {
-        self.committing.as_ref().is_some_and(|commit| commit.next.second != self.commit.second)
     }
 
     /// What the log does, both copies do.
@@ -426,92 +422,6 @@ impl Pool {
         }
         let (disk, op, purpose) = self.queued.pop_front().expect("there is a first copy");
         self.request(disk, op, purpose)
-    }
-
-    fn commit_io(&mut self, io: CommitIo) -> PoolIo {
-        let commit = self.committing.as_mut().expect("it has just asked");
-        let next = commit.next;
-        match io {
-            CommitIo::Frame(at, bytes) => {
-                let data = payload_from(&self.pages, &bytes);
-                let sites = self.layout.sites(next.second);
-                for site in &sites[1..] {
-                    let op = DiskOp::Write {
-                        offset: site.checkpoint(next.checkpoint_number) + at,
-                        data: data.clone(),
-                    };
-                    commit.frame_again();
-                    self.queued.push_back((site.disk, op, Purpose::Frame));
-                }
-                let offset = sites[0].checkpoint(next.checkpoint_number) + at;
-                self.request(sites[0].disk, DiskOp::Write { offset, data }, Purpose::Frame)
-            }
-            CommitIo::Clear(at, bytes) => {
-                let site = self.layout.sites(next.second)[1];
-                let data = zero_blocks(bytes as usize / BLOCK_BYTES);
-                self.request(site.disk, DiskOp::Write { offset: site.log + at, data }, Purpose::Frame)
-            }
-            CommitIo::Step(Step::Flush(disk)) => {
-                self.request(disk, DiskOp::Flush, Purpose::Step(Step::Flush(disk)))
-            }
-            CommitIo::Step(Step::Superblock(disk, round)) => {
-                let next = Commit { generation: next.generation + u64::from(round), ..next };
-                let block = self.layout.superblock(&self.identity, &next, disk, &commit.table);
-                let offset = crate::format::superblock::SUPERBLOCK_OFFSETS[usize::from(block.place())];
-                self.write(disk, offset, &block.seal(), Purpose::Step(Step::Superblock(disk, round)))
-            }
-        }
-    }
-
-    /// Starts a checkpoint when it is time, and the first superblocks of this life.
-    fn begin_commit(&mut self) {
-        if self.committing.is_some() {
-            return;
-        }
-        let second = self.layout.choose_second(self.commit.second);
-        let moves = second != self.commit.second;
-        // Where the superblocks may name different checkpoints, the first write of a life makes them name the same.
-        let first = !self.introduced && self.commit.second.is_some() && !self.table.is_new();
-        let wanted = self.checkpoint_asked || self.log.wants_checkpoint() || self.table.is_new() || moves;
-        let checkpoint = wanted && !first;
-        if !checkpoint && self.introduced && !self.table.is_due() {
-            return;
-        }
-        let mut next = Commit { generation: self.commit.generation + 1, ..self.commit };
-        let (mut writer, mut log_start) = (None, self.log.start());
-        if checkpoint {
-            let (number, side) = (self.commit.checkpoint_number + 1, self.layout.side_bytes());
-            writer = CheckpointWriter::new(self.identity.pool.0, number, &self.metadata, side);
-            match &mut writer {
-                None => return self.fail(self.layout.home),
-                Some(writer) if self.planted.has(Bug::ZerosForgottenInCheckpoint) => writer.forget_zeros(),
-                Some(_) => {}
-            }
-            let sequence;
-            (log_start, sequence) = self.log.cut();
-            next.checkpoint_number = number;
-            next.checkpoint_lsn = self.log.appended().0;
-            next.log_start = log_start % self.layout.log_bytes;
-            next.log_sequence = sequence;
-            next.second = second;
-            self.checkpoint_asked = false;
-        }
-        self.introduced = true;
-        let way = self.way(checkpoint, moves, next.second);
-        self.table.begin();
-        let table = self.layout.disks.clone();
-        self.committing = Some(CommitWriter::new(writer, next, log_start, table, &way));
-    }
-
-    fn way(&self, checkpoint: bool, moves: bool, second: Option<DiskId>) -> Way {
-        let flush = checkpoint && !self.planted.has(Bug::FlushSkippedBeforeSuperblock);
-        let twice = checkpoint && second.is_some() && !self.planted.has(Bug::SuperblockWrittenOnce);
-        Way {
-            home: self.layout.home,
-            flush_first: disks_of(&self.layout.sites(second)).filter(|_| flush).collect(),
-            rounds: if twice { 2 } else { 1 },
-            clear: if checkpoint && moves && second.is_some() { self.layout.log_bytes } else { 0 },
-        }
     }
 
     fn write(&mut self, disk: DiskId, offset: u64, bytes: &[u8], purpose: Purpose) -> PoolIo {
@@ -568,13 +478,5 @@ impl Pool {
             Purpose::LogWrite => self.log.written(),
             _ => self.log.flushed(),
         }
-    }
-
-    fn committed(&mut self) {
-        let commit = self.committing.take().expect("its last step has just ended");
-        self.log.release(commit.log_start, commit.covered());
-        let before = std::mem::replace(&mut self.commit, commit.outcome());
-        self.unequal &= before.checkpoint_number == self.commit.checkpoint_number;
-        self.table_committed();
     }
 }

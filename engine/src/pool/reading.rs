@@ -402,6 +402,7 @@ impl Reading {
             checkpoint_asked: repair,
             unequal: repair,
             introduced: false,
+            agreed: false,
             in_flight: BTreeMap::new(),
             queued: VecDeque::new(),
             log_left: 0,

@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use super::error::PoolError;
 use super::identify::{Copy, may_join};
 use super::layout::{DiskState, PoolDisk};
+use super::moving::Sizes;
 use super::{Pool, PoolIo, Purpose};
 use crate::block::{BLOCK_BYTES, zeros};
 use crate::format::superblock::{DISKS_MAX, SUPERBLOCK_AREA_BYTES, SUPERBLOCK_OFFSETS};
@@ -76,8 +77,10 @@ pub enum DiskRefusal {
     /// It is too small or too large.
     #[error("it does not fit this pool: {0}")]
     Size(PoolError),
-    /// The metadata of so many extents have no room.
-    #[error("the metadata areas of the pool are too small for a disk of this size; use a smaller one")]
+    /// The metadata of so many extents have no room, and larger areas would take too much of this disk.
+    #[error(
+        "the metadata areas of the pool are too small for one disk more, and it is too small to hold larger ones; use a larger disk"
+    )]
     MetadataFull,
     /// The pool has no such disk.
     #[error("the pool has no disk {disk:032x}; `status` lists its disks", disk = .disk.0)]
@@ -91,9 +94,14 @@ pub enum DiskRefusal {
     /// It is not leaving, or cannot stay any more.
     #[error("it is not being removed, or it is empty and about to go")]
     NotLeaving,
-    /// It holds the pool's metadata.
-    #[error("it holds the metadata of the pool, which cannot be moved yet; remove another disk")]
-    Home,
+    /// It holds the pool's metadata, and no other disk has room for them.
+    #[error(
+        "it holds the metadata of the pool, and no other disk has room for them; add a disk of {needed} bytes or more first"
+    )]
+    Home {
+        /// Bytes of a disk that has the room if it is added.
+        needed: u64,
+    },
     /// The others have no room for what is on it, with what is kept for volumes.
     #[error(
         "the other disks have no room for its {extents} extents and what is kept for volumes; add a disk or free space first"
@@ -275,14 +283,16 @@ impl Pool {
         Ok(())
     }
 
-    fn plan_join(&self, new: &NewDisk) -> Result<(DiskId, PoolDisk), DiskRefusal> {
+    fn plan_join(&self, new: &NewDisk) -> Result<(DiskId, (PoolDisk, Option<Sizes>)), DiskRefusal> {
         let place = self.free_place().ok_or(DiskRefusal::TooMany)?;
         if new.geometry.bytes < SUPERBLOCK_AREA_BYTES {
             let (disk, bytes, needed) = (new.device, new.geometry.bytes, SUPERBLOCK_AREA_BYTES);
             return Err(DiskRefusal::Size(PoolError::TooSmall { disk, bytes, needed }));
         }
         let needs = (self.metadata.volumes_room(), self.metadata.zero_extents() + self.zeros_coming);
-        let disk = self.layout.plan_more(place, new.uuid, &new.geometry, needs).map_err(|error| {
+        let copies = if self.commit.second.is_some() { 2 } else { 1 };
+        let planned = self.layout.plan_more(place, new.uuid, &new.geometry, needs, copies);
+        let planned = planned.map_err(|error| {
             DiskRefusal::Size(match error {
                 PoolError::TooSmall { bytes, needed, .. } => {
                     PoolError::TooSmall { disk: new.device, bytes, needed }
@@ -291,7 +301,7 @@ impl Pool {
                 other => other,
             })
         })?;
-        Ok((place, disk.ok_or(DiskRefusal::MetadataFull)?))
+        Ok((place, planned.ok_or(DiskRefusal::MetadataFull)?))
     }
 
     /// The first empty place that no change concerns any more, or the next.
@@ -321,9 +331,7 @@ impl Pool {
             DiskState::Leaving => return Err(DiskRefusal::Leaving),
             DiskState::Removed => return Err(DiskRefusal::Unknown { disk: entry.uuid }),
         }
-        if disk == self.layout.home {
-            return Err(DiskRefusal::Home);
-        }
+        self.may_home_leave(disk)?;
         let ignored = self.planted.has(Bug::ReservationIgnored);
         let kept = if ignored { 0 } else { self.space.kept(&self.metadata, None) };
         if !self.space.has_room_without(disk, kept) {
@@ -368,11 +376,12 @@ impl Pool {
         let sure = self.metadata.unsure().all(|(of, _)| of != disk);
         let vacant = entry.state == DiskState::Leaving && sure && self.space.is_vacant(disk);
         let asked = self.in_flight.values().any(|(of, purpose)| *of == disk && *purpose != Purpose::Chore);
-        // A commit on its way still writes to it, and so does the log if the second copy of the metadata is there.
+        // A commit on its way still writes to it, and so does the log if a copy of the metadata is there.
         if self.failed.is_some()
             || !vacant
             || self.committing.is_some()
             || self.commit.second == Some(disk)
+            || self.layout.home == disk
             || asked
             || !self.queued.is_empty()
         {
@@ -523,7 +532,7 @@ impl Pool {
                 }
             }
             What::Prepare(new) => match self.plan_join(&new) {
-                Ok((place, disk)) => self.join(place, disk, device),
+                Ok((place, (disk, sizes))) => self.join(place, disk, sizes, device),
                 Err(why) => self.table.news.push_back(DiskNews::Refused { device, why }),
             },
             What::Erase(_, PoolDisk { uuid, .. }) => {
@@ -532,8 +541,10 @@ impl Pool {
         }
     }
 
-    fn join(&mut self, place: DiskId, disk: PoolDisk, device: DiskId) {
+    /// The disk is in the table that the next commit writes; so are the larger areas that the metadata need with it.
+    fn join(&mut self, place: DiskId, disk: PoolDisk, sizes: Option<Sizes>, device: DiskId) {
         let at = usize::from(place.0);
+        self.layout.growing = sizes;
         if at == self.layout.disks.len() {
             self.layout.disks.push(disk);
             self.devices.push(Some(device));

@@ -50,7 +50,8 @@ impl Engine {
     /// [`Notice::DiskLeft`](crate::node::event::Notice::DiskLeft) that the disk is no longer needed and has been let
     /// go; until then it is among them. A crash takes nothing back but the beginning, if it comes in the first moment; after a restart it goes on.
     ///
-    /// The disk with the pool's metadata ([`DiskView::home`]) cannot be removed.
+    /// The pool's metadata move to another disk that has room for them if they are on this one
+    /// ([`DiskView::home`]); it is refused if there is none.
     pub fn remove_disk(&self, disk: Uuid) -> Result<(), PoolChangeError> {
         Ok(self.handle.core.ask_pool(PoolAsk::Remove { disk })?)
     }

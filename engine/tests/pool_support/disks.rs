@@ -10,7 +10,7 @@ use twinsan::pool::{DiskNews, DiskState, NewDisk, Pool, PoolDisk, Record, Slot, 
 
 use super::Disk;
 use super::model::marks;
-use super::session::{Part, Session, Task, Writing};
+use super::session::{Op, Part, Session, Task, Writing};
 
 /// What a disk can be after a crash: `None` is "not in the table".
 type Found = Option<DiskState>;
@@ -81,9 +81,10 @@ impl Session<'_> {
     }
 
     /// A blank disk joins. While it is on its way in, an extent is written.
-    pub(crate) fn add_disk(&mut self) {
+    pub(crate) fn add_disk(&mut self, op: Op) {
         // As large as the first, if that is large: then there is room on it for a copy of the metadata.
         let bytes = self.disks[0].geometry.bytes.max(2 << 20);
+        let bytes = if op == Op::AddLarge { 1 << 30 } else { bytes };
         let geometry = Geometry { bytes, sector_bytes: 4096 };
         self.write_while_joining = true;
         let uuid = Uuid(0xADD0 + self.disks.len() as u128);
@@ -95,12 +96,13 @@ impl Session<'_> {
         pool.add_disk(NewDisk { device: number, geometry, uuid, replaces: None });
     }
 
-    /// The last disk that is in use and can go leaves.
-    pub(crate) fn remove_disk(&mut self) {
+    /// The last disk that is in use and can go leaves, or the one with the metadata.
+    pub(crate) fn remove_disk(&mut self, op: Op) {
         let pool = self.pool.as_mut().expect("an operation runs on an open pool");
         let places = (0..pool.disks().len() as u16).rev().map(DiskId);
         let fits = |place: &DiskId| pool.disks()[usize::from(place.0)].state == DiskState::InUse;
-        let Some(place) = places.filter(fits).find(|place| *place != pool.home()) else { return };
+        let asked = |place: &DiskId| (*place == pool.home()) == (op == Op::RemoveHome);
+        let Some(place) = places.filter(fits).find(asked) else { return };
         let uuid = pool.disks()[usize::from(place.0)].uuid;
         if pool.remove_disk(place).is_ok() {
             self.expected.tables.may(uuid, Some(DiskState::Leaving));

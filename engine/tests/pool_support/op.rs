@@ -44,9 +44,14 @@ pub(crate) enum Op {
     AddDisk,
     /// A disk is emptied and leaves.
     RemoveDisk,
+    /// The disk with the metadata is.
+    RemoveHome,
+    /// A blank disk joins for which the metadata areas are too small.
+    AddLarge,
 }
 
 impl Op {
+    /// All but those that move the metadata, which not every beginning has room for.
     pub(crate) const ALL: [Op; 24] = [
         Op::WriteNew,
         Op::Overwrite,

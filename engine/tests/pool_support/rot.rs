@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use twinsan::format::superblock::{NO_SECOND, SUPERBLOCK_OFFSETS, Superblock};
+use twinsan::format::superblock::{DISK_REMOVED, FEATURE_MOVED, NO_SECOND, SUPERBLOCK_OFFSETS, Superblock};
 use twinsan::planted::Planted;
 
 use super::crash::{Choice, durable_hash, left, loose};
@@ -37,11 +37,18 @@ fn superblock(disk: &Disk) -> (Option<Superblock>, usize) {
     (whole.iter().max_by_key(|block| block.generation.get()).copied(), whole.len())
 }
 
-/// Where the copies are, by the home disk's superblock.
+/// Where the copies are, by the home disk's superblock: of two, that of the one that the metadata are on their way from.
 pub(crate) fn copies(disks: &[Disk]) -> Vec<Copy> {
     let blocks: Vec<Option<Superblock>> = disks.iter().map(|disk| superblock(disk).0).collect();
-    let is_home = |block: &Superblock| block.disk == block.disks[usize::from(block.home.get())].uuid;
-    let Some(home) = blocks.iter().position(|block| block.as_ref().is_some_and(is_home)) else {
+    let newest = blocks.iter().flatten().max_by_key(|block| block.generation.get());
+    let counts = |block: &Superblock| {
+        let known = newest.is_some_and(|newest| {
+            newest.disks.iter().any(|entry| entry.uuid == block.disk && entry.state != DISK_REMOVED)
+        });
+        known && block.disk == block.disks[usize::from(block.home.get())].uuid
+    };
+    let homes = (0..blocks.len()).filter(|at| blocks[*at].as_ref().is_some_and(counts));
+    let Some(home) = homes.min_by_key(|at| blocks[*at].map(|block| block.generation.get())) else {
         return Vec::new();
     };
     let main = blocks[home].expect("just found");
@@ -54,8 +61,10 @@ pub(crate) fn copies(disks: &[Disk]) -> Vec<Copy> {
         let uuid = main.disks[usize::from(main.home_second.get())].uuid;
         let at = blocks.iter().position(|block| block.is_some_and(|block| block.disk == uuid));
         let disk = at.expect("the second copy's disk is there");
-        let [from, bytes] = blocks[disk].expect("just found").spare.map(|number| number.get());
-        all.push(Copy { disk, areas: vec![span(from, bytes)] });
+        let [from, _] = blocks[disk].expect("just found").spare.map(|number| number.get());
+        let bytes = main.log_bytes.get() + 2 * area;
+        let behind = disk == home && main.features.get() & FEATURE_MOVED != 0;
+        all.push(Copy { disk, areas: vec![span(if behind { from + bytes } else { from }, bytes)] });
     }
     all
 }

@@ -237,8 +237,8 @@ impl<'a> Session<'a> {
             }
             Op::Checkpoint => self.pool.as_mut().expect("looked").checkpoint(),
             Op::Burst => self.burst(),
-            Op::AddDisk => self.add_disk(),
-            Op::RemoveDisk => self.remove_disk(),
+            Op::AddDisk | Op::AddLarge => self.add_disk(op),
+            Op::RemoveDisk | Op::RemoveHome => self.remove_disk(op),
             simple => {
                 let records = self.records(simple);
                 self.append(&records, 0);

@@ -20,4 +20,6 @@ pub(crate) const BY_CRASH_STATES: &[Bug] = &[
     Bug::EvacuatedWithoutFlush,
     Bug::DiskUsedBeforeItJoined,
     Bug::DiskErasedEarly,
+    Bug::HomeNamedBeforeWhole,
+    Bug::NewHomeBelievedEarly,
 ];

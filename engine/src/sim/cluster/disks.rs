@@ -69,7 +69,7 @@ impl Cluster {
         self.ask_pool(who, Asked::Add, PoolAsk::Add(NewDisk { device, geometry, uuid, replaces: None }));
     }
 
-    /// The operator removes a disk that is in use, the home disk too now and then: that is refused.
+    /// The operator removes a disk that is in use, the one with the pool's metadata like any other.
     pub(super) fn remove_disk(&mut self, who: NodeName, which: u32) {
         if let Some(disk) = self.pick_disk(who, which, |state| *state == DiskUse::InUse) {
             self.ask_pool(who, Asked::Remove, PoolAsk::Remove { disk });
@@ -86,8 +86,7 @@ impl Cluster {
 
     fn pick_disk(&self, who: NodeName, which: u32, fits: impl Fn(&DiskUse) -> bool) -> Option<Uuid> {
         let view = self.view(who)?;
-        let mut fitting: Vec<_> = view.disks.iter().filter(|disk| fits(&disk.state)).collect();
-        fitting.sort_by_key(|disk| disk.home);
+        let fitting: Vec<_> = view.disks.iter().filter(|disk| fits(&disk.state)).collect();
         let at = which as usize % fitting.len().max(1);
         fitting.get(at).map(|disk| disk.uuid)
     }
