@@ -137,6 +137,8 @@ fn cut_everywhere(
         for (at_once, order) in modes(&ops) {
             let named = |what: String| format!("{which:?} {ops:?} at once: {at_once}, {order:?}: {what}");
             let mut cuts = PowerCuts::new(planted);
+            let moves = ops.iter().any(|op| MOVING.contains(op));
+            cuts.deep_one_in = if moves { 1 } else { 8 };
             let mut session = begin.fork(Some(&mut cuts as &mut dyn Witness));
             session.order = *order;
             let outcome = drive(&mut session, &ops, *at_once).and_then(|()| session.check_rest());

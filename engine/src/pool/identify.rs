@@ -88,7 +88,7 @@ pub(super) fn recognise(
     })?;
     let strays: Vec<DiskId> =
         (0..blocks.len() as u16).map(DiskId).filter(|disk| !devices.contains(&Some(*disk))).collect();
-    ages(&blocks, DiskId(home as u16), &strays, &damaged)?;
+    ages(&blocks, (DiskId(home as u16), main), &strays, &damaged)?;
     Ok(Recognised { identity: whose, layout, commit, devices, strays, damaged })
 }
 
@@ -163,8 +163,11 @@ fn find_home<'a>(
             return Err(OpenError::Layout { disk: DiskId(at as u16), what: "its home disk" });
         }
     }
-    // Any of the newest: what was removed is never newer than the others, nor does it name one that they do not know.
-    let newest = blocks.iter().rev().max_by_key(|block| block.generation.get()).expect("at least one disk");
+    // Any of the newest: what was removed is never newer than the others, nor does it name one that they do not know. Of
+    // equals one that names itself: two lives may have given the same number, the later of them to a commit that did not get
+    // as far as the disk to which the earlier one was about to move the metadata.
+    let age = |block: &&Superblock| (block.generation.get(), named(block) == block.disk.get());
+    let newest = blocks.iter().rev().max_by_key(age).expect("at least one disk");
     let is_in_table = |disk: &Superblock| {
         let entries = &newest.disks[..usize::from(newest.disk_count.get())];
         entries.iter().any(|entry| entry.uuid == disk.disk && entry.state != DISK_REMOVED)
@@ -221,21 +224,23 @@ fn places(blocks: &[Superblock], main: &Superblock, home: usize) -> Result<Vec<O
 
 /// Is any disk an old copy? The others are written before the home disk, so each is at its generation or one
 /// ahead; one behind only if its newer copy is damaged. What is not in the table may be of any age, but not from
-/// the home disk's future.
+/// the home disk's future. That is not known if another's superblock stands in for what the home disk has lost: each life
+/// that ends before it has written the home disk's is one generation more.
 fn ages(
     blocks: &[Superblock],
-    home: DiskId,
+    (home, main): (DiskId, &Superblock),
     strays: &[DiskId],
     damaged: &[(DiskId, u8)],
 ) -> Result<(), OpenError> {
     let expected = blocks[usize::from(home.0)].generation.get();
+    let stood_in = main.disk != blocks[usize::from(home.0)].disk;
     let excuse = |disk: DiskId| u64::from(damaged.iter().any(|(bad, _)| *bad == disk));
     for (at, block) in blocks.iter().enumerate() {
         let (disk, found) = (DiskId(at as u16), block.generation.get());
         if found.saturating_add(excuse(disk)) < expected && !strays.contains(&disk) {
             return Err(OpenError::Older { disk, found, expected });
         }
-        if found > expected.saturating_add(1 + excuse(home)) {
+        if found > expected.saturating_add(1 + excuse(home)) && !stood_in {
             return Err(OpenError::Older { disk: home, found: expected, expected: found });
         }
     }

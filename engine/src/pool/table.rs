@@ -376,8 +376,10 @@ impl Pool {
         let sure = self.metadata.unsure().all(|(of, _)| of != disk);
         let vacant = entry.state == DiskState::Leaving && sure && self.space.is_vacant(disk);
         let asked = self.in_flight.values().any(|(of, purpose)| *of == disk && *purpose != Purpose::Chore);
-        // A commit on its way still writes to it, and so does the log if a copy of the metadata is there.
+        // A commit on its way still writes to it, and so does the log if a copy of the metadata is there. The first of a life
+        // makes the superblocks agree, and has no checkpoint: one for the sake of a table would go over what they still name.
         if self.failed.is_some()
+            || !self.agreed
             || !vacant
             || self.committing.is_some()
             || self.commit.second == Some(disk)
