@@ -137,7 +137,7 @@ impl Witness for PowerCuts {
             let hash = state_hash(base, &loose, choice);
             let whole = at == last || at == 0 && disks.len() == 1;
             // A torn write may leave the same as a whole one, and come first.
-            let deep = whole && hash % self.deep_one_in == 0 && self.seen_deep.insert(hash);
+            let deep = whole && hash.is_multiple_of(self.deep_one_in) && self.seen_deep.insert(hash);
             if self.seen.insert((hash, expected.fingerprint())) || deep {
                 self.crash(&left(disks, &loose, choice), expected, deep).map_err(|what| {
                     format!("{what} (versions {:?}, torn {:?})", choice.versions, choice.torn)
