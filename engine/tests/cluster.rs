@@ -172,9 +172,8 @@ fn enough_happened(counters: &Counters, seeds: u64) {
     }
     let checked = counters.checked;
     let all = checked.by_zones + checked.by_configurations;
-    // Sectors with too many writes at once for a verdict: 1.0 % of 500 seeds when this was written, most of them in the few
-    // whose disks are slow. The aim is one in a thousand.
-    assert!(checked.undecided * 90 <= all, "{} of {all} sectors undecided", checked.undecided);
+    // Sectors with too many writes at once for a verdict; the aim is one in a thousand.
+    assert!(checked.undecided * 100 <= all, "{} of {all} sectors undecided", checked.undecided);
 }
 
 /// Plans that broke a promise once. Each is named for what it showed.
