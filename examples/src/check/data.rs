@@ -45,7 +45,13 @@ pub(super) fn check(pool: &Pool, disks: &Disks, paths: &[PathBuf]) -> Result<boo
             in_flight += 1;
         }
         if in_flight == 0 {
-            break;
+            if check.is_over() {
+                break;
+            }
+            return Err(
+                "the check of the data has ended before all were compared: this is a bug, please report it"
+                    .into(),
+            );
         }
         let (id, result) = answers.recv()?;
         in_flight -= 1;

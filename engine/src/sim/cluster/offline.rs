@@ -37,6 +37,7 @@ impl Slot {
         while let Some(io) = data.poll_io() {
             data.io_done(io.token, answer(disks[usize::from(io.disk.0)], &io.op));
         }
+        assert!(data.is_over(), "a check that asks for nothing has ended");
         let mut report = data.report().clone();
         report.defects.retain(|defect| match defect {
             Defect::Block { disk, offset, .. } => {
