@@ -290,7 +290,9 @@ impl Pool {
             return Err(DiskRefusal::Size(PoolError::TooSmall { disk, bytes, needed }));
         }
         let needs = (self.metadata.volumes_room(), self.metadata.zero_extents() + self.zeros_coming);
-        let copies = if self.commit.second.is_some() { 2 } else { 1 };
+        // A commit on its way may be making the second copy.
+        let commit = self.committing.as_ref().map_or(self.commit, |commit| commit.next);
+        let copies = if commit.second.is_some() { 2 } else { 1 };
         let planned = self.layout.plan_more(place, new.uuid, &new.geometry, needs, copies);
         let planned = planned.map_err(|error| {
             DiskRefusal::Size(match error {
