@@ -70,13 +70,6 @@ fn rotten(bench: &Bench, block: u64) -> Defect {
     Defect::Block { disk, offset, volume: V, block, damage: Damage::Rotten }
 }
 
-fn overwrite(disk: &mut Disk, offset: u64, bytes: &[u8; 4096]) {
-    for (n, sector) in bytes.chunks(512).enumerate() {
-        let sector: [u8; 512] = sector.try_into().unwrap();
-        disk.media.insert(offset / 512 + n as u64, sector.into());
-    }
-}
-
 #[test]
 fn what_is_sound_is_called_so() {
     let report = check_now(&settled(Planted::NONE));
@@ -113,8 +106,8 @@ fn a_misdirected_write_is_named_at_both_places() {
     let mut bench = settled(Planted::NONE);
     let (from, to) = (bench.place(3).1, bench.place(35).1);
     let landed = bench.disks[0].block(from);
-    overwrite(&mut bench.disks[0], to, &landed);
-    overwrite(&mut bench.disks[0], from, &[0; 4096]);
+    bench.disks[0].put(to, &landed);
+    bench.disks[0].put(from, &[0; 4096]);
     let report = check_now(&bench);
     assert_eq!(report.defects, [3, 35].map(|block| rotten(&bench, block)));
 }

@@ -17,10 +17,11 @@ use pool_support::rot::copies;
 use pool_support::{Disk, disk, formatted, ids, open, open_with, settle};
 use store_support::{Bench, Op, Order, V};
 use twinsan::ids::{DiskId, Epoch, ItemName, Uuid};
-use twinsan::io::{DiskError, DiskOp, Geometry};
+use twinsan::io::{DiskError, DiskOp, DiskResult, Geometry};
 use twinsan::planted::{Bug, Planted};
 use twinsan::pool::{
-    DiskNews, DiskState, Lsn, OpenError, OpenReport, Opening, Pool, PoolOptions, Record, check, format,
+    DiskNews, DiskState, Lsn, OpenError, OpenReport, Opening, Pool, PoolIo, PoolOptions, Record, check,
+    format,
 };
 use twinsan::store::{DataCheck, Defect, ReadToken};
 use twinsan::time::Duration;
@@ -362,6 +363,19 @@ fn a_planted_bug_is_found() {
 
 const OPTIONS: PoolOptions = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
 
+/// A request from beginning to end, or to this error.
+fn submit(disks: &mut [Disk], io: &PoolIo, error: Option<DiskError>) -> DiskResult {
+    let medium = disk(disks, io.disk);
+    let number = medium.begin(&io.op);
+    match error {
+        Some(error) => {
+            medium.fail(number, &io.op);
+            Err(error)
+        }
+        None => medium.end(number, &io.op),
+    }
+}
+
 /// Opens a pool while the n-th request fails; how many there were.
 fn open_failing(disks: &mut [Disk], n: u64) -> (Result<(Pool, OpenReport), OpenError>, u64) {
     let geometries: Vec<Geometry> = disks.iter().map(|disk| disk.geometry).collect();
@@ -370,14 +384,9 @@ fn open_failing(disks: &mut [Disk], n: u64) -> (Result<(Pool, OpenReport), OpenE
     loop {
         while let Some(io) = opening.poll_io() {
             requests += 1;
-            let medium = disk(disks, io.disk);
-            let number = medium.begin(&io.op);
-            let result = if requests == n {
-                medium.fail(number, &io.op);
-                Err(if matches!(io.op, DiskOp::Flush) { DiskError::Failed } else { DiskError::Unreadable })
-            } else {
-                medium.end(number, &io.op)
-            };
+            let error =
+                if matches!(io.op, DiskOp::Flush) { DiskError::Failed } else { DiskError::Unreadable };
+            let result = submit(disks, &io, (requests == n).then_some(error));
             opening.io_done(io.token, result);
         }
         if let Some(outcome) = opening.done() {
@@ -391,14 +400,7 @@ fn settle_failing(pool: &mut Pool, disks: &mut [Disk], n: u64) -> u64 {
     let mut requests = 0;
     while let Some(io) = pool.poll_io() {
         requests += 1;
-        let medium = disk(disks, io.disk);
-        let number = medium.begin(&io.op);
-        let result = if requests == n {
-            medium.fail(number, &io.op);
-            Err(DiskError::Failed)
-        } else {
-            medium.end(number, &io.op)
-        };
+        let result = submit(disks, &io, (requests == n).then_some(DiskError::Failed));
         pool.io_done(io.token, result);
     }
     requests

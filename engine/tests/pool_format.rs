@@ -312,6 +312,14 @@ fn settle_changes(pool: &mut Pool, disks: &mut [Disk]) {
     }
 }
 
+/// A blank disk joins.
+fn add_disk(pool: &mut Pool, disks: &mut Vec<Disk>, bytes: u64) {
+    let (device, geometry) = (DiskId(disks.len() as u16), Geometry { bytes, sector_bytes: 4096 });
+    disks.push(Disk::new(bytes));
+    pool.add_disk(NewDisk { device, geometry, uuid: Uuid(0xADD), replaces: None });
+    settle_changes(pool, disks);
+}
+
 fn map_somewhere(pool: &mut Pool, extent: u32) {
     let volume = VolumeId(1);
     assert!(pool.reserve(volume, extent));
@@ -328,10 +336,7 @@ fn golden_disk_changes() -> Vec<Disk> {
     pool.append(&[Record::VolumeCreate { volume, uuid: Uuid(1), sectors: 64 << 11, mirrored: true }]);
     (0..6).for_each(|extent| map_somewhere(&mut pool, extent));
     settle(&mut pool, &mut disks);
-    let geometry = Geometry { bytes: 1 << 20, sector_bytes: 4096 };
-    disks.push(Disk::new(geometry.bytes));
-    pool.add_disk(NewDisk { device: DiskId(3), geometry, uuid: Uuid(0xADD), replaces: None });
-    settle_changes(&mut pool, &mut disks);
+    add_disk(&mut pool, &mut disks, 1 << 20);
     pool.remove_disk(DiskId(1)).unwrap();
     for extent in 0..6 {
         let slot = pool.metadata().volume(volume).unwrap().map.get(extent).unwrap();
@@ -372,10 +377,7 @@ fn golden_moved() -> Vec<Disk> {
     let volume = VolumeId(1);
     pool.append(&[Record::VolumeCreate { volume, uuid: Uuid(1), sectors: 64 << 11, mirrored: true }]);
     settle(&mut pool, &mut disks);
-    let geometry = Geometry { bytes: 1 << 30, sector_bytes: 4096 };
-    disks.push(Disk::new(geometry.bytes));
-    pool.add_disk(NewDisk { device: DiskId(2), geometry, uuid: Uuid(0xADD), replaces: None });
-    settle_changes(&mut pool, &mut disks);
+    add_disk(&mut pool, &mut disks, 1 << 30);
     pool.remove_disk(DiskId(0)).unwrap();
     settle_changes(&mut pool, &mut disks);
     (0..3).for_each(|extent| map_somewhere(&mut pool, extent));

@@ -35,14 +35,7 @@ fn offset(bench: &Bench, block: u64) -> u64 {
 fn rot(disk: &mut Disk, offset: u64) {
     let mut block = disk.block(offset / 4096 * 4096);
     block[(offset % 4096) as usize] ^= 4;
-    overwrite(disk, offset / 4096 * 4096, &block);
-}
-
-fn overwrite(disk: &mut Disk, offset: u64, bytes: &[u8; 4096]) {
-    for (n, sector) in bytes.chunks(512).enumerate() {
-        let sector: [u8; 512] = sector.try_into().unwrap();
-        disk.media.insert(offset / 512 + n as u64, sector.into());
-    }
+    disk.put(offset / 4096 * 4096, &block);
 }
 
 #[test]
@@ -76,8 +69,8 @@ fn a_misdirected_write_is_found_at_both_places() {
     // Block 3 of the first extent landed on block 3 of the second.
     let (from, to) = (offset(&bench, 3), offset(&bench, 35));
     let landed = bench.disks[0].block(from);
-    overwrite(&mut bench.disks[0], to, &landed);
-    overwrite(&mut bench.disks[0], from, &[0; 4096]);
+    bench.disks[0].put(to, &landed);
+    bench.disks[0].put(from, &[0; 4096]);
     assert_eq!([3, 35].map(|block| bench.read_one(block).err()), [Some(Damage::Rotten); 2]);
 }
 
@@ -112,7 +105,7 @@ fn a_lost_write_is_found() {
     bench.run(&mut |_| Ok(())).unwrap();
     bench.begin(Op::Idle);
     bench.run(&mut |_| Ok(())).unwrap();
-    overwrite(&mut bench.disks[0], at, &before);
+    bench.disks[0].put(at, &before);
     bench.restart();
     assert_eq!(bench.read_one(3).err(), Some(Damage::Rotten));
 }

@@ -166,6 +166,14 @@ impl Disk {
         }
     }
 
+    /// Puts a block on the medium, whatever was there.
+    pub(crate) fn put(&mut self, offset: u64, bytes: &[u8; 4096]) {
+        for (at, sector) in (offset / SECTOR as u64..).zip(bytes.chunks(SECTOR)) {
+            let sector: [u8; SECTOR] = sector.try_into().expect("a sector");
+            self.media.insert(at, Arc::new(sector));
+        }
+    }
+
     /// Changes a bit on the medium, as rot does.
     pub(crate) fn rot(&mut self, offset: u64) {
         self.flush();

@@ -31,7 +31,7 @@ enum Damage {
 }
 
 /// The superblock of this disk that counts, and how many whole ones there are.
-fn superblock(disk: &Disk) -> (Option<Superblock>, usize) {
+pub(crate) fn superblock(disk: &Disk) -> (Option<Superblock>, usize) {
     let parse = |copy: u8| Superblock::parse(&disk.block(SUPERBLOCK_OFFSETS[usize::from(copy)]), copy).ok();
     let whole: Vec<Superblock> = [0, 1].into_iter().filter_map(parse).collect();
     (whole.iter().max_by_key(|block| block.generation.get()).copied(), whole.len())

@@ -145,10 +145,7 @@ impl Bench {
             let disk = &mut bench.disks[0];
             let mut block: Superblock = bytemuck::pod_read_unaligned(&disk.block(offset));
             (block.features, block.integrity) = (0.into(), [0.into(); 2]);
-            for (n, sector) in block.seal().chunks(512).enumerate() {
-                let sector: [u8; 512] = sector.try_into().unwrap();
-                disk.media.insert(offset / 512 + n as u64, sector.into());
-            }
+            disk.put(offset, &block.seal());
         }
         bench.restart();
         bench
