@@ -13,9 +13,9 @@ use pool_support::rot::superblock;
 use pool_support::{Disk, formatted, open, open_marked, settle};
 use twinsan::format::superblock::SUPERBLOCK_OFFSETS;
 use twinsan::ids::{DiskId, Uuid, VolumeId};
-use twinsan::io::DiskOp;
+use twinsan::io::{DiskOp, Geometry};
 use twinsan::planted::Planted;
-use twinsan::pool::{Pool, PoolOptions, Record};
+use twinsan::pool::{DiskNews, DiskRefusal, NewDisk, Pool, PoolOptions, Record};
 
 const OPTIONS: PoolOptions = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
 /// Lives that end early, beside the one in which the change was asked for.
@@ -82,7 +82,11 @@ impl Lives {
 }
 
 fn with_volume(bytes: &[u64]) -> (Vec<Disk>, Pool) {
-    let mut disks = formatted(&OPTIONS, bytes);
+    with_log(OPTIONS.log_bytes, bytes)
+}
+
+fn with_log(log_bytes: u64, bytes: &[u64]) -> (Vec<Disk>, Pool) {
+    let mut disks = formatted(&PoolOptions { log_bytes, ..OPTIONS }, bytes);
     let (mut pool, _) = open(&mut disks).unwrap();
     pool.append(&[Record::VolumeCreate {
         volume: VolumeId(1),
@@ -123,4 +127,25 @@ fn an_empty_disk_stays_until_the_superblocks_agree() {
     assert!(!pool.drop_disk(DiskId(2)), "nothing has been written in this life");
     settle(&mut pool, &mut disks);
     assert!(pool.drop_disk(DiskId(2)));
+}
+
+/// A disk of the size that the refusal names is enough.
+#[test]
+fn a_disk_as_large_as_was_said_takes_the_metadata() {
+    // For the last one the areas have to grow, and there is less room for that than eight times what they take now.
+    for (mib, log_bytes) in [(2, 32 << 10), (40, 32 << 10), (4000, 0), (400, 256 << 20)] {
+        let (mut disks, mut pool) = with_log(log_bytes, &[mib << 20]);
+        let home = pool.home();
+        let Err(DiskRefusal::Home { needed }) = pool.remove_disk(home) else {
+            panic!("{mib} MiB: it may leave")
+        };
+        let (device, geometry) = (DiskId(1), Geometry { bytes: needed, sector_bytes: 512 });
+        disks.push(Disk::new(needed));
+        pool.add_disk(NewDisk { device, geometry, uuid: Uuid(0xADD), replaces: None });
+        settle(&mut pool, &mut disks);
+        assert!(matches!(pool.poll_disk_news(), Some(DiskNews::Joined { .. })), "{mib} MiB: {needed} bytes");
+        pool.remove_disk(home).unwrap_or_else(|why| panic!("{mib} MiB, {needed} bytes: {why}"));
+        settle(&mut pool, &mut disks);
+        assert!(pool.home() != home && pool.drop_disk(home), "{mib} MiB: {needed} bytes");
+    }
 }

@@ -218,6 +218,23 @@ impl Pool {
         if stays || others.any(|other| after.may_be_home(other)) {
             return Ok(());
         }
-        Err(DiskRefusal::Home { needed: self.layout.copy_bytes().saturating_mul(SPARE_SHARE) })
+        Err(DiskRefusal::Home { needed: self.disk_for_metadata() })
+    }
+
+    /// Bytes of a disk that has room for the metadata if it is added, also if they have to grow for it.
+    fn disk_for_metadata(&self) -> u64 {
+        let (needs, copies) = self.needs();
+        let fits = |bytes: &u64| {
+            let disk = Geometry { bytes: *bytes, sector_bytes: 512 };
+            let planned = self.layout.plan_more(DiskId(0), Uuid(0), &disk, needs, copies);
+            planned.is_ok_and(|planned| {
+                planned.is_some_and(|(disk, sizes)| {
+                    disk.spare[1] >= sizes.unwrap_or(self.layout.sizes()).copy_bytes()
+                })
+            })
+        };
+        let least = self.layout.copy_bytes().saturating_mul(SPARE_SHARE);
+        let sizes = core::iter::successors(Some(least), |bytes| bytes.checked_add(bytes / 4));
+        sizes.take(64).find(fits).unwrap_or(least)
     }
 }

@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 use super::error::PoolError;
 use super::identify::{Copy, may_join};
 use super::layout::{DiskState, PoolDisk};
-use super::moving::Sizes;
+use super::moving::{Needs, Sizes};
 use super::{Pool, PoolIo, Purpose};
 use crate::block::{BLOCK_BYTES, zeros};
 use crate::format::superblock::{DISKS_MAX, SUPERBLOCK_AREA_BYTES, SUPERBLOCK_OFFSETS};
@@ -289,10 +289,7 @@ impl Pool {
             let (disk, bytes, needed) = (new.device, new.geometry.bytes, SUPERBLOCK_AREA_BYTES);
             return Err(DiskRefusal::Size(PoolError::TooSmall { disk, bytes, needed }));
         }
-        let needs = (self.metadata.volumes_room(), self.metadata.zero_extents() + self.zeros_coming);
-        // A commit on its way may be making the second copy.
-        let commit = self.committing.as_ref().map_or(self.commit, |commit| commit.next);
-        let copies = if commit.second.is_some() { 2 } else { 1 };
+        let (needs, copies) = self.needs();
         let planned = self.layout.plan_more(place, new.uuid, &new.geometry, needs, copies);
         let planned = planned.map_err(|error| {
             DiskRefusal::Size(match error {
@@ -304,6 +301,14 @@ impl Pool {
             })
         })?;
         Ok((place, planned.ok_or(DiskRefusal::MetadataFull)?))
+    }
+
+    /// What the checkpoint areas must have room for, and how many copies of them there are.
+    pub(super) fn needs(&self) -> (Needs, u64) {
+        let needs = (self.metadata.volumes_room(), self.metadata.zero_extents() + self.zeros_coming);
+        // A commit on its way may be making the second copy.
+        let commit = self.committing.as_ref().map_or(self.commit, |commit| commit.next);
+        (needs, if commit.second.is_some() { 2 } else { 1 })
     }
 
     /// The first empty place that no change concerns any more, or the next.
