@@ -386,7 +386,7 @@ impl Pool {
         if let Some((disk, op, purpose)) = self.queued.pop_front() {
             return Some(self.request(disk, op, purpose));
         }
-        let hold = self.metadata_move() || self.unequal;
+        let hold = self.log.is_busy() && (self.metadata_move() || self.unequal);
         if let Some(io) = self.log.poll(hold) {
             return Some(self.log_io(io));
         }
