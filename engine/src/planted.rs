@@ -184,6 +184,10 @@ bugs! {
     OldHomeGivenUpEarly,
     /// Where a disk has yet to say that it is the home disk no more, the one that it is to be follows at once.
     NewHomeBelievedEarly,
+    /// An extent that several volumes share is written where it is.
+    SharedExtentOverwritten,
+    /// An extent counts as one volume's alone before it is durable that the others have let go of it.
+    PartingNotAwaited,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

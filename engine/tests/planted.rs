@@ -106,7 +106,15 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
         ],
     ),
     ("sums.rs", &[Bug::BlockChecksumWithoutAddress]),
-    ("sums_crash.rs", &[Bug::SumsTrustedAfterCrash, Bug::UnsureNotAwaited, Bug::MappedBeforeSums]),
+    (
+        "sums_crash.rs",
+        &[
+            Bug::SumsTrustedAfterCrash,
+            Bug::UnsureNotAwaited,
+            Bug::MappedBeforeSums,
+            Bug::SharedExtentOverwritten,
+        ],
+    ),
 ];
 
 /// The seeds must find these, whatever else finds them.

@@ -15,11 +15,11 @@ use pool_support::session::{Op, Order, Session, Witness};
 use twinsan::planted::{Bug, Planted};
 use twinsan::pool::PoolOptions;
 
+const OPTIONS: PoolOptions = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
+
 /// Fewest crash states from each beginning.
 const STATES_MIN: u64 = 20_000;
 const _: () = assert!(Op::ALL.len() >= 12 && STATES_MIN * Beginning::ALL.len() as u64 >= 50_000);
-
-const OPTIONS: PoolOptions = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
 
 /// Where a workload begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +38,8 @@ enum Beginning {
     Apart,
     /// One disk with two copies, and with a log as large as such pools get unasked: it grows too.
     LogGrows,
+    /// Three disks, with a volume, a snapshot of it, and extents that they share and do not share.
+    Cloned,
 }
 
 impl Beginning {
@@ -57,7 +59,7 @@ const MOVING: [Op; 2] = [Op::RemoveHome, Op::AddLarge];
 fn beginning(which: Beginning, planted: Planted) -> Session<'static> {
     let spread: &[u64] = &[1 << 20, 2 << 20, 1 << 20];
     let bytes = match which {
-        Beginning::Spread => spread,
+        Beginning::Spread | Beginning::Cloned => spread,
         Beginning::Copied => &[8 << 20],
         Beginning::Apart => &[1 << 20, 9 << 20, 8 << 20],
         Beginning::LogGrows => &[16 << 20],
@@ -77,6 +79,9 @@ fn beginning(which: Beginning, planted: Planted) -> Session<'static> {
     match which {
         Beginning::Fresh | Beginning::LogGrows => run(&mut session, &[Op::Checkpoint]),
         Beginning::Spread | Beginning::Apart => run(&mut session, &[Op::WriteNew]),
+        Beginning::Cloned => {
+            run(&mut session, &[Op::WriteNew, Op::WriteNew, Op::VolumeDelete, Op::Snapshot, Op::WriteShared]);
+        }
         Beginning::Lapped | Beginning::Copied => run(&mut session, &[Op::Node; 10]),
         Beginning::Torn => {
             session.begin(Op::Burst).expect("the beginning is sound");
@@ -263,12 +268,19 @@ fn power_cuts_with_the_copies_on_two_disks() {
 }
 
 #[test]
+fn power_cuts_with_a_snapshot() {
+    exhaust_with(Beginning::Cloned, workloads(&Op::CLONING), STATES_MIN);
+}
+
+#[test]
 fn every_request_fails_once() {
     let mut total = Total::default();
     for which in [Beginning::Fresh, Beginning::Lapped, Beginning::Spread, Beginning::Apart] {
         fail_everywhere(which, workloads(&Op::ALL), Planted::NONE, &mut total)
             .unwrap_or_else(|what| panic!("{what}"));
     }
+    fail_everywhere(Beginning::Cloned, workloads(&Op::CLONING), Planted::NONE, &mut total)
+        .unwrap_or_else(|what| panic!("{what}"));
     for which in [Beginning::Fresh, Beginning::Apart] {
         fail_everywhere(which, moves(), Planted::NONE, &mut total).unwrap_or_else(|what| panic!("{what}"));
     }
@@ -281,6 +293,9 @@ fn planted_bugs_are_found() {
         let mut total = Total::default();
         let planted = Planted::only(bug);
         let mut beginnings = vec![Beginning::Fresh, Beginning::Lapped];
+        if bug == Bug::PartingNotAwaited {
+            beginnings = vec![Beginning::Cloned];
+        }
         if bug == Bug::EvacuatedWithoutFlush {
             // It takes a disk that can leave.
             beginnings = vec![Beginning::Spread];
@@ -290,7 +305,11 @@ fn planted_bugs_are_found() {
             beginnings = vec![Beginning::Fresh, Beginning::Apart];
         }
         let found = beginnings.iter().find_map(|which| {
-            let workloads = if moving { moves() } else { workloads(&Op::ALL) };
+            let workloads = match bug {
+                _ if moving => moves(),
+                Bug::PartingNotAwaited => workloads(&Op::CLONING),
+                _ => workloads(&Op::ALL),
+            };
             if bug == Bug::FailedFlushTrusted {
                 return fail_everywhere(*which, workloads, planted, &mut total).err();
             }

@@ -7,17 +7,17 @@
 mod pool_support;
 
 use core::mem::{align_of, offset_of, size_of};
-use std::sync::Arc;
 
 use bytemuck::Zeroable;
+use pool_support::golden::{assert_written_as, from_text};
 use pool_support::rot::{copies, wipe_copy};
 use pool_support::{Disk, disk, formatted, open, settle};
 use proptest::prelude::*;
 use twinsan::arbiter::{Register, image};
 use twinsan::format::frame::FrameHeader;
 use twinsan::format::record::{
-    CreateBody, HalfBody, IndexBody, ItemBody, MapBody, NodeBody, RecordHead, RunBody, StateBody, TableBody,
-    UnsureBody, ZeroBody, ZeroMapBody, kind,
+    CloneBody, CreateBody, HalfBody, IndexBody, ItemBody, KinBody, MapBody, NodeBody, RecordHead, RunBody,
+    StateBody, TableBody, UnsureBody, ZeroBody, ZeroMapBody, kind,
 };
 use twinsan::format::sums::{SumLine, SumPage};
 use twinsan::format::superblock::{
@@ -54,6 +54,8 @@ fn every_offset_is_as_documented() {
     layout!(CreateBody, 32, uuid: 0, sectors: 16, mirrored: 24, reserved: 25);
     layout!(ItemBody, 16, revision: 0, name: 8, bytes: 12);
     layout!(StateBody, 32, sectors: 0, change: 8, epoch: 16, deleted: 24, reserved: 25);
+    layout!(CloneBody, 24, uuid: 0, of: 16, read_only: 20, mirrored: 21, reserved: 22);
+    layout!(KinBody, 16, of: 0, family: 4, read_only: 8, reserved: 9);
     layout!(HalfBody, 24, generation: 0, ancestors: 16, reserved: 17);
     layout!(MapBody, 12, extent: 0, index: 4, disk: 8, flags: 10);
     layout!(IndexBody, 8, index: 0, reserved: 4);
@@ -84,6 +86,11 @@ fn every_offset_is_as_documented() {
         (kind::UNSURE_REMOVE, 14),
         (kind::ZERO_ADD, 18),
         (kind::ZERO_REMOVE, 19),
+        (kind::VOLUME_CLONE, 28),
+        (kind::MAP_SHARED, 29),
+        (kind::KIN, 35),
+        (kind::MAP_BASE, 36),
+        (kind::UNMAP_TABLE, 37),
         (kind::ZERO_MAP, 39),
         (kind::MAP_TABLE, 32),
         (kind::HOT_TABLE, 33),
@@ -202,38 +209,6 @@ fn golden_disks(bytes: &[u64]) -> Vec<Disk> {
     disks
 }
 
-fn to_text(disks: &[Disk]) -> String {
-    let mut text = String::new();
-    for (n, disk) in disks.iter().enumerate() {
-        text += &format!("disk {n} bytes {}\n", disk.geometry.bytes);
-        for (at, sector) in &disk.media {
-            let end = sector.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-            if end != 0 {
-                let bytes: String = sector[..end].iter().map(|byte| format!("{byte:02x}")).collect();
-                text += &format!("{at} {bytes}\n");
-            }
-        }
-    }
-    text
-}
-
-fn from_text(text: &str) -> Vec<Disk> {
-    let mut disks: Vec<Disk> = Vec::new();
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let words: Vec<&str> = line.split(' ').collect();
-        if let ["disk", _, "bytes", bytes] = words[..] {
-            disks.push(Disk::new(bytes.parse().unwrap()));
-            continue;
-        }
-        let mut sector = [0u8; 512];
-        for (n, byte) in sector.iter_mut().take(words[1].len() / 2).enumerate() {
-            *byte = u8::from_str_radix(&words[1][2 * n..2 * n + 2], 16).unwrap();
-        }
-        disks.last_mut().unwrap().media.insert(words[0].parse().unwrap(), Arc::new(sector));
-    }
-    disks
-}
-
 /// As pools are written today.
 const GOLDEN: [(&str, &[u64]); 3] = [
     (include_str!("golden/pool-v1-full-one-disk.txt"), &[2 << 20]),
@@ -288,16 +263,6 @@ fn golden_images_are_still_written_so() {
     for (text, bytes) in GOLDEN {
         assert_written_as(&golden_disks(bytes), text);
     }
-}
-
-/// `TWINSAN_PRINT_GOLDEN` has the image printed instead, for tests/golden.
-#[expect(clippy::disallowed_methods, reason = "the variable asks for the image")]
-fn assert_written_as(disks: &[Disk], golden: &str) {
-    let text = to_text(disks);
-    if std::env::var_os("TWINSAN_PRINT_GOLDEN").is_some() {
-        return print!("{text}");
-    }
-    assert!(text == golden, "the format has changed: see tests/golden/README.md");
 }
 
 const GOLDEN_CHANGES: &str = include_str!("golden/pool-v1-disk-changes.txt");

@@ -4,11 +4,12 @@
 
 mod pool_support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use pool_support::plain_pool::Model;
 use pool_support::{Disk, formatted, open_marked};
 use proptest::prelude::*;
-use twinsan::ids::{DiskId, Uuid, VolumeId};
+use twinsan::ids::{DiskId, Epoch, Uuid, VolumeId};
 use twinsan::io::Geometry;
 use twinsan::planted::{Bug, Planted};
 use twinsan::pool::{
@@ -20,6 +21,12 @@ use twinsan::pool::{
 enum Ask {
     Create(u32),
     Delete(u32),
+    /// A volume begins as another one, for hosts to write or not.
+    Clone(u32, u32, bool),
+    /// A volume grows to so many extents, the last of them not whole.
+    Grow(u32, u32),
+    /// A volume is deleted, and its extents are still there.
+    Bury(u32),
     Reserve(u32, u32),
     Release(u32, u32),
     Allocate(u32, u32),
@@ -47,10 +54,13 @@ enum Ask {
 }
 
 fn ask() -> impl Strategy<Value = Ask> {
-    let (volume, extent, pick) = (0u32..3, 0u32..12, 0usize..100);
+    let (volume, extent, pick) = (0u32..5, 0u32..12, 0usize..100);
     prop_oneof![
         1 => volume.clone().prop_map(Ask::Create),
         1 => volume.clone().prop_map(Ask::Delete),
+        2 => (volume.clone(), volume.clone(), any::<bool>()).prop_map(|(v, of, only)| Ask::Clone(v, of, only)),
+        1 => (volume.clone(), 8u32..14).prop_map(|(v, extents)| Ask::Grow(v, extents)),
+        1 => volume.clone().prop_map(Ask::Bury),
         6 => (volume.clone(), extent.clone()).prop_map(|(v, e)| Ask::Reserve(v, e)),
         2 => (volume.clone(), extent.clone()).prop_map(|(v, e)| Ask::Release(v, e)),
         6 => (volume.clone(), extent.clone()).prop_map(|(v, e)| Ask::Allocate(v, e)),
@@ -60,7 +70,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         2 => pick.clone().prop_map(Ask::Hold),
         2 => pick.prop_map(Ask::Unhold),
         2 => (volume, 0u64..500, 1u64..200, any::<bool>()).prop_map(|(v, f, n, add)| Ask::Log(v, f, n, add)),
-        4 => (0u32..3, 0u32..12, 0u32..16, 1u32..16, any::<bool>())
+        4 => (0u32..5, 0u32..12, 0u32..16, 1u32..16, any::<bool>())
             .prop_map(|(v, e, f, n, add)| Ask::Zeros(v, e, f, n, add)),
         1 => (0u32..3, 0u64..6).prop_map(|(v, extents)| Ask::Keep(v, extents)),
         6 => (1u8..9).prop_map(Ask::Work),
@@ -78,96 +88,9 @@ fn disk_mib() -> impl Strategy<Value = u64> {
     prop_oneof![16 => 1u64..4, 4 => Just(9), 1 => Just(1024)]
 }
 
-/// A pool as anyone would describe it.
-#[derive(Default)]
-struct Model {
-    slots: u64,
-    volumes: BTreeMap<u32, (BTreeMap<u32, Slot>, BTreeSet<u64>)>,
-    reserved: BTreeSet<(u32, u32)>,
-    pending: Vec<((u32, u32), Slot)>,
-    /// Unmapped, by the record of this number.
-    retiring: Vec<(Lsn, Slot)>,
-    held: Vec<Slot>,
-    /// Blocks that read as zero: volume, extent, block.
-    zeros: BTreeSet<(u32, u32, u32)>,
-    /// Extents kept for volumes.
-    kept: BTreeMap<u32, u64>,
-    /// Places of disks that leave.
-    leaving: BTreeSet<DiskId>,
-    /// Those that shall stay, and take nothing new before that is on disk.
-    staying: BTreeSet<DiskId>,
-    /// Those of `pending` that are for extents that leave, and the disk that they leave.
-    moving: BTreeMap<Slot, DiskId>,
-}
-
-impl Model {
-    /// Extents that others than this volume cannot take.
-    fn kept(&self, but: u32) -> u64 {
-        let used = |volume: u32| {
-            let mapped = self.volumes.get(&volume).map_or(0, |(map, _)| map.len());
-            let reserved = self.reserved.iter().filter(|(of, _)| *of == volume).count();
-            // An extent that moves is used once.
-            let new =
-                |((of, _), slot): &&((u32, u32), Slot)| *of == volume && !self.moving.contains_key(slot);
-            mapped + reserved + self.pending.iter().filter(new).count()
-        };
-        let others = self.kept.iter().filter(|(volume, _)| **volume != but);
-        others.map(|(volume, kept)| kept.saturating_sub(used(*volume) as u64)).sum()
-    }
-
-    fn mapped(&self, volume: u32, extent: u32) -> bool {
-        self.volumes.get(&volume).is_some_and(|(map, _)| map.contains_key(&extent))
-    }
-
-    fn settle(&mut self, durable: Lsn) {
-        let held = &self.held;
-        self.retiring.retain(|(lsn, slot)| *lsn > durable || held.contains(slot));
-    }
-
-    fn used(&self) -> Vec<Slot> {
-        let mapped = self.volumes.values().flat_map(|(map, _)| map.values());
-        let retiring = self.retiring.iter().map(|(_, slot)| slot);
-        mapped.chain(self.pending.iter().map(|(_, slot)| slot)).chain(retiring).copied().collect()
-    }
-
-    /// Is nothing put on this disk?
-    fn is_closed(&self, disk: DiskId) -> bool {
-        self.leaving.contains(&disk) || self.staying.contains(&disk)
-    }
-
-    /// Free slots of the disks on which something is put.
-    fn free_slots(&self) -> u64 {
-        self.slots - self.used().iter().filter(|slot| !self.is_closed(slot.disk)).count() as u64
-    }
-
-    /// Extents on a disk.
-    fn live_on(&self, disk: DiskId) -> u64 {
-        let mapped = self.volumes.values().flat_map(|(map, _)| map.values());
-        mapped.chain(self.pending.iter().map(|(_, slot)| slot)).filter(|slot| slot.disk == disk).count()
-            as u64
-    }
-
-    /// Extents that have to leave and have no new slot.
-    fn to_leave(&self) -> u64 {
-        let live: u64 = self.leaving.iter().chain(&self.staying).map(|disk| self.live_on(*disk)).sum();
-        let on_their_way = self.moving.values().filter(|from| self.is_closed(**from)).count();
-        live.saturating_sub(on_their_way as u64)
-    }
-
-    /// What can still be reserved.
-    fn free(&self) -> u64 {
-        self.free_slots().saturating_sub(self.reserved.len() as u64 + self.to_leave())
-    }
-
-    fn is_moving(&self, volume: u32, extent: Option<u32>) -> bool {
-        let mut owners =
-            self.pending.iter().filter(|(_, slot)| self.moving.contains_key(slot)).map(|(at, _)| *at);
-        owners.any(|(v, e)| v == volume && extent.is_none_or(|extent| extent == e))
-    }
-
-    fn unmapped(&mut self, lsn: Lsn, slot: Option<Slot>) {
-        self.retiring.extend(slot.map(|slot| (lsn, slot)));
-    }
+/// Of a volume of so many extents, the last not whole.
+fn sectors(extents: u32) -> u64 {
+    u64::from(extents) * 128 - 40
 }
 
 struct Both {
@@ -203,23 +126,47 @@ impl Both {
     fn step(&mut self, ask: &Ask) {
         let (pool, model) = (&mut self.pool, &mut self.model);
         match *ask {
-            Ask::Create(v) => {
-                let (uuid, sectors) = (Uuid(1), 1 << 16);
-                pool.append(&[Record::VolumeCreate { volume: VolumeId(v), uuid, sectors, mirrored: false }]);
+            Ask::Create(v) if model.volumes.contains_key(&v) || !pool.metadata().is_named(VolumeId(v)) => {
+                // Some are small, and grow.
+                let (uuid, extents) = (Uuid(1), if v % 2 == 0 { 512 } else { 8 });
+                let (volume, sectors) = (VolumeId(v), sectors(extents));
+                pool.append(&[Record::VolumeCreate { volume, uuid, sectors, mirrored: false }]);
                 model.volumes.entry(v).or_default();
+                model.extents.entry(v).or_insert(extents);
             }
             Ask::Delete(v) if !model.is_moving(v, None) => {
                 let lsn = pool.append(&[Record::VolumeDelete { volume: VolumeId(v) }]);
                 model.reserved.retain(|(volume, _)| *volume != v);
                 model.zeros.retain(|(volume, ..)| *volume != v);
                 model.kept.remove(&v);
+                model.extents.remove(&v);
                 let (gone, _) = model.volumes.remove(&v).unwrap_or_default();
                 gone.into_values().for_each(|slot| model.unmapped(lsn, Some(slot)));
             }
+            Ask::Clone(v, of, read_only) => {
+                let (volume, of) = (VolumeId(v), VolumeId(of));
+                if pool.may_clone(volume, of, read_only).is_ok() {
+                    let (uuid, mirrored) = (Uuid(1), false);
+                    pool.append(&[Record::VolumeClone { volume, of, uuid, read_only, mirrored }]);
+                    model.clone_volume(v, of.0);
+                }
+            }
+            Ask::Grow(v, extents) if model.extents.get(&v).is_some_and(|now| *now < extents) => {
+                let (volume, change, epoch) = (VolumeId(v), u64::from(extents), Epoch(1));
+                let (sectors, deleted) = (sectors(extents), false);
+                pool.append(&[Record::VolumeState { volume, sectors, change, epoch, deleted }]);
+                model.extents.insert(v, extents);
+            }
+            Ask::Bury(v) if model.extents.contains_key(&v) => {
+                let (volume, change, epoch) = (VolumeId(v), 99, Epoch(1));
+                let (sectors, deleted) = (sectors(model.extents[&v]), true);
+                pool.append(&[Record::VolumeState { volume, sectors, change, epoch, deleted }]);
+                model.volumes.get_mut(&v).unwrap().1.clear();
+            }
             Ask::Reserve(v, e) => {
-                let has = model.mapped(v, e)
+                let has = (model.mapped(v, e) && !model.is_shared(v, e))
                     || model.reserved.contains(&(v, e))
-                    || model.pending.iter().any(|(at, _)| *at == (v, e));
+                    || model.has_new_slot(v, e);
                 let gets = !has && model.free() > model.kept(v);
                 assert_eq!(pool.reserve(VolumeId(v), e), has || gets);
                 if gets {
@@ -247,18 +194,10 @@ impl Both {
                 }
             }
             Ask::Map(n) if !model.pending.is_empty() => {
-                let ((v, extent), slot) = model.pending.remove(n % model.pending.len());
-                model.moving.remove(&slot);
-                let lsn = pool.append(&[Record::Map { volume: VolumeId(v), extent, slot }]);
-                match model.volumes.get_mut(&v) {
-                    Some((map, _)) => {
-                        let old = map.insert(extent, slot);
-                        model.unmapped(lsn, old);
-                    }
-                    None => model.unmapped(lsn, Some(slot)),
-                }
+                let at = model.pending.remove(n % model.pending.len());
+                Both::map(pool, model, at);
             }
-            Ask::Unmap(v, extent) if !model.is_moving(v, Some(extent)) => {
+            Ask::Unmap(v, extent) if model.reaches(v, extent) && !model.is_moving(v, Some(extent)) => {
                 let lsn = pool.append(&[Record::Unmap { volume: VolumeId(v), extent }]);
                 let old = model.volumes.get_mut(&v).and_then(|(map, _)| map.remove(&extent));
                 model.unmapped(lsn, old);
@@ -276,14 +215,14 @@ impl Both {
                 pool.unhold(slot);
             }
             Ask::Log(v, first, count, add) => {
-                let volume = VolumeId(v);
-                let run = [
-                    Record::LogRemove { volume, first, count: count.min(512 - first) },
-                    Record::LogAdd { volume, first, count: count.min(512 - first) },
-                ];
+                let (volume, regions) = (VolumeId(v), model.extents.get(&v).map_or(8, |all| u64::from(*all)));
+                let first = first % regions;
+                let count = count.min(regions - first);
+                let run =
+                    [Record::LogRemove { volume, first, count }, Record::LogAdd { volume, first, count }];
                 pool.append(&run[usize::from(add)..][..1]);
                 if let Some((_, log)) = model.volumes.get_mut(&v) {
-                    let range = first..first + count.min(512 - first);
+                    let range = first..first + count;
                     if add { log.extend(range) } else { log.retain(|region| !range.contains(region)) }
                 }
             }
@@ -321,6 +260,27 @@ impl Both {
         }
         self.see_to_disks();
         self.compare();
+    }
+
+    fn map(pool: &mut Pool, model: &mut Model, ((v, extent), slot): ((u32, u32), Slot)) {
+        let volume = VolumeId(v);
+        if !model.reaches(v, extent) {
+            // Asked for of a larger volume of that number.
+            pool.unallocate(slot);
+            model.unmapped(Lsn(0), Some(slot));
+        } else if model.moving.remove(&slot).is_some() {
+            let lsn = pool.append(&[Record::MapShared { volume, extent, slot }]);
+            model.move_shared(lsn, (v, extent), slot);
+        } else {
+            let lsn = pool.append(&[Record::Map { volume, extent, slot }]);
+            match model.volumes.get_mut(&v) {
+                Some((map, _)) => {
+                    let old = map.insert(extent, slot);
+                    model.unmapped(lsn, old);
+                }
+                None => model.unmapped(lsn, Some(slot)),
+            }
+        }
     }
 
     fn add_disk(&mut self, bytes: u64) {
@@ -384,7 +344,7 @@ impl Both {
         let mapped =
             model.volumes.iter().flat_map(|(v, (map, _))| map.iter().map(|(e, slot)| (*v, *e, *slot)));
         let leaving: Vec<(u32, u32, Slot)> = mapped
-            .filter(|(v, e, slot)| model.leaving.contains(&slot.disk) && !model.is_moving(*v, Some(*e)))
+            .filter(|(_, e, slot)| model.leaving.contains(&slot.disk) && !model.is_moved(*e, *slot))
             .collect();
         let Some((v, e, from)) = leaving.get(n % leaving.len().max(1)).copied() else { return };
         let room = model.free_slots() > model.reserved.len() as u64;

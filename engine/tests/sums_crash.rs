@@ -25,9 +25,12 @@ enum Beginning {
     InDoubt,
     /// Four extents on two disks, all checksums on disk.
     TwoDisks,
+    /// With a snapshot: one extent of two is shared, lines of it are unsure.
+    Snapshot,
 }
 
-const BEGINNINGS: [Beginning; 3] = [Beginning::Settled, Beginning::Unsure, Beginning::InDoubt];
+const BEGINNINGS: [Beginning; 4] =
+    [Beginning::Settled, Beginning::Unsure, Beginning::InDoubt, Beginning::Snapshot];
 
 fn beginning(which: Beginning, planted: Planted) -> Bench {
     let two = matches!(which, Beginning::TwoDisks);
@@ -42,6 +45,14 @@ fn beginning(which: Beginning, planted: Planted) -> Bench {
         bench.begin(Op::OverwriteWide);
         bench.run(&mut |_| Ok(())).unwrap();
         assert_ne!(bench.unsure(), 0);
+    }
+    if matches!(which, Beginning::Snapshot) {
+        for op in [Op::Snapshot, Op::Overwrite] {
+            bench.begin(op);
+            bench.run(&mut |_| Ok(())).unwrap();
+        }
+        let shared = bench.store().pool().shared_extents();
+        assert_eq!(shared, if planted.has(Bug::SharedExtentOverwritten) { 2 } else { 1 });
     }
     if matches!(which, Beginning::InDoubt) {
         bench.begin(Op::Overwrite);
@@ -97,10 +108,17 @@ fn disk_changes() -> Vec<Vec<Op>> {
     change(Op::AddDisk).chain(change(Op::RemoveDisk)).chain([both]).collect()
 }
 
+fn workloads_from(which: Beginning) -> Vec<Vec<Op>> {
+    match which {
+        Beginning::TwoDisks => disk_changes(),
+        Beginning::Snapshot => workloads(&Op::WITH_SNAPSHOT),
+        _ => workloads(&Op::ALL),
+    }
+}
+
 fn cut_everywhere(which: Beginning, planted: Planted, total: &mut Total) -> Result<(), String> {
     let begin = beginning(which, planted);
-    let moves = matches!(which, Beginning::TwoDisks);
-    for ops in if moves { disk_changes() } else { workloads(&Op::ALL) } {
+    for ops in workloads_from(which) {
         for (at_once, order) in [(true, Order::First), (true, Order::Last), (false, Order::First)] {
             if ops.len() <= 1 && !at_once {
                 continue;
@@ -150,7 +168,7 @@ fn every_request_fails_once() {
     let mut failures = 0;
     for which in BEGINNINGS {
         let begin = beginning(which, Planted::NONE);
-        for ops in workloads(&Op::ALL) {
+        for ops in workloads_from(which) {
             for n in 1.. {
                 let mut bench = begin.fork(begin.disks.clone());
                 bench.restart();
@@ -182,6 +200,7 @@ fn planted_bugs_are_found() {
         (Bug::SumsTrustedAfterCrash, still),
         (Bug::UnsureNotAwaited, still),
         (Bug::MappedBeforeSums, still),
+        (Bug::SharedExtentOverwritten, &[Beginning::Snapshot]),
         (Bug::EvacuatedWithoutFlush, &[Beginning::TwoDisks]),
     ] {
         let mut total = Total::default();

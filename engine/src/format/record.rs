@@ -42,12 +42,22 @@ pub mod kind {
     pub const VOLUME_STATE: u8 = 24;
     /// [`ItemBody`](super::ItemBody), then its bytes, padded to 8.
     pub const VOLUME_ITEM: u8 = 25;
+    /// [`CloneBody`](super::CloneBody).
+    pub const VOLUME_CLONE: u8 = 28;
+    /// [`MapBody`](super::MapBody).
+    pub const MAP_SHARED: u8 = 29;
     /// Checkpoints only: [`TableBody`](super::TableBody), then as many [`MapBody`](super::MapBody).
     pub const MAP_TABLE: u8 = 32;
     /// Checkpoints only: [`TableBody`](super::TableBody), then as many areas, 4 bytes each, padded to 8.
     pub const HOT_TABLE: u8 = 33;
     /// Checkpoints only: index of a page of the change log (8 bytes), then its 4096 bits.
     pub const LOG_PAGE: u8 = 34;
+    /// Checkpoints only: [`KinBody`](super::KinBody).
+    pub const KIN: u8 = 35;
+    /// Checkpoints only: [`IndexBody`](super::IndexBody): another volume, whose map this one's begins as.
+    pub const MAP_BASE: u8 = 36;
+    /// Checkpoints only: [`TableBody`](super::TableBody), then as many extents, 4 bytes each, padded to 8.
+    pub const UNMAP_TABLE: u8 = 37;
     /// Checkpoints only: [`ZeroMapBody`](super::ZeroMapBody), then its words, 8 bytes each.
     pub const ZERO_MAP: u8 = 39;
 }
@@ -202,6 +212,36 @@ pub struct ItemBody {
     pub name: U32Le,
     /// Bytes that follow; none: nothing is kept under this name any more.
     pub bytes: U32Le,
+}
+
+/// A volume that begins as another one is.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct CloneBody {
+    /// Identity shown to hosts.
+    pub uuid: U128Le,
+    /// The other volume.
+    pub of: U32Le,
+    /// 1: hosts may not write it.
+    pub read_only: u8,
+    /// 1: it has a half on each node.
+    pub mirrored: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// Whose clone a volume is.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct KinBody {
+    /// The volume that it began as.
+    pub of: U32Le,
+    /// The first of its family, whose number is in the checksums of all of them.
+    pub family: U32Le,
+    /// 1: hosts may not write it.
+    pub read_only: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
 }
 
 /// What has become of a volume since it was made.

@@ -68,7 +68,7 @@ pub struct CheckReport {
     pub volumes: u64,
     /// Extents of space in the pool.
     pub extents: u64,
-    /// Mapped ones.
+    /// Mapped ones, each counted once however many volumes share it.
     pub mapped: u64,
     /// Free ones.
     pub free: u64,
@@ -103,7 +103,7 @@ pub fn check(pool: &Pool) -> CheckReport {
     let mut own = |slot: Slot| owned[usize::from(slot.disk.0)].insert(u64::from(slot.index));
     for (volume, meta) in pool.metadata.volumes() {
         report.volumes += 1;
-        let mut mapped = 0;
+        let (mut mapped, mut again) = (0, 0);
         for (extent, slot) in meta.map.iter() {
             mapped += 1;
             if !pool.layout.has(slot) || u64::from(extent) * (pool.layout.extent_bytes / 512) >= meta.sectors
@@ -111,8 +111,17 @@ pub fn check(pool: &Pool) -> CheckReport {
                 report.add(Problem::Outside { volume, extent, slot });
                 continue;
             }
-            if !own(slot) {
+            let first = own(slot);
+            again += u64::from(!first);
+            if !first && !pool.metadata.sharers(volume, extent, slot).any(|other| other < volume) {
                 report.add(Problem::TwoOwners { slot, volume, extent });
+            }
+            if first && pool.space.has_shared() {
+                let counted = pool.metadata.sharers(volume, extent, slot).count() as u64;
+                let recorded = pool.space.owners(slot);
+                if counted != recorded {
+                    report.add(Problem::Count { what: "volumes that share an extent", counted, recorded });
+                }
             }
             if pool.space.is_free(slot) {
                 report.add(Problem::FreeAndMapped { slot, volume, extent });
@@ -122,7 +131,7 @@ pub fn check(pool: &Pool) -> CheckReport {
             let what = "mapped extents of a volume";
             report.add(Problem::Count { what, counted: mapped, recorded: meta.map.len() });
         }
-        report.mapped += mapped;
+        report.mapped += mapped - again;
         let (zeros, recorded) = (meta.map.zeros_from(0), meta.map.zero_extents());
         let inside = |bits: &ZeroBits| !bits.is_empty() && u64::from(bits.end()) <= pool.extent_blocks();
         let counted =
@@ -137,6 +146,11 @@ pub fn check(pool: &Pool) -> CheckReport {
             let what = "owners of a slot that is neither free nor mapped";
             report.add(Problem::Count { what, counted: 2, recorded: 1 });
         }
+    }
+    let extents = pool.space.slots();
+    let (counted, recorded) = (pool.checkpoint_entries(), pool.layout.clones.entries(extents));
+    if counted > recorded {
+        report.add(Problem::Count { what: "places that a checkpoint names at most", counted, recorded });
     }
     let known = report.mapped + report.between + report.free;
     if known < report.extents {

@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
-use super::codec::{self, MAP_ENTRY_BYTES, TABLE_HEAD_BYTES};
-use super::extent_map::ExtentMap;
+use super::checkpoint_maps::MapWriter;
+use super::codec;
+use super::layout::Layout;
 use super::metadata::{Metadata, VolumeMeta};
 use super::record::Record;
 use super::validate::REGION_SECTORS;
@@ -32,42 +33,27 @@ pub(super) struct CheckpointWriter {
     /// Records of everything but the maps.
     side: Vec<u8>,
     side_done: usize,
-    maps: Vec<(VolumeId, ExtentMap)>,
-    /// The next extent to write: index into `maps`, and extent.
-    next: (usize, u64),
-    /// The same for the blocks that read as zero: they follow the maps, for they need them.
-    next_zeros: (usize, u64),
+    maps: MapWriter,
 }
 
 impl CheckpointWriter {
-    /// Takes the metadata as they are now. `None` if what is not map does not fit into `side_bytes`.
+    /// Takes the metadata as they are now. `None` if what is not map does not fit into its room.
     pub(super) fn new(
         pool: u128,
         number: u64,
         metadata: &Metadata,
-        side_bytes: u64,
+        layout: &Layout,
     ) -> Option<CheckpointWriter> {
+        let (side_bytes, extent_bytes) = (layout.side_bytes(), layout.extent_bytes);
         let fits = |side: &Vec<u8>| side.len() as u64 <= side_bytes;
         let side = (0..3).map(|level| side_records(metadata, level)).find(fits)?;
-        let maps = metadata.volumes().filter(|(_, volume)| !volume.map.is_empty());
-        let maps = maps.map(|(id, volume)| (id, volume.map.clone())).collect();
-        let (next, next_zeros) = ((0, 0), (0, 0));
-        Some(CheckpointWriter {
-            pool,
-            number,
-            frame: 0,
-            bytes: 0,
-            side,
-            side_done: 0,
-            maps,
-            next,
-            next_zeros,
-        })
+        let maps = MapWriter::new(metadata, extent_bytes);
+        Some(CheckpointWriter { pool, number, frame: 0, bytes: 0, side, side_done: 0, maps })
     }
 
     /// Leaves the blocks that read as zero out (only a planted bug does that).
     pub(super) fn forget_zeros(&mut self) {
-        self.next_zeros = (self.maps.len(), 0);
+        self.maps.without_zeros = true;
     }
 
     /// Bytes that the frames so far take.
@@ -88,7 +74,7 @@ impl CheckpointWriter {
             records += 1;
         }
         if self.side_done == self.side.len() {
-            while self.table(&mut frame) || self.zero_map(&mut frame) {
+            while self.maps.next(&mut frame) {
                 records += 1;
             }
         }
@@ -109,55 +95,6 @@ impl CheckpointWriter {
         let rest = &self.side[self.side_done..];
         (!rest.is_empty()).then(|| codec::length(rest).expect("the records were encoded here"))
     }
-
-    /// Appends a table with as much of the current map as fits; false if nothing fits or nothing is left.
-    fn table(&mut self, frame: &mut Vec<u8>) -> bool {
-        let Some((volume, map)) = self.maps.get(self.next.0) else { return false };
-        let room =
-            (CHECKPOINT_FRAME_BYTES_MAX - frame.len()).saturating_sub(TABLE_HEAD_BYTES + 8) / MAP_ENTRY_BYTES;
-        if room == 0 {
-            return false;
-        }
-        let mut entries = Vec::with_capacity(room * MAP_ENTRY_BYTES);
-        let from = self.next.1 as u32;
-        let mut rest = map.iter_from(from);
-        for (extent, slot) in rest.by_ref().take(room) {
-            entries.extend_from_slice(bytemuck::bytes_of(&codec::map_body(extent, slot)));
-        }
-        let following = rest.next().map(|(extent, _)| u64::from(extent));
-        codec::encode_table(kind::MAP_TABLE, *volume, entries.len() / MAP_ENTRY_BYTES, &entries, frame);
-        self.next = match following {
-            Some(extent) => (self.next.0, extent),
-            None => (self.next.0 + 1, 0),
-        };
-        true
-    }
-}
-
-impl CheckpointWriter {
-    /// Appends the next extent's blocks that read as zero; false if they do not fit or nothing is left. No map is left.
-    fn zero_map(&mut self, frame: &mut Vec<u8>) -> bool {
-        if self.next.0 < self.maps.len() {
-            return false;
-        }
-        while let Some((volume, map)) = self.maps.get(self.next_zeros.0) {
-            let Some((extent, bits)) = map.zeros_from(self.next_zeros.1 as u32).next() else {
-                self.next_zeros = (self.next_zeros.0 + 1, 0);
-                continue;
-            };
-            let length = codec::zero_map_bytes(bits.words().len() as u64 * 64);
-            if frame.len() + length as usize > CHECKPOINT_FRAME_BYTES_MAX {
-                return false;
-            }
-            codec::encode_zero_map(*volume, extent, bits, frame);
-            self.next_zeros.1 = u64::from(extent) + 1;
-            if self.next_zeros.1 > u64::from(u32::MAX) {
-                self.next_zeros = (self.next_zeros.0 + 1, 0);
-            }
-            return true;
-        }
-        false
-    }
 }
 
 /// Everything but the maps, with the change logs at this coarseness: 0 exact, 1 whole pages, 2 whole volumes.
@@ -167,6 +104,9 @@ fn side_records(metadata: &Metadata, coarseness: u32) -> Vec<u8> {
     for (id, volume) in metadata.volumes() {
         let (uuid, sectors, mirrored) = (volume.uuid, volume.sectors, volume.mirrored);
         codec::encode(&Record::VolumeCreate { volume: id, uuid, sectors, mirrored }, &mut out);
+        if let Some(kin) = &volume.kin {
+            codec::encode_kin(id, kin, &mut out);
+        }
         if volume.change > 0 {
             let (change, epoch, deleted) = (volume.change, volume.changed_in, volume.deleted);
             codec::encode(&Record::VolumeState { volume: id, sectors, change, epoch, deleted }, &mut out);

@@ -5,12 +5,13 @@
 
 use bytemuck::{Pod, bytes_of, pod_read_unaligned};
 
+use super::metadata::Kin;
 use super::record::{ANCESTORS_MAX, ITEM_BYTES_MAX, NodeRecord, Record, Slot};
 use super::zero_bits::{BLOCKS_MAX, ZeroBits};
 use crate::bits::PageWords;
 use crate::format::record::{
-    CreateBody, HalfBody, IndexBody, ItemBody, MapBody, NodeBody, RecordHead, RunBody, StateBody, TableBody,
-    UnsureBody, ZeroBody, ZeroMapBody, kind,
+    CloneBody, CreateBody, HalfBody, IndexBody, ItemBody, KinBody, MapBody, NodeBody, RecordHead, RunBody,
+    StateBody, TableBody, UnsureBody, ZeroBody, ZeroMapBody, kind,
 };
 use crate::ids::{DiskId, Epoch, Generation, ItemName, Members, Uuid, VolumeId};
 
@@ -18,6 +19,8 @@ use crate::ids::{DiskId, Epoch, Generation, ItemName, Members, Uuid, VolumeId};
 pub(super) const HEAD_BYTES: usize = size_of::<RecordHead>();
 /// Bytes of one entry of a map table.
 pub(super) const MAP_ENTRY_BYTES: usize = size_of::<MapBody>();
+/// Bytes of the record that says which map another begins as.
+pub(super) const MAP_BASE_BYTES: usize = HEAD_BYTES + size_of::<IndexBody>();
 /// Bytes of a table before its entries.
 pub(super) const TABLE_HEAD_BYTES: usize = HEAD_BYTES + size_of::<TableBody>();
 
@@ -34,6 +37,12 @@ pub(super) enum Stored<'a> {
     LogPage(VolumeId, u64, Box<PageWords>),
     /// All blocks of an extent that read as zero.
     ZeroMap(VolumeId, u32, ZeroBits),
+    /// Whose clone a volume is.
+    Kin(VolumeId, Kin),
+    /// A volume's map begins as that of another.
+    MapBase(VolumeId, VolumeId),
+    /// Extents that are not mapped, unlike those of the base: 4 bytes each.
+    UnmapTable(VolumeId, &'a [u8]),
 }
 
 /// The bytes are no record.
@@ -124,6 +133,15 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
             finish(out, at);
         }
         Record::VolumeDelete { volume } => put(out, kind::VOLUME_DELETE, *volume, &[]),
+        Record::VolumeClone { volume, of, uuid, read_only, mirrored } => {
+            let (uuid, of) = (uuid.0.into(), of.0.into());
+            let (read_only, mirrored) = (u8::from(*read_only), u8::from(*mirrored));
+            let body = CloneBody { uuid, of, read_only, mirrored, reserved: [0; 2] };
+            put(out, kind::VOLUME_CLONE, *volume, bytes_of(&body));
+        }
+        Record::MapShared { volume, extent, slot } => {
+            put(out, kind::MAP_SHARED, *volume, bytes_of(&map_body(*extent, *slot)))
+        }
         Record::Half { volume, generation, ancestors } => {
             let (kept, _) = ancestors.split_at(ancestors.len().min(ANCESTORS_MAX));
             let (generation, count) = (generation.0.into(), kept.len() as u8);
@@ -153,6 +171,17 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
             put_lines(out, kind::UNSURE_REMOVE, *disk, *first, *count);
         }
     }
+}
+
+/// Appends whose clone a volume is.
+pub(super) fn encode_kin(volume: VolumeId, kin: &Kin, out: &mut Vec<u8>) {
+    let (of, family, read_only) = (kin.of.0.into(), kin.family.0.into(), u8::from(kin.read_only));
+    put(out, kind::KIN, volume, bytes_of(&KinBody { of, family, read_only, reserved: [0; 7] }));
+}
+
+/// Appends which map a volume's begins as.
+pub(super) fn encode_map_base(volume: VolumeId, base: VolumeId, out: &mut Vec<u8>) {
+    put_index(out, kind::MAP_BASE, volume, base.0);
 }
 
 /// Appends a table: `entries` are the bytes of `count` entries.
@@ -204,6 +233,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Stored<'_>, Malformed> {
         kind::MAP_TABLE => Ok(Stored::MapTable(volume, table(rest, MAP_ENTRY_BYTES)?)),
         kind::HOT_TABLE => Ok(Stored::HotTable(volume, table(rest, 4)?)),
         kind::LOG_PAGE => log_page(volume, rest),
+        kind::KIN => {
+            let kin: KinBody = body(rest)?;
+            let (of, family) = (VolumeId(kin.of.get()), VolumeId(kin.family.get()));
+            Ok(Stored::Kin(volume, Kin { of, family, read_only: kin.read_only != 0 }))
+        }
+        kind::MAP_BASE => Ok(Stored::MapBase(volume, VolumeId(index(rest)?))),
+        kind::UNMAP_TABLE => Ok(Stored::UnmapTable(volume, table(rest, 4)?)),
         kind => record(kind, volume, rest).map(Stored::Record),
     }
 }
@@ -238,6 +274,16 @@ fn record(kind: u8, volume: VolumeId, rest: &[u8]) -> Result<Record, Malformed> 
             }
         }
         kind::VOLUME_ITEM => item(volume, rest)?,
+        kind::VOLUME_CLONE => {
+            let clone: CloneBody = body(rest)?;
+            let (of, uuid) = (VolumeId(clone.of.get()), Uuid(clone.uuid.get()));
+            let (read_only, mirrored) = (clone.read_only != 0, clone.mirrored != 0);
+            Record::VolumeClone { volume, of, uuid, read_only, mirrored }
+        }
+        kind::MAP_SHARED => {
+            let (extent, slot) = map_entry(rest)?;
+            Record::MapShared { volume, extent, slot }
+        }
         kind::HALF => half(volume, rest)?,
         kind::MAP => {
             let (extent, slot) = map_entry(rest)?;

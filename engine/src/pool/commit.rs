@@ -231,8 +231,8 @@ impl Pool {
         let (mut writer, mut log_start, mut layout) = (None, self.log.start(), self.layout.clone());
         if checkpoint {
             (layout, next.second) = self.layout.settled(self.commit.second);
-            let (number, side) = (self.commit.checkpoint_number + 1, layout.side_bytes());
-            writer = CheckpointWriter::new(self.identity.pool.0, number, &self.metadata, side);
+            let number = self.commit.checkpoint_number + 1;
+            writer = CheckpointWriter::new(self.identity.pool.0, number, &self.metadata, &layout);
             match &mut writer {
                 None => return self.fail(self.layout.home),
                 Some(writer) if self.planted.has(Bug::ZerosForgottenInCheckpoint) => writer.forget_zeros(),

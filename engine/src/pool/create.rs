@@ -46,7 +46,7 @@ pub fn format(
     let mut writes = Vec::new();
 
     let number = 1;
-    let mut checkpoint = CheckpointWriter::new(ids.pool.0, number, &Metadata::new(), layout.side_bytes())
+    let mut checkpoint = CheckpointWriter::new(ids.pool.0, number, &Metadata::new(), &layout)
         .expect("a fresh pool has next to nothing to write down");
     let second = layout.choose_second(None);
     while let Some((at, bytes)) = checkpoint.next_frame() {

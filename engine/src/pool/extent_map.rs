@@ -4,7 +4,7 @@
 //! so a densely mapped chunk costs 8.3 bytes per extent. Chunks are shared and copied on write: a snapshot for
 //! a checkpoint costs a pointer per chunk. Extents without such blocks take nothing more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::record::Slot;
@@ -183,6 +183,14 @@ impl ExtentMap {
         old
     }
 
+    /// Unmaps what begins at this extent or behind it.
+    pub(super) fn cut(&mut self, end: u32) {
+        let beyond: Vec<u32> = self.iter_from(end).map(|(extent, _)| extent).collect();
+        for extent in beyond {
+            self.remove(extent);
+        }
+    }
+
     /// All mapped extents, ascending.
     pub fn iter(&self) -> impl Iterator<Item = (u32, Slot)> + '_ {
         self.iter_from(0)
@@ -198,6 +206,62 @@ impl ExtentMap {
             let extents = chunk.extents().skip(rank).map(move |at| base + at);
             extents.zip(chunk.slots[rank..].iter().map(|slot| unpack(*slot)))
         })
+    }
+
+    /// The mapped extents from `extent` on that `base` has not, or elsewhere, ascending.
+    pub(super) fn changed_from<'a>(
+        &'a self,
+        base: &'a ExtentMap,
+        extent: u32,
+    ) -> impl Iterator<Item = (u32, Slot)> + 'a {
+        let other = self.chunks_unlike(base, extent);
+        let entries = other.flat_map(|(index, chunk)| {
+            let extents = chunk.extents().map(move |at| index * CHUNK_EXTENTS + at);
+            extents.zip(chunk.slots.iter().map(|slot| unpack(*slot)))
+        });
+        entries.filter(move |(at, slot)| *at >= extent && base.get(*at) != Some(*slot))
+    }
+
+    /// The extents from `extent` on that are mapped in `base` and not here, ascending.
+    pub(super) fn missing_from<'a>(
+        &'a self,
+        base: &'a ExtentMap,
+        extent: u32,
+    ) -> impl Iterator<Item = u32> + 'a {
+        let other = base.chunks_unlike(self, extent);
+        let extents =
+            other.flat_map(|(index, chunk)| chunk.extents().map(move |at| index * CHUNK_EXTENTS + at));
+        extents.filter(move |at| *at >= extent && !self.contains(*at))
+    }
+
+    /// The mapped extents from `extent` on of which other blocks read as zero than of those in `base`, with these blocks,
+    /// ascending.
+    pub(super) fn zeros_changed_from<'a>(
+        &'a self,
+        base: &'a ExtentMap,
+        extent: u32,
+    ) -> impl Iterator<Item = (u32, ZeroBits)> + 'a {
+        let other = self.chunks_unlike(base, extent);
+        let extents = other.flat_map(move |(index, chunk)| {
+            let there = base.chunks.get(&index).map(|chunk| &chunk.zeros);
+            let all: BTreeSet<u16> =
+                chunk.zeros.keys().chain(there.into_iter().flat_map(|zeros| zeros.keys())).copied().collect();
+            all.into_iter().map(move |at| index * CHUNK_EXTENTS + u32::from(at))
+        });
+        let unlike =
+            move |at: &u32| *at >= extent && self.contains(*at) && self.zeros(*at) != base.zeros(*at);
+        extents.filter(unlike).map(|at| (at, self.zeros(at).cloned().unwrap_or_default()))
+    }
+
+    /// The chunks from that of `extent` on, but for those that are the same in `base`.
+    fn chunks_unlike<'a>(
+        &'a self,
+        base: &'a ExtentMap,
+        extent: u32,
+    ) -> impl Iterator<Item = (u32, &'a Chunk)> + 'a {
+        let chunks = self.chunks.range(extent / CHUNK_EXTENTS..);
+        let same = |index, chunk| base.chunks.get(index).is_some_and(|base| Arc::ptr_eq(base, chunk));
+        chunks.filter(move |(index, chunk)| !same(index, chunk)).map(|(index, chunk)| (*index, &**chunk))
     }
 
     /// Bytes of memory that the places take, without the allocator's own and without the blocks that read as zero.

@@ -6,6 +6,7 @@
 //! when that disk leaves, or when they become too small, is `moving`'s to say.
 
 use super::error::PoolError;
+use super::families::CloneRoom;
 use super::metadata::VOLUME_BYTES;
 use super::moving::Sizes;
 use super::record::Slot;
@@ -113,6 +114,8 @@ pub(super) struct Layout {
     pub(super) growing: Option<Sizes>,
     /// Bytes of the disks by which the room for volumes is measured: those on which extents are put.
     pub(super) counted_bytes: u64,
+    /// What the clones of the pool may come to need of a checkpoint.
+    pub(super) clones: CloneRoom,
 }
 
 /// What changes from one superblock of a pool to the next.
@@ -163,6 +166,7 @@ impl Layout {
             features: FEATURE_ZEROS,
             growing: None,
             counted_bytes: bytes,
+            clones: CloneRoom::default(),
         };
         for (at, (disk, uuid)) in disks.iter().zip(uuids).enumerate() {
             let meta = if at == home { checkpoints + 2 * area } else { SUPERBLOCK_AREA_BYTES };
@@ -245,6 +249,7 @@ impl Layout {
             features: main.features.get() & !(FEATURE_SUMS | FEATURE_COPIES | FEATURE_MOVED),
             growing: None,
             counted_bytes: 0,
+            clones: CloneRoom::default(),
         };
         for (at, (entry, block)) in main.disks.iter().zip(blocks).enumerate() {
             let id = DiskId(at as u16);
@@ -380,6 +385,16 @@ impl Layout {
         self.rooms(more).map(|(_, zeros)| zeros).min().expect("there is always one")
     }
 
+    /// Would these clones leave enough: for so many volumes, for the blocks that read as zero in so many extents, and for a
+    /// quarter of what a new pool of this size would have for everything else?
+    pub(super) fn has_room_with(&self, clones: CloneRoom, volumes: usize, zero_extents: u64) -> bool {
+        let with = Layout { clones, ..self.clone() };
+        let side = with.side_bytes();
+        side >= side_bytes(self.counted_bytes) / GROWTH
+            && (side / VOLUME_BYTES) as usize >= volumes
+            && with.zero_extents_max() >= zero_extents
+    }
+
     /// What a checkpoint has room for beside the map, and for zeros. While the areas are about to grow both counts are
     /// kept to: the one without the disk that they grow for, and the one with it.
     fn rooms<'a>(&'a self, more: Option<&'a PoolDisk>) -> impl Iterator<Item = (u64, u64)> + 'a {
@@ -397,7 +412,7 @@ impl Layout {
         for disk in disks {
             (extents, bytes) = (extents + u64::from(disk.slots), bytes.saturating_add(disk.bytes));
         }
-        let beside_map = area_bytes.saturating_sub(map_bytes(extents));
+        let beside_map = area_bytes.saturating_sub(map_bytes(self.clones.entries(extents)));
         if self.features & FEATURE_ZEROS == 0 {
             return (beside_map, 0);
         }

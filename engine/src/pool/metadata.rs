@@ -9,6 +9,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::extent_map::ExtentMap;
+use super::families::CloneRoom;
 use super::record::{ANCESTORS_MAX, NodeRecord, Record, Slot};
 use super::validate::REGION_SECTORS;
 use super::zero_bits::ZeroBits;
@@ -34,6 +35,17 @@ pub fn room(items: &Items) -> usize {
 /// Room that an item of so many bytes takes at most, in the same unit.
 pub fn item_room(bytes: usize) -> usize {
     (bytes + ITEM_HEAD_BYTES).div_ceil(VOLUME_BYTES as usize)
+}
+
+/// Whose clone a volume is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kin {
+    /// The volume that it began as. It may be gone.
+    pub of: VolumeId,
+    /// The first of its family, whose number is in the checksums of all of them. It may be gone.
+    pub family: VolumeId,
+    /// It is a snapshot: hosts may not write it.
+    pub read_only: bool,
 }
 
 /// One volume.
@@ -63,6 +75,8 @@ pub struct VolumeMeta {
     pub map: ExtentMap,
     /// What is kept with it.
     pub items: Items,
+    /// Whose clone it is, if it is one.
+    pub kin: Option<Kin>,
 }
 
 impl VolumeMeta {
@@ -91,6 +105,8 @@ pub struct Metadata {
     /// What the node says of itself.
     pub node: NodeRecord,
     volumes: BTreeMap<VolumeId, VolumeMeta>,
+    /// The clones of each family, by its first volume.
+    clones: BTreeMap<VolumeId, BTreeSet<VolumeId>>,
     unsure: BTreeMap<DiskId, BitSet>,
 }
 
@@ -159,6 +175,7 @@ impl Metadata {
                 });
             }
             Record::VolumeDelete { volume } => {
+                self.leave_family(*volume);
                 let gone = self.volumes.remove(volume);
                 return gone.iter().flat_map(|volume| volume.map.iter()).map(|(_, slot)| slot).collect();
             }
@@ -175,6 +192,13 @@ impl Metadata {
                 (volume.sectors, volume.deleted) = (*sectors, *deleted);
                 (volume.change, volume.changed_in) = (*change, *epoch);
             }),
+            Record::VolumeClone { volume, of, uuid, read_only, mirrored } => {
+                self.clone_volume(*volume, *of, |clone| {
+                    (clone.uuid, clone.mirrored) = (*uuid, *mirrored);
+                    clone.kin = clone.kin.map(|kin| Kin { read_only: *read_only, ..kin });
+                });
+            }
+            Record::MapShared { volume, extent, slot } => return self.map_shared(*volume, *extent, *slot),
             Record::VolumeItem { volume, name, revision, value } => self.with(*volume, |volume| {
                 volume.put(*name, Item { revision: *revision, value: Arc::clone(value) });
             }),
@@ -232,7 +256,65 @@ impl Metadata {
         self.with(volume, |volume| volume.map.change_zeros(extent, |old| *old = bits));
     }
 
-    fn with(&mut self, volume: VolumeId, change: impl FnOnce(&mut VolumeMeta)) {
+    /// The clones of the family that this volume founded.
+    pub(super) fn clones_of(&self, founder: VolumeId) -> impl Iterator<Item = VolumeId> + '_ {
+        self.clones.get(&founder).into_iter().flatten().copied()
+    }
+
+    /// All clones, family by family.
+    pub(super) fn all_clones(&self) -> impl Iterator<Item = VolumeId> + '_ {
+        self.clones.values().flatten().copied()
+    }
+
+    fn leave_family(&mut self, volume: VolumeId) {
+        let Some(kin) = self.volume(volume).and_then(|meta| meta.kin) else { return };
+        if let Some(clones) = self.clones.get_mut(&kin.family) {
+            clones.remove(&volume);
+            if clones.is_empty() {
+                self.clones.remove(&kin.family);
+            }
+        }
+    }
+
+    /// Whose clone a volume is, as checkpoints keep it.
+    pub(super) fn set_kin(&mut self, volume: VolumeId, kin: Kin) {
+        self.with(volume, |meta| meta.kin = Some(kin));
+        self.clones.entry(kin.family).or_default().insert(volume);
+    }
+
+    /// A volume's map begins as that of another, as checkpoints keep it.
+    pub(super) fn map_base(&mut self, volume: VolumeId, base: VolumeId, extent_sectors: u64) {
+        let map = self.volume(base).map(|base| base.map.clone()).unwrap_or_default();
+        self.with(volume, |meta| {
+            meta.map = map;
+            // The base may have grown since.
+            if let Ok(end) = u32::try_from(meta.sectors.div_ceil(extent_sectors)) {
+                meta.map.cut(end);
+            }
+        });
+    }
+
+    /// What a checkpoint must have room for so that clones can go their own ways.
+    pub(super) fn clone_room(&self) -> CloneRoom {
+        let mut room = CloneRoom::default();
+        for (_, meta) in self.volumes().filter(|(_, meta)| !meta.deleted || !meta.map.is_empty()) {
+            if let Some(kin) = meta.kin {
+                let model = self.volume(kin.of).map_or(0, |model| model.map.len());
+                room.add(if kin.read_only { 0 } else { model.max(meta.map.len()) });
+            }
+        }
+        room
+    }
+
+    pub(super) fn put_volume(&mut self, id: VolumeId, meta: VolumeMeta) {
+        let kin = meta.kin;
+        self.volumes.insert(id, meta);
+        if let Some(kin) = kin {
+            self.set_kin(id, kin);
+        }
+    }
+
+    pub(super) fn with(&mut self, volume: VolumeId, change: impl FnOnce(&mut VolumeMeta)) {
         if let Some(volume) = self.volumes.get_mut(&volume) {
             change(volume);
         }

@@ -23,12 +23,14 @@ use crate::planted::{Bug, Planted};
 mod arbitrary;
 mod check;
 mod checkpoint;
+mod checkpoint_maps;
 mod codec;
 mod commit;
 mod copies;
 mod create;
 mod error;
 mod extent_map;
+mod families;
 mod free;
 mod identify;
 mod layout;
@@ -36,10 +38,12 @@ mod log;
 mod metadata;
 mod moving;
 mod opening;
+mod owners;
 mod reading;
 mod record;
 mod repair;
 mod replay;
+mod sharing;
 mod space;
 mod sums;
 mod table;
@@ -52,11 +56,12 @@ pub use check::{CheckReport, Problem, check};
 pub use create::{FormatIds, FormatWrite, format};
 pub use error::{OpenError, PoolError};
 pub use extent_map::ExtentMap;
+pub use families::{CloneRefusal, FAMILY_MAX};
 pub use identify::probe;
 pub use layout::{
     DiskState, EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Identity, LOG_BYTES_MIN, PoolDisk, PoolOptions,
 };
-pub use metadata::{Freed, Metadata, VolumeMeta, item_room, room};
+pub use metadata::{Freed, Kin, Metadata, VolumeMeta, item_room, room};
 pub use opening::{OpenReport, Opening};
 pub use reading::DamagedCopy;
 pub use record::{ANCESTORS_MAX, ITEM_BYTES_MAX, Lsn, NodeRecord, Record, Slot};
@@ -194,11 +199,11 @@ impl Pool {
     ///
     /// # Panics
     /// If a record cannot be: beyond the end of its volume, more volumes than [`volumes_max`](Self::volumes_max),
-    /// or a `Map` to a slot that was not allocated for that extent. Such a record must not reach the disk.
+    /// a volume with a number that a clone [names](Metadata::is_named), or a `Map` to a slot that was not allocated for that extent. Such a record must not reach the disk.
     pub fn append(&mut self, records: &[Record]) -> Lsn {
         let mut lsn = self.log.next_lsn();
         for record in records {
-            if let Err(what) = validate::check(record, &self.metadata, &self.layout) {
+            if let Err(what) = validate::check_new(record, &self.metadata, &self.layout) {
                 panic!("{what}: {record:?}");
             }
             self.apply(record, lsn);
@@ -213,7 +218,7 @@ impl Pool {
 
     fn apply(&mut self, record: &Record, lsn: Lsn) {
         match record {
-            Record::Map { volume, extent, slot } => {
+            Record::Map { volume, extent, slot } | Record::MapShared { volume, extent, slot } => {
                 let now = self.metadata.volume(*volume).and_then(|volume| volume.map.get(*extent));
                 if now == Some(*slot) {
                     return;
@@ -223,14 +228,14 @@ impl Pool {
             Record::VolumeDelete { volume } => self.space.release_volume(*volume),
             _ => {}
         }
-        let freed = self.metadata.apply(record);
+        let freed = self.apply_families(record, lsn);
         let deleted = |volume: &VolumeId| self.metadata.volume(*volume).is_some_and(|meta| meta.deleted);
         let early = self.planted.has(Bug::ExtentReusedEarly)
             || (self.planted.has(Bug::DeletedSpaceReusedEarly)
                 && matches!(record, Record::Unmap { volume, .. } if deleted(volume)));
         self.space.unmapped(if early { Lsn(0) } else { lsn }, freed);
         if early {
-            self.space.durable(Lsn(0));
+            self.space.durable(&self.metadata, Lsn(0));
         }
     }
 
@@ -245,13 +250,13 @@ impl Pool {
         self.layout.offset(slot)
     }
 
-    /// Sees to it that writes to this extent will find space. True if it is mapped, has space already, or gets
+    /// Sees to it that writes to this extent will find space. True if it is mapped and not shared, has space already, or gets
     /// it now; false if the pool is full, or what is left is kept for other volumes. Unmapping the extent ends the
     /// promise: reserve again for later writes.
     #[inline]
     pub fn reserve(&mut self, volume: VolumeId, extent: u32) -> bool {
         match self.metadata.volume(volume) {
-            Some(meta) if meta.map.contains(extent) => true,
+            Some(meta) if meta.map.contains(extent) && !self.is_shared(volume, extent) => true,
             _ => {
                 let ignored = self.planted.has(Bug::ReservationIgnored);
                 let kept = if ignored { 0 } else { self.space.kept(&self.metadata, Some(volume)) };
@@ -260,10 +265,15 @@ impl Pool {
         }
     }
 
-    /// Is this extent mapped, or reserved already?
+    /// Is this extent mapped and not shared, or reserved already?
     pub fn is_reserved(&self, volume: VolumeId, extent: u32) -> bool {
-        self.metadata.volume(volume).is_some_and(|meta| meta.map.contains(extent))
-            || self.space.is_reserved((volume, extent))
+        let mapped = self.metadata.volume(volume).is_some_and(|meta| meta.map.contains(extent));
+        mapped && !self.is_shared(volume, extent) || self.space.is_reserved((volume, extent))
+    }
+
+    /// Is space reserved for a new place of this extent?
+    pub(crate) fn has_reservation(&self, volume: VolumeId, extent: u32) -> bool {
+        self.space.is_reserved((volume, extent))
     }
 
     /// Gives a reservation back that was not used. Does nothing for an extent that is mapped or has a slot.
@@ -271,7 +281,7 @@ impl Pool {
         self.space.release((volume, extent));
     }
 
-    /// Turns the reservation of an unmapped extent into a slot. Write it, flush its disk, then append `Map`, and
+    /// Turns the reservation of an extent that is not mapped, or is shared, into a slot. Write it (of a shared one, all of it), flush its disk, then append `Map`, and
     /// `ZeroAdd` for what was not written, in one call. Until then [`reserve`](Self::reserve) goes on saying yes for
     /// this extent.
     ///
@@ -320,7 +330,7 @@ impl Pool {
     /// # Panics
     /// If it had not begun.
     pub fn unhold(&mut self, slot: Slot) {
-        self.space.unhold(slot);
+        self.space.unhold(&self.metadata, slot);
     }
 
     /// Bytes of all data areas.
@@ -468,7 +478,7 @@ impl Pool {
             (Purpose::Chore, _) => unreachable!("seen to above"),
             (_, None) => unreachable!("a commit lives until its last request has ended"),
         }
-        self.space.durable(self.log.durable());
+        self.space.durable(&self.metadata, self.log.durable());
     }
 
     fn log_done(&mut self, purpose: Purpose) {

@@ -138,7 +138,7 @@ impl Layout {
     fn sizes_for(&self, bytes: u64, times: u64) -> Sizes {
         let zeros = if self.features & FEATURE_ZEROS == 0 { 0 } else { zero_bytes(bytes, self.extent_bytes) };
         let extents = (bytes / self.extent_bytes).saturating_mul(times);
-        let area = checkpoint_area_bytes(extents, side_bytes(bytes) + zeros);
+        let area = checkpoint_area_bytes(self.clones.entries(extents), side_bytes(bytes) + zeros);
         let log = if self.log_bytes < LOG_BYTES.0 { 0 } else { log_bytes(bytes, self.extent_bytes) };
         Sizes { log_bytes: log.max(self.log_bytes), area_bytes: area.max(self.checkpoint_area_bytes) }
     }

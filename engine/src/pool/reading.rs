@@ -385,6 +385,7 @@ impl Reading {
             copies,
             completed,
         };
+        let layout = Layout { clones: replay.metadata.clone_room(), ..layout };
         let (start, head) = (commit.log_start, commit.log_start + log_bytes);
         let log = Log::new(identity.pool.0, layout.log_bytes, start, head, replay.sequence, Lsn(replay.lsn));
         let pool = Pool {

@@ -189,6 +189,30 @@ pub enum Record {
         /// At most [`ITEM_BYTES_MAX`] bytes.
         value: Arc<[u8]>,
     },
+    /// There is such a volume, and it is what another one is at this place of the log: it shares the other's extents. If
+    /// both are mirrored it has the other's generation, hot areas and change log too: what may differ between the halves
+    /// of the one may differ between those of the other. Ignored if there is one of that id already, or none to begin as.
+    VolumeClone {
+        /// The new volume.
+        volume: VolumeId,
+        /// The volume that it begins as.
+        of: VolumeId,
+        /// Identity shown to hosts.
+        uuid: Uuid,
+        /// It is a snapshot: hosts may not write it. Only snapshots may be cloned into what hosts may write.
+        read_only: bool,
+        /// Has it a half on each node?
+        mirrored: bool,
+    },
+    /// The extent lies there now, for all volumes that share the place where this one has it. That place becomes free.
+    MapShared {
+        /// One of the volumes.
+        volume: VolumeId,
+        /// The extent.
+        extent: u32,
+        /// The place, allocated before, with everything that the former one held on stable media.
+        slot: Slot,
+    },
     /// The block checksums in these lines of the disk's checksum area may not be those of the data.
     UnsureAdd {
         /// The disk.

@@ -2,6 +2,7 @@
 //! pieces; the answers say how far they were understood. Nothing here trusts a number that it read.
 
 use super::codec::{self, Malformed, Stored};
+use super::families;
 use super::layout::Layout;
 use super::metadata::Metadata;
 use super::record::Record;
@@ -159,6 +160,15 @@ impl Replay {
                 self.metadata.log_page(volume, index, &words);
                 Ok(())
             }
+            Stored::Kin(volume, kin) => {
+                families::check_kin(&self.metadata, volume, &kin).map(|()| self.metadata.set_kin(volume, kin))
+            }
+            Stored::MapBase(volume, base) => families::check_base(&self.metadata, volume, base)
+                .map(|()| self.metadata.map_base(volume, base, layout.extent_bytes / 512)),
+            Stored::UnmapTable(volume, extents) => extents.chunks_exact(4).try_for_each(|extent| {
+                let extent = u32::from_le_bytes(extent.try_into().expect("four bytes"));
+                self.apply(&Record::Unmap { volume, extent }, layout)
+            }),
             Stored::ZeroMap(volume, extent, bits) => {
                 if !validate::zeros(&self.metadata, layout, volume, extent, (0, bits.end())) {
                     return Err("blocks that read as zero in an extent that is not mapped");

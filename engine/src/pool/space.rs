@@ -1,6 +1,9 @@
 //! Who may use which slot. A slot is free; or allocated and not yet mapped; or mapped; or retiring: unmapped,
 //! but the record that says so is not durable, or I/O on it is still in flight. Only free slots are given out.
 //!
+//! Volumes of a family may have a slot in common (`families`): it is *shared* until the records by which all but one of them
+//! have let go of it are durable. Until then a crash may bring them back, so it must not be overwritten.
+//!
 //! Space may be kept for a volume: what it has not used of that, others cannot reserve.
 //!
 //! A disk is open or closed. Nothing is given out on a closed one: it has not joined yet, or it is leaving, or was until
@@ -15,11 +18,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::free::FreeSlots;
 use super::metadata::{Freed, Metadata};
+use super::owners::Owners;
 use super::record::{Lsn, Slot};
 use crate::ids::{DiskId, VolumeId};
 
 /// An extent of a volume.
-type Extent = (VolumeId, u32);
+pub(super) type Extent = (VolumeId, u32);
 
 #[derive(Debug)]
 pub(super) struct Space {
@@ -42,8 +46,17 @@ pub(super) struct Space {
     pending: BTreeMap<Slot, Extent>,
     /// Slots unmapped by records up to these, oldest first.
     retiring: VecDeque<(Lsn, Freed)>,
+    pub(super) owners: Owners,
+    /// Who has let go of a shared slot by records up to these, oldest first: family and extent.
+    pub(super) parting: VecDeque<(Lsn, Extent, Slot)>,
+    /// The same, durably, but I/O on the slot is in flight.
+    pub(super) parting_held: BTreeMap<Slot, Vec<Extent>>,
+    /// How many of all these, by slot.
+    pub(super) parted: BTreeMap<Slot, u16>,
+    /// Extents of a volume that lie in shared slots.
+    pub(super) shared: BTreeMap<VolumeId, u64>,
     /// I/O in flight per slot.
-    held: BTreeMap<Slot, u32>,
+    pub(super) held: BTreeMap<Slot, u32>,
     /// Slots whose unmapping is durable, but that are held.
     waiting: BTreeSet<Slot>,
     /// Slots kept for volumes, what they use included.
@@ -67,6 +80,11 @@ impl Space {
             unbacked: 0,
             pending: BTreeMap::new(),
             retiring: VecDeque::new(),
+            owners: Owners::default(),
+            parting: VecDeque::new(),
+            parting_held: BTreeMap::new(),
+            parted: BTreeMap::new(),
+            shared: BTreeMap::new(),
             held: BTreeMap::new(),
             waiting: BTreeSet::new(),
             kept: BTreeMap::new(),
@@ -77,9 +95,20 @@ impl Space {
     /// Takes all mapped slots; the first one that was not free is the error.
     pub(super) fn occupy(&mut self, metadata: &Metadata) -> Result<(), (VolumeId, u32, Slot)> {
         for (id, volume) in metadata.volumes() {
+            // Who had the last extent too has the next as a rule: a family is large, and is looked through once.
+            let mut guess = None;
             for (extent, slot) in volume.map.iter() {
                 if !self.disks.get_mut(usize::from(slot.disk.0)).is_some_and(|disk| disk.take(slot.index)) {
-                    return Err((id, extent, slot));
+                    let has = |other: &VolumeId| {
+                        metadata.volume(*other).is_some_and(|other| other.map.get(extent) == Some(slot))
+                    };
+                    let first = guess.filter(has);
+                    let first =
+                        first.or_else(|| metadata.sharers(id, extent, slot).find(|first| *first < id));
+                    guess = first;
+                    let first = first.filter(|_| self.owners(slot) < u64::from(u16::MAX));
+                    self.share((first.ok_or((id, extent, slot))?, extent), id, slot);
+                    continue;
                 }
                 let disk = usize::from(slot.disk.0);
                 self.live[disk] += 1;
@@ -181,6 +210,7 @@ impl Space {
     /// Slots that are neither free nor mapped.
     pub(super) fn between(&self) -> impl Iterator<Item = Slot> + '_ {
         let retiring = self.retiring.iter().flat_map(|(_, slots)| slots.iter().copied());
+        let retiring = retiring.chain(self.deserted());
         self.pending.keys().copied().chain(retiring).chain(self.waiting.iter().copied())
     }
 
@@ -237,13 +267,19 @@ impl Space {
         others.map(|(volume, slots)| slots.saturating_sub(self.used_by(metadata, *volume))).sum()
     }
 
+    /// Is space kept for the volume?
+    pub(super) fn is_kept(&self, volume: VolumeId) -> bool {
+        self.kept.contains_key(&volume)
+    }
+
     /// Has the volume used less than is kept for it?
     pub(super) fn is_owed(&self, metadata: &Metadata, volume: VolumeId) -> bool {
         self.kept.get(&volume).is_some_and(|slots| *slots > self.used_by(metadata, volume))
     }
 
     fn used_by(&self, metadata: &Metadata, volume: VolumeId) -> u64 {
-        let mapped = metadata.volume(volume).map_or(0, |volume| volume.map.len());
+        // What is shared needs a slot more when it is written.
+        let mapped = metadata.volume(volume).map_or(0, |meta| self.exclusive(volume, meta.map.len()));
         mapped + self.claims.get(&volume).copied().unwrap_or(0)
     }
 
@@ -300,8 +336,9 @@ impl Space {
 
     pub(super) fn unallocate(&mut self, slot: Slot, leak: bool) {
         let extent = self.pending.remove(&slot).expect("the slot was allocated and is not mapped");
-        self.forget_reserved(extent);
-        self.moving.remove(&slot);
+        if self.moving.remove(&slot).is_none() {
+            self.forget_reserved(extent);
+        }
         self.live[usize::from(slot.disk.0)] -= 1;
         if !leak {
             self.retire(slot);
@@ -312,28 +349,37 @@ impl Space {
     pub(super) fn mapped(&mut self, extent: Extent, slot: Slot) {
         let owner = self.pending.remove(&slot);
         assert_eq!(owner, Some(extent), "{slot:?} is mapped without having been allocated for it");
-        self.forget_reserved(extent);
-        self.moving.remove(&slot);
+        if self.moving.remove(&slot).is_none() {
+            self.forget_reserved(extent);
+        }
     }
 
-    /// The record at `lsn` has freed these.
+    /// The record at `lsn` has freed these, which nobody shares.
     pub(super) fn unmapped(&mut self, lsn: Lsn, slots: Freed) {
         for slot in &slots {
-            // Not below zero: a planted bug frees what was never counted.
-            let live = &mut self.live[usize::from(slot.disk.0)];
-            *live = live.saturating_sub(1);
+            self.not_live(*slot);
         }
         if !slots.is_empty() {
             self.retiring.push_back((lsn, slots));
         }
     }
 
+    pub(super) fn not_live(&mut self, slot: Slot) {
+        // Not below zero: a planted bug frees what was never counted.
+        let live = &mut self.live[usize::from(slot.disk.0)];
+        *live = live.saturating_sub(1);
+    }
+
     /// Everything up to `lsn` is durable.
-    pub(super) fn durable(&mut self, lsn: Lsn) {
+    pub(super) fn durable(&mut self, metadata: &Metadata, lsn: Lsn) {
         while self.retiring.front().is_some_and(|(at, _)| *at <= lsn) {
             for slot in self.retiring.pop_front().expect("just looked at").1 {
                 self.retire(slot);
             }
+        }
+        while self.parting.front().is_some_and(|(at, _, _)| *at <= lsn) {
+            let (_, extent, slot) = self.parting.pop_front().expect("just looked at");
+            self.part(metadata, extent, slot);
         }
     }
 
@@ -341,18 +387,19 @@ impl Space {
         *self.held.entry(slot).or_insert(0) += 1;
     }
 
-    pub(super) fn unhold(&mut self, slot: Slot) {
+    pub(super) fn unhold(&mut self, metadata: &Metadata, slot: Slot) {
         let count = self.held.get_mut(&slot).expect("each unhold has its hold");
         *count -= 1;
         if *count == 0 {
             self.held.remove(&slot);
+            self.part_unheld(metadata, slot);
             if self.waiting.remove(&slot) {
                 self.give(slot);
             }
         }
     }
 
-    fn retire(&mut self, slot: Slot) {
+    pub(super) fn retire(&mut self, slot: Slot) {
         if self.held.contains_key(&slot) {
             self.waiting.insert(slot);
         } else {

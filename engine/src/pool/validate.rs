@@ -2,6 +2,7 @@
 //! not reach the disk) and after it is read (a wrong one is damage).
 
 use super::SECTORS_MAX;
+use super::families::FAMILY_MAX;
 use super::layout::Layout;
 use super::metadata::Metadata;
 use super::record::{ITEM_BYTES_MAX, Record};
@@ -9,6 +10,18 @@ use crate::ids::VolumeId;
 
 /// 512-byte sectors per region of the change log.
 pub const REGION_SECTORS: u64 = 128;
+
+/// May the pool append the record? A checkpoint that is read may name a clone before what it was made of.
+pub(super) fn check_new(record: &Record, metadata: &Metadata, layout: &Layout) -> Result<(), &'static str> {
+    match record {
+        Record::VolumeCreate { volume, .. }
+            if metadata.volume(*volume).is_none() && metadata.is_named(*volume) =>
+        {
+            Err("a volume with a number that a clone names")
+        }
+        _ => check(record, metadata, layout),
+    }
+}
 
 /// Does the record make sense for this pool as it is?
 pub(super) fn check(record: &Record, metadata: &Metadata, layout: &Layout) -> Result<(), &'static str> {
@@ -23,6 +36,14 @@ pub(super) fn check(record: &Record, metadata: &Metadata, layout: &Layout) -> Re
                 return Err("more volumes than the pool has room for");
             }
             *sectors <= SECTORS_MAX
+        }
+        Record::VolumeClone { volume, of, read_only, .. } => {
+            if metadata.volume(*volume).is_none() && metadata.volumes_room() >= layout.volumes_max() {
+                return Err("more volumes than the pool has room for");
+            }
+            let Some(model) = metadata.volume(*of) else { return Ok(()) };
+            let named = metadata.volume(*volume).is_none() && metadata.is_named(*volume);
+            (*read_only || model.is_snapshot()) && !named && metadata.family_size(*of) < FAMILY_MAX
         }
         Record::VolumeItem { volume, name, value, .. } => {
             let room = metadata.volumes_room_with(*volume, *name, value.len());
@@ -39,7 +60,7 @@ pub(super) fn check(record: &Record, metadata: &Metadata, layout: &Layout) -> Re
             });
             *sectors <= SECTORS_MAX && !cuts
         }
-        Record::Map { volume, extent, slot } => {
+        Record::Map { volume, extent, slot } | Record::MapShared { volume, extent, slot } => {
             layout.has(*slot) && within(metadata, *volume, *extent, layout.extent_bytes / 512)
         }
         Record::Unmap { volume, extent } => within(metadata, *volume, *extent, layout.extent_bytes / 512),

@@ -55,6 +55,18 @@ impl ZeroBits {
         masks(blocks).map_while(|(word, mask)| Some((self.0.get(word)? & mask).count_ones())).sum()
     }
 
+    /// This block reads as zero from now on.
+    pub fn add(&mut self, block: u32) {
+        self.insert(block..block + 1);
+    }
+
+    /// Only those read as zero that do so in the other, too.
+    pub fn keep(&mut self, other: &ZeroBits) {
+        self.0.truncate(other.0.len());
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word &= other);
+        self.trim();
+    }
+
     /// All blocks of the range read as zero from now on.
     pub(super) fn insert(&mut self, blocks: Range<u32>) {
         for (word, mask) in masks(blocks) {

@@ -25,6 +25,9 @@ use crate::time::{Duration, Instant};
 /// A flush is started without being asked for when this many jobs wait for one.
 const FLUSH_JOBS: usize = 16;
 
+/// Most bytes of extents that are on their way to places of their own, unless it is one.
+const REDIRECTED_BYTES_MAX: u64 = 32 << 20;
+
 /// Jobs that a flush of one disk makes stable.
 #[derive(Debug, Default)]
 pub(super) struct DiskState {
@@ -49,6 +52,12 @@ pub(super) struct Jobs {
     pub(super) moves_preparing: usize,
     /// Whose data are written and whose checksums must be too, for their extent is new.
     pub(super) awaiting_sums: Vec<Key>,
+    /// Those that give a shared extent a place of its own.
+    pub(super) redirects: usize,
+    /// Extents with zeros that need a place of their own and find none: their first dirty block, and since when. With
+    /// the space that was free then.
+    pub(super) starved: Vec<(Key, u64, Instant)>,
+    pub(super) starved_at: [u64; 4],
 }
 
 /// See the module.
@@ -144,7 +153,13 @@ impl Base {
 
     /// May the destager begin another write?
     pub(super) fn has_depth(&self) -> bool {
-        self.jobs.writes + self.jobs.preparing.len() - self.jobs.moves_preparing < self.depth
+        let preparing = self.jobs.preparing.len() - self.jobs.moves_preparing;
+        self.jobs.writes + preparing < self.depth && self.jobs.redirects < self.redirects_max()
+    }
+
+    /// Most extents that are being read to get places of their own: so much memory do they take.
+    fn redirects_max(&self) -> usize {
+        (REDIRECTED_BYTES_MAX / (self.pool.extent_blocks() * 4096)).clamp(1, 8) as usize
     }
 
     /// Each job on its way may be about to record zeros of its extent: there must be room for all of them.
@@ -255,7 +270,10 @@ impl Base {
     /// Blocks of these lines that read as zero are beyond doubt: nobody asks their sums before data come to them. What
     /// their extent says of zeros must be durable.
     pub(super) fn settle_zeros(&mut self, (volume, extent): Key, blocks: core::ops::Range<u64>) {
-        let Some(zeros) = self.pool.zeros(volume, extent) else { return };
+        let Some(zeros) = self.pool.zeros(volume, extent).filter(|_| !self.pool.is_shared(volume, extent))
+        else {
+            return;
+        };
         let first = u64::from(extent) * self.pool.extent_blocks();
         let line = LINE_BLOCKS as u64;
         for block in blocks.start / line * line..blocks.end.next_multiple_of(line) {

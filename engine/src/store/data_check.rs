@@ -214,15 +214,21 @@ pub struct DataCheck<'a> {
     report: DataReport,
 }
 
+/// Blocks of an extent that are zero by the map, for all who have it there.
+fn zeros_in(pool: &Pool, volume: VolumeId, extent: u32) -> u64 {
+    u64::from(pool.zeros_of_all(volume, extent).count(0..pool.extent_blocks() as u32))
+}
+
 impl<'a> DataCheck<'a> {
     /// Begins to check the data of an open pool, which must not change meanwhile.
     pub fn new(pool: &'a Pool) -> DataCheck<'a> {
         let mut report = DataReport::default();
         let mut blocks = 0;
-        for (_, meta) in pool.metadata().volumes() {
-            blocks += meta.map.len() * pool.extent_blocks();
-            let zeros = meta.map.zeros_from(0).map(|(_, bits)| bits.count(0..pool.extent_blocks() as u32));
-            report.zeros += zeros.map(u64::from).sum::<u64>();
+        for (volume, meta) in pool.metadata().volumes() {
+            for (extent, _) in meta.map.iter().filter(|(extent, _)| pool.is_first_sharer(volume, *extent)) {
+                blocks += pool.extent_blocks();
+                report.zeros += zeros_in(pool, volume, extent);
+            }
         }
         DataCheck {
             pool,
@@ -322,7 +328,8 @@ impl<'a> DataCheck<'a> {
             self.next_place += 1;
             let mut owners = Vec::new();
             for (volume, meta) in self.pool.metadata().volumes() {
-                let here = meta.map.iter().filter(|(_, slot)| slot.disk == place);
+                let first = |extent| self.pool.is_first_sharer(volume, extent);
+                let here = meta.map.iter().filter(|(extent, slot)| slot.disk == place && first(*extent));
                 owners.extend(here.map(|(extent, slot)| Owner { index: slot.index, volume, extent }));
             }
             if owners.is_empty() {
@@ -335,11 +342,7 @@ impl<'a> DataCheck<'a> {
                 self.disk = Some(Disk { place, device, area, owners, at: None, ahead: None, batch: None });
                 return true;
             }
-            let zeros = |owner: &Owner| {
-                self.pool
-                    .zeros(owner.volume, owner.extent)
-                    .map_or(0, |zeros| u64::from(zeros.count(0..self.pool.extent_blocks() as u32)))
-            };
+            let zeros = |owner: &Owner| zeros_in(self.pool, owner.volume, owner.extent);
             let data: u64 = owners.iter().map(|owner| self.pool.extent_blocks() - zeros(owner)).sum();
             self.report.without_sums += data;
             self.blocks_done += data;
@@ -432,8 +435,8 @@ impl Disk {
                 Some(at) => at,
                 None => (self.owners.next()?, 0),
             };
-            let zeros = pool.zeros(owner.volume, owner.extent);
-            let is_data = |block: &u64| !zeros.is_some_and(|zeros| zeros.contains(*block as u32));
+            let zeros = pool.zeros_of_all(owner.volume, owner.extent);
+            let is_data = |block: &u64| !zeros.contains(*block as u32);
             let Some(first) = (from..pool.extent_blocks()).find(is_data) else { continue };
             let base = pool.slot_offset(Slot { disk: self.place, index: owner.index });
             let offset = base + first * BYTES;
@@ -473,7 +476,8 @@ impl Disk {
     ) {
         let (line, at) = self.area.place(offset);
         let sums = self.line(line);
-        let matches = sums.is_some_and(|sums| sums.sums[at].get() == content.crc() ^ address(volume, block));
+        let matches = sums
+            .is_some_and(|sums| sums.sums[at].get() == content.crc() ^ address(pool.family(volume), block));
         let batch = self.batch.as_mut().expect("data are read when their checksums are here");
         if pool.metadata().is_unsure(self.place, line) {
             report.in_doubt += 1;

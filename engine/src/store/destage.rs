@@ -13,6 +13,7 @@ use super::base::Base;
 use super::gather::PIECES_MAX;
 use super::job::{Job, Stage};
 use super::plan::{Plan, Zeros};
+use super::sums::Address;
 use super::volume::VolumeStore;
 use crate::block::{BLOCK_BYTES, Block, Payload};
 use crate::ids::{DiskId, VolumeId};
@@ -40,6 +41,7 @@ impl Store {
     }
 
     pub(super) fn start_destage(&mut self, now: Instant) {
+        self.feed_starved();
         while self.base.has_depth() {
             let Some((id, block, since)) = self.bounds.shares().oldest_dirty(self.volumes.map_mut()) else {
                 break;
@@ -115,6 +117,12 @@ impl VolumeStore {
         let size = base.pool.extent_blocks();
         let first = u64::from(extent) * size;
         let blocks = self.cache.dirty_in(first..first + size);
+        if let Some(place) = base.pool.place(self.id, first)
+            && base.pool.is_shared(self.id, extent)
+            && !base.has(Bug::SharedExtentOverwritten)
+        {
+            return self.write_shared(base, now, extent, place, blocks);
+        }
         let contents: Vec<Block> = blocks.iter().map(|&block| self.cache.issue(block)).collect();
         let all_zero = contents.iter().all(|content| matches!(content, Block::Zero));
         match base.pool.place(self.id, first) {
@@ -127,7 +135,7 @@ impl VolumeStore {
         }
     }
 
-    fn write_mapped(
+    pub(super) fn write_mapped(
         &mut self,
         base: &mut Base,
         now: Instant,
@@ -135,14 +143,17 @@ impl VolumeStore {
         (disk, offset): (DiskId, u64),
         (blocks, contents): (Vec<u64>, Vec<Block>),
     ) {
+        if !self.is_promised(extent) {
+            // It may have been shared when space was reserved for it.
+            base.pool.release(self.id, extent);
+        }
         let first = u64::from(extent) * base.pool.extent_blocks();
         let dirty = blocks.iter().map(|block| block - first).zip(contents);
         let remembers = base.remembers_zeros(self.id, extent);
         let used = base.pool.blocks_in(self.id, extent);
         let plan = Plan::mapped_extent(used, base.pool.zeros(self.id, extent), dirty, remembers);
         if plan.empties && !self.is_promised(extent) {
-            self.unmap(base, extent, disk, blocks);
-            return;
+            return self.unmap(base, extent, Job::new(blocks, disk, None, Zeros::default()));
         }
         if plan.writes.is_empty() && plan.zeros.is_empty() {
             self.stable(now, blocks);
@@ -152,21 +163,27 @@ impl VolumeStore {
         self.prepare(base, now, extent, job, offset, plan.writes);
     }
 
-    fn unmap(&mut self, base: &mut Base, extent: u32, disk: DiskId, blocks: Vec<u64>) {
+    /// Unmaps an extent with a job that has nothing to write.
+    pub(super) fn unmap(&mut self, base: &mut Base, extent: u32, job: Job) {
+        base.pool.release(self.id, extent);
         let lsn = base.pool.append(&[Record::Unmap { volume: self.id, extent }]);
-        let job = Job { stage: Stage::Logging(lsn), ..Job::new(blocks, disk, None, Zeros::default()) };
-        self.add_job(base, extent, job);
+        self.add_job(base, extent, Job { stage: Stage::Logging(lsn), redirects: false, ..job });
     }
 
     /// A write that kept an extent mapped was given up: if it reads as zero from end to end, its space is free.
     pub(super) fn unmap_if_zero(&mut self, base: &mut Base, extent: u32) {
         let size = base.pool.extent_blocks();
-        let Some((disk, _)) = base.pool.place(self.id, u64::from(extent) * size) else { return };
-        let used = base.pool.blocks_in(self.id, extent);
-        let zeros = base.pool.zeros(self.id, extent).map_or(0, |bits| bits.count(0..used as u32));
-        if u64::from(zeros) == used {
-            self.unmap(base, extent, disk, Vec::new());
+        if let Some((disk, _)) = base.pool.place(self.id, u64::from(extent) * size)
+            && self.reads_as_zero(base, extent)
+        {
+            self.unmap(base, extent, Job::new(Vec::new(), disk, None, Zeros::default()));
         }
+    }
+
+    /// Does the map say so, of all of a mapped extent?
+    fn reads_as_zero(&self, base: &Base, extent: u32) -> bool {
+        let used = base.pool.blocks_in(self.id, extent);
+        base.pool.zeros(self.id, extent).is_some_and(|bits| u64::from(bits.count(0..used as u32)) == used)
     }
 
     fn write_new_extent(
@@ -198,7 +215,7 @@ impl VolumeStore {
 
     /// Begins a job that writes runs of an extent that lies at byte `offset`: its checksums are made ready first. Without
     /// any, what remains is said in the log.
-    fn prepare(
+    pub(super) fn prepare(
         &mut self,
         base: &mut Base,
         now: Instant,
@@ -260,8 +277,18 @@ impl VolumeStore {
         }
         if let Some(claim) = &job.claim {
             let start = u64::from(extent) * base.pool.extent_blocks();
+            let (volume, family) = (self.id, base.pool.family(self.id));
             for (first, data) in &runs {
-                base.sums.set_run(now, disk, offset + first * BLOCK, (self.id, start + first), data);
+                base.sums.set_run(now, disk, offset + first * BLOCK, (family, start + first), data);
+                let end = first + data.len() as u64;
+                // Neither has a sum that matches, and what is in doubt is told from what is damaged.
+                for at in job.spoiled.iter().chain(&job.doubtful).filter(|at| (*first..end).contains(*at)) {
+                    let address = Address { family, volume, block: start + at };
+                    base.sums.spoil(now, disk, offset + at * BLOCK, address, &data[(at - first) as usize]);
+                }
+                for at in job.doubtful.iter().filter(|at| (*first..end).contains(*at)) {
+                    base.sums.put_in_doubt(disk, offset + at * BLOCK, (volume, extent));
+                }
             }
             if job.slot.is_some() {
                 base.sums.hurry(claim);
@@ -373,6 +400,7 @@ impl VolumeStore {
     pub(super) fn finish_job(&mut self, base: &mut Base, now: Instant, extent: u32) {
         let job = self.jobs.remove(&extent).expect("a job ends once");
         base.jobs.count -= 1;
+        base.jobs.redirects -= usize::from(job.redirects);
         if let Some(claim) = &job.claim {
             base.release_sums(claim);
         }
@@ -386,6 +414,10 @@ impl VolumeStore {
         }
         if job.moves {
             base.move_ended((self.id, extent));
+        }
+        // A write that was given up meanwhile could not give its reservation back.
+        if base.pool.has_reservation(self.id, extent) || self.reads_as_zero(base, extent) {
+            self.give_back(base, extent);
         }
     }
 }

@@ -225,6 +225,7 @@ impl Store {
         let mut looked = 0;
         let busy =
             |volume: VolumeId, extent| self.volumes.get(volume).is_some_and(|volume| volume.is_busy(extent));
+        let resting = |volume: VolumeId| self.volumes.get(volume).is_some_and(|volume| volume.resting);
         for (id, meta) in self.base.pool.metadata().volumes().filter(|(id, _)| *id >= volume) {
             let from = if id == volume { extent } else { 0 };
             for (at, slot) in meta.map.iter_from(from) {
@@ -233,7 +234,9 @@ impl Store {
                     return Search::Later;
                 }
                 looked += 1;
-                if self.is_moved_from(slot.disk) && !busy(id, at) {
+                // What several volumes share moves for the first of them.
+                let first = || self.base.pool.is_first_sharer(id, at);
+                if self.is_moved_from(slot.disk) && !busy(id, at) && !resting(id) && first() {
                     self.base.evacuation.cursor = Some((id, at.saturating_add(1)));
                     return Search::Found((id, at));
                 }

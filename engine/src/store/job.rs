@@ -43,6 +43,14 @@ pub(super) struct Job {
     pub(super) more: Option<Instant>,
     /// The extent leaves its disk.
     pub(super) moves: bool,
+    /// Other volumes have it too: they go along.
+    pub(super) shared: bool,
+    /// It gets a place of its own, beside those with whom it was shared.
+    pub(super) redirects: bool,
+    /// Blocks that could not be had from the former place, counted from the beginning of the extent.
+    pub(super) spoiled: Vec<u64>,
+    /// Blocks that were in doubt there.
+    pub(super) doubtful: Vec<u64>,
 }
 
 impl Job {
@@ -51,14 +59,39 @@ impl Job {
         Job { stage: Stage::Gathering, moves: true, ..Job::new(Vec::new(), disk, None, Zeros::default()) }
     }
 
+    /// A job that gives an extent a place of its own with these blocks, before anything is written.
+    pub(super) fn redirecting(disk: DiskId, blocks: Vec<u64>) -> Job {
+        Job { stage: Stage::Gathering, redirects: true, ..Job::new(blocks, disk, None, Zeros::default()) }
+    }
+
     pub(super) fn new(blocks: Vec<u64>, disk: DiskId, slot: Option<Slot>, zeros: Zeros) -> Job {
         let (stage, claim, runs, offset, more) = (Stage::Written, None, Vec::new(), 0, None);
-        Job { blocks, disk, slot, zeros, stage, claim, runs, offset, more, moves: false }
+        let (moves, shared, redirects) = (false, false, false);
+        let (spoiled, doubtful) = (Vec::new(), Vec::new());
+        Job {
+            blocks,
+            disk,
+            slot,
+            zeros,
+            stage,
+            claim,
+            runs,
+            offset,
+            more,
+            moves,
+            shared,
+            redirects,
+            spoiled,
+            doubtful,
+        }
     }
 
     /// What is to be recorded when the data are on stable media.
     pub(super) fn records(&self, (volume, extent): Key) -> Vec<Record> {
-        let map = self.slot.map(|slot| Record::Map { volume, extent, slot });
+        let map = self.slot.map(|slot| match self.shared {
+            true => Record::MapShared { volume, extent, slot },
+            false => Record::Map { volume, extent, slot },
+        });
         map.into_iter().chain(self.zeros.records(volume, extent)).collect()
     }
 }

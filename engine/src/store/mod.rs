@@ -9,6 +9,7 @@
 //! - An extent is unmapped only when every block of it is zero, and given out again only when that is durable.
 //! - At most one destage job works on an extent, so that writes to one place of a disk never race.
 //! - What is read from disk is compared with its checksum before anyone sees it (`sums`).
+//! - What several volumes share is never overwritten: whoever writes it first gets a place of its own (`redirect`).
 //! - Neither a read nor a move of an extent sees what a later owner of its slot wrote: reads hold their slots. A move reads
 //!   without holding: it is the job of its extent, so nothing else unmaps that meanwhile, and nothing is put on a disk
 //!   that is leaving.
@@ -36,6 +37,7 @@ mod job;
 mod plan;
 mod purge;
 mod read;
+mod redirect;
 mod sums;
 mod volume;
 
@@ -269,7 +271,9 @@ impl Store {
     pub fn repair(&mut self, now: Instant, volume: VolumeId, first: u64, data: &[Block]) {
         for (at, block) in (first..).zip(data) {
             let newer = self.look(volume, |cache| cache.peek(at).is_some()).unwrap_or(false);
-            if !newer && self.base.pool.locate(volume, at).is_some() {
+            let there = !newer && self.base.pool.locate(volume, at).is_some();
+            // Of an extent that others share it gets a copy of its own, if there is space; else it stays as it is.
+            if there && self.reserve(volume, at..at + 1) {
                 self.put(now, volume, 1, core::iter::once((at, block.clone())));
             }
         }

@@ -4,6 +4,7 @@
 //! not dirty. Zeros are written like data only where the pool cannot remember them, or where it would not pay.
 
 use core::ops::Range;
+use std::collections::BTreeMap;
 
 use crate::block::{Block, Payload};
 use crate::ids::VolumeId;
@@ -123,6 +124,22 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// As [`mapped_extent`](Self::mapped_extent), for all blocks of an extent that gets another place. What it does not write there
+    /// is told with the map, in one entry of the log: so it is not too much.
+    pub(super) fn redirected_extent(
+        used: u64,
+        zeros: Option<&ZeroBits>,
+        contents: &BTreeMap<u64, Block>,
+        remembers: bool,
+    ) -> Plan {
+        let all = || contents.iter().map(|(block, content)| (*block, content.clone()));
+        let plan = Plan::mapped_extent(used, zeros, all(), remembers);
+        let fits = plan.zeros.add.len() as u64 <= GAPS_MAX;
+        if fits { plan } else { Plan::mapped_extent(used, zeros, all(), false) }
+    }
+}
+
 #[cfg(test)]
 #[expect(clippy::single_range_in_vec_init, reason = "lists of runs, of which there may be one")]
 mod tests {
@@ -157,6 +174,20 @@ mod tests {
             assert_eq!(covered, size);
             let plan = Plan::new_extent(size, (0..size).step_by(500).map(|block| (block, data())), true);
             assert!(size < 32 || !plan.zeros.is_empty());
+        }
+    }
+
+    /// Every other block is zero: what says so fits into one entry of the log, or is not said.
+    #[test]
+    fn nor_does_one_that_gets_another_place() {
+        for size in [16u64, 256, 512, 2048, 32 * 1024] {
+            let content = |block: u64| if block.is_multiple_of(2) { Block::Zero } else { data() };
+            let contents: BTreeMap<u64, Block> = (0..size).map(|block| (block, content(block))).collect();
+            let plan = Plan::redirected_extent(size, None, &contents, true);
+            let told = plan.zeros.add.len() as u64;
+            assert_eq!(told, if size / 2 <= GAPS_MAX { size / 2 } else { 0 });
+            let written: u64 = writes(&plan).iter().map(|run| run.end - run.start).sum();
+            assert_eq!(written, size - told);
         }
     }
 

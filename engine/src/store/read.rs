@@ -9,7 +9,7 @@
 
 use super::base::Base;
 use super::guard::Damaged;
-use super::sums::Damage;
+use super::sums::{Address, Damage};
 use super::volume::VolumeStore;
 use super::{Purpose, ReadDone, Store};
 use crate::block::{Block, Payload};
@@ -228,6 +228,7 @@ impl VolumeStore {
     /// Compares what the disk returned with its checksums, or waits for them.
     fn verify_part(&mut self, base: &mut Base, now: Instant, token: ReadToken, part: usize) {
         let (volume, ask) = (self.id, base.may_ask(self.id));
+        let family = base.pool.family(volume);
         let Some(job) = self.reads.get_mut(&token) else { return };
         let (first, cache) = (job.first, &mut self.cache);
         let at = &mut job.parts[part];
@@ -248,7 +249,7 @@ impl VolumeStore {
                 }
                 _ => {}
             }
-            match base.sums.verify(now, disk, place, (volume, block), &content, ask) {
+            match base.sums.verify(now, disk, place, Address { family, volume, block }, &content, ask) {
                 Ok(()) if job.scrub => {}
                 Ok(()) => {
                     job.found[(block - first) as usize] = content.clone();

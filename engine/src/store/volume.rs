@@ -30,6 +30,8 @@ pub(super) struct VolumeStore {
     pub(super) reads: BTreeMap<ReadToken, Reading>,
     /// Reads that have ended.
     pub(super) done: VecDeque<ReadDone>,
+    /// None of its extents begins to move: it is to be cloned.
+    pub(super) resting: bool,
     /// What a step beside others has left for whoever has the whole store.
     pub(super) deferred: Vec<Deferred>,
     /// The last call to destage everything that this volume has taken notice of, and its version then.
@@ -62,6 +64,7 @@ impl VolumeStore {
             promises: BTreeMap::new(),
             reads: BTreeMap::new(),
             done: VecDeque::new(),
+            resting: false,
             deferred: Vec::new(),
             urges_seen: 0,
             urged: 0,
@@ -154,7 +157,15 @@ impl VolumeStore {
 
     /// Is a new place being made for this extent? It needs no reservation any more.
     fn is_allocating(&self, extent: u32) -> bool {
-        self.jobs.get(&extent).is_some_and(|job| job.slot.is_some())
+        self.jobs.get(&extent).is_some_and(|job| job.slot.is_some() && !job.shared)
+    }
+
+    /// Is nothing of it on its way to disk, reserved for what will come, or being moved?
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.jobs.is_empty()
+            && self.promises.is_empty()
+            && self.deferred.is_empty()
+            && self.cache.version() <= self.cache.stable_through()
     }
 }
 

@@ -139,8 +139,11 @@ impl Session<'_> {
             let _ = pool.drop_disk(place);
         }
         let all = pool.metadata().volumes().flat_map(|(id, meta)| meta.map.iter().map(move |at| (id, at)));
+        let first = |(volume, (extent, _)): &(VolumeId, (u32, Slot))| {
+            pool.sharers(*volume, *extent).min() == Some(*volume)
+        };
         let there: Vec<(VolumeId, (u32, Slot))> =
-            all.filter(|(_, (_, slot))| leaving(pool, slot.disk)).collect();
+            all.filter(|(_, (_, slot))| leaving(pool, slot.disk)).filter(first).collect();
         for (volume, (extent, slot)) in there {
             self.move_extent(volume, extent, slot);
         }
@@ -182,7 +185,11 @@ impl Session<'_> {
     /// The data of a moved extent are on stable media.
     pub(crate) fn moved(&mut self, writing: Writing) {
         let Some((volume, extent)) = writing.map else { return };
-        self.append(&[Record::Map { volume, extent, slot: writing.slot }], writing.content);
+        let (slot, shared) =
+            (writing.slot, self.pool.as_ref().is_some_and(|pool| pool.is_shared(volume, extent)));
+        let map = Record::Map { volume, extent, slot };
+        let record = if shared { Record::MapShared { volume, extent, slot } } else { map };
+        self.append(&[record], writing.content);
         let lsn = self.expected.calls.last().map_or(0, |call| call.lsn);
         self.tasks.push(Task::Moved(lsn, (volume, extent)));
     }

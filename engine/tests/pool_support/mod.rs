@@ -2,10 +2,13 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+mod clones;
 pub(crate) mod crash;
 pub(crate) mod disks;
+pub(crate) mod golden;
 pub(crate) mod model;
 mod op;
+pub(crate) mod plain_pool;
 pub(crate) mod rot;
 pub(crate) mod session;
 mod space;

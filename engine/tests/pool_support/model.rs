@@ -24,6 +24,8 @@ pub(crate) struct PlainVolume {
     pub(crate) zeros: BTreeSet<(u32, u32)>,
     /// What is kept with it: revision and bytes.
     items: BTreeMap<ItemName, (u64, Vec<u8>)>,
+    /// Whose clone it is, and whether hosts may not write it.
+    kin: Option<(VolumeId, bool)>,
 }
 
 /// The metadata as the model sees them.
@@ -51,6 +53,18 @@ impl Plain {
                     volume.items.clear();
                 }
             }
+            Record::VolumeClone { volume, of, read_only, .. } => {
+                let model = self.volumes.get(of).filter(|_| !self.volumes.contains_key(volume));
+                let (state, items) = ((0, 0, false), BTreeMap::new());
+                let kin = Some((*of, *read_only));
+                let clone = model.map(|model| PlainVolume { state, items, kin, ..model.clone() });
+                self.volumes.extend(clone.map(|clone| (*volume, clone)));
+            }
+            Record::MapShared { volume, extent, slot } => {
+                let old = self.volumes.get(volume).and_then(|volume| volume.map.get(extent)).map(|at| at.0);
+                let all = self.volumes.values_mut().filter_map(|volume| volume.map.get_mut(extent));
+                all.filter(|at| Some(at.0) == old).for_each(|at| at.0 = *slot);
+            }
             Record::VolumeItem { volume, name, revision, value } => {
                 let items = &mut self.volumes.get_mut(volume).unwrap_or(&mut none).items;
                 items.insert(*name, (*revision, value.to_vec()));
@@ -61,9 +75,11 @@ impl Plain {
                 (volume.generation, volume.ancestors) = (*generation, ancestors.clone());
             }
             Record::Map { volume, extent, slot } => {
-                // An extent that is moved takes its contents along.
+                // An extent that is moved takes its contents along; one that was shared has new ones.
                 let map = &mut self.volumes.get_mut(volume).unwrap_or(&mut none).map;
-                map.entry(*extent).or_insert((*slot, [content; 2])).0 = *slot;
+                let at = map.entry(*extent).or_insert((*slot, [content; 2]));
+                let contents = if at.1.contains(&content) { at.1 } else { [content; 2] };
+                *at = (*slot, contents);
             }
             Record::Unmap { volume, extent } => {
                 let volume = self.volumes.get_mut(volume).unwrap_or(&mut none);
@@ -215,6 +231,7 @@ fn plain_of(pool: &Pool, like: &Plain) -> Result<Plain, String> {
                 .iter()
                 .map(|(&name, item)| (name, (item.revision, item.value.to_vec())))
                 .collect(),
+            kin: volume.kin.map(|kin| (kin.of, kin.read_only)),
         };
         plain.volumes.insert(id, plain_volume);
     }

@@ -48,10 +48,16 @@ pub(crate) enum Op {
     RemoveHome,
     /// A blank disk joins for which the metadata areas are too small.
     AddLarge,
+    /// Of a volume that has mapped extents.
+    Snapshot,
+    /// Write to an extent that two volumes share, by the older one.
+    WriteShared,
+    /// One of two volumes unmaps an extent that they share, and the other writes to it at once.
+    LetGo,
 }
 
 impl Op {
-    /// All but those that move the metadata, which not every beginning has room for.
+    /// All but those that move the metadata, which not every beginning has room for, and those that are about clones.
     pub(crate) const ALL: [Op; 24] = [
         Op::WriteNew,
         Op::Overwrite,
@@ -77,5 +83,27 @@ impl Op {
         Op::RestartLate,
         Op::AddDisk,
         Op::RemoveDisk,
+    ];
+
+    /// Of a volume with a snapshot: what meets what they share.
+    pub(crate) const CLONING: [Op; 18] = [
+        Op::WriteNew,
+        Op::Overwrite,
+        Op::Unmap,
+        Op::Replace,
+        Op::VolumeDelete,
+        Op::VolumeChange,
+        Op::WritePartial,
+        Op::ZeroBlock,
+        Op::WriteZeroed,
+        Op::FullWrite,
+        Op::Checkpoint,
+        Op::Restart,
+        Op::RestartLate,
+        Op::AddDisk,
+        Op::RemoveDisk,
+        Op::Snapshot,
+        Op::WriteShared,
+        Op::LetGo,
     ];
 }

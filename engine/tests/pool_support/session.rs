@@ -237,6 +237,9 @@ impl<'a> Session<'a> {
             }
             Op::Checkpoint => self.pool.as_mut().expect("looked").checkpoint(),
             Op::Burst => self.burst(),
+            Op::Snapshot => self.snapshot()?,
+            Op::WriteShared => self.write_shared(),
+            Op::LetGo => self.let_go(),
             Op::AddDisk | Op::AddLarge => self.add_disk(op),
             Op::RemoveDisk | Op::RemoveHome => self.remove_disk(op),
             simple => {
@@ -358,15 +361,8 @@ impl<'a> Session<'a> {
     }
 
     fn overwrite(&mut self) {
-        let Some((volume, extent, (slot, [content, last]))) = self.first_mapped() else { return };
-        let partial =
-            content != last || self.model.volumes[&volume].zeros.iter().any(|(of, _)| *of == extent);
-        if partial || self.tasks.iter().any(|task| task.writes_zeroed(slot)) {
-            return;
-        }
-        let value = self.value();
-        self.expected.contents.get_mut(&content).expect("each map has its contents").push(value);
-        self.write(Writing { slot, content, value, map: None, abort: false, part: Part::All, moved: None });
+        let Some((volume, extent, _)) = self.first_mapped() else { return };
+        self.overwrite_extent(volume, extent);
     }
 
     /// Writes an extent, marked in its first and last sector, or one block of it.
@@ -588,7 +584,7 @@ impl Task {
         }
     }
 
-    fn writes_zeroed(&self, to: Slot) -> bool {
+    pub(super) fn writes_zeroed(&self, to: Slot) -> bool {
         let zeroed = |writing: &Writing| writing.slot == to && matches!(writing.part, Part::Zeroed(..));
         matches!(self, Task::Write(writing) | Task::Flush(writing) if zeroed(writing))
     }

@@ -50,7 +50,8 @@ impl Session<'_> {
             all.flat_map(|(id, volume)| volume.zeros.iter().map(|at| (*id, *at, volume.map[&at.0].0)));
         let is_marked = |block: u32| mark_blocks().contains(&block);
         marked.find(|(id, (of, block), slot)| {
-            is_marked(*block) && !self.is_busy(*slot) && !self.is_moving(*id, *of)
+            let shared = self.pool().is_some_and(|pool| pool.is_shared(*id, *of));
+            is_marked(*block) && !shared && !self.is_busy(*slot) && !self.is_moving(*id, *of)
         })
     }
 
@@ -66,8 +67,12 @@ impl Session<'_> {
     }
 
     pub(super) fn full_write(&mut self) -> Result<(), String> {
-        let Some((volume, extent, _)) = self.first_mapped() else { return Ok(()) };
+        let Some((volume, extent, (slot, _))) = self.first_mapped() else { return Ok(()) };
         let pool = self.pool.as_mut().expect("an operation runs on an open pool");
+        // One that others have frees nothing, and one that has to leave its disk frees the place kept for it at once.
+        if pool.is_shared(volume, extent) || !pool.is_open(slot.disk) {
+            return Ok(());
+        }
         let hoard: Vec<u32> = (1000..2000).take_while(|hoarded| pool.reserve(volume, *hoarded)).collect();
         if pool.reserve(volume, 999) || pool.free_extents() != 0 {
             return Err("a full pool has space".into());

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use twinsan::block::{Block, PagePool, Payload};
 use twinsan::format::superblock::{SUPERBLOCK_OFFSETS, Superblock};
-use twinsan::ids::{DiskId, Uuid, VolumeId};
+use twinsan::ids::{DiskId, Epoch, Uuid, VolumeId};
 use twinsan::io::{DiskError, DiskOp, DiskRequest, Geometry};
 use twinsan::node::config::CacheConfig;
 use twinsan::planted::Planted;
@@ -18,6 +18,8 @@ use crate::pool_support::disks::marked;
 use crate::pool_support::{Disk, block_of, disk, formatted, open_with};
 
 pub(crate) const V: VolumeId = VolumeId(1);
+/// A snapshot of it.
+pub(crate) const S: VolumeId = VolumeId(2);
 /// Extents of two lines.
 const EXTENT_BLOCKS: u64 = 32;
 const EXTENTS: u64 = 6;
@@ -48,6 +50,12 @@ pub(crate) enum Op {
     AddDisk,
     /// The second disk leaves.
     RemoveDisk,
+    /// As soon as nothing of the volume is in hand.
+    Snapshot,
+    /// A block of the snapshot, as a resync writes it: of an extent that it shares, if it does.
+    OverwriteSnapshot,
+    /// The snapshot is deleted, and its space comes back.
+    DropSnapshot,
 }
 
 impl Op {
@@ -62,6 +70,17 @@ impl Op {
         Op::Idle,
         Op::Read,
     ];
+    /// Of a volume with a snapshot.
+    pub(crate) const WITH_SNAPSHOT: [Op; 8] = [
+        Op::Overwrite,
+        Op::OverwriteWide,
+        Op::Clear,
+        Op::Unmap,
+        Op::Idle,
+        Op::Snapshot,
+        Op::OverwriteSnapshot,
+        Op::DropSnapshot,
+    ];
 }
 
 /// How requests in flight complete.
@@ -69,6 +88,17 @@ impl Op {
 pub(crate) enum Order {
     First,
     Last,
+}
+
+/// What is known of the snapshot.
+#[derive(Clone, Copy, Default)]
+struct Snapshot {
+    /// It is to be taken.
+    wanted: bool,
+    /// The record that makes it; durable: it is there.
+    made: Option<(u64, bool)>,
+    /// It has been deleted, or will be.
+    dropped: bool,
 }
 
 /// A store, its disks, and what is expected of them.
@@ -83,8 +113,9 @@ pub(crate) struct Bench {
     store: Option<Store>,
     now: Instant,
     in_flight: VecDeque<(DiskRequest, u64, bool)>,
-    /// By block: (version, value), the first of which is stable.
-    may: BTreeMap<u64, Vec<(u64, u64)>>,
+    /// By volume and block: (version, value), the first of which is stable.
+    may: BTreeMap<(VolumeId, u64), Vec<(u64, u64)>>,
+    snapshot: Snapshot,
     next_value: u64,
     next_token: u64,
     idle: bool,
@@ -163,6 +194,7 @@ impl Bench {
             now: Instant::ZERO,
             in_flight: VecDeque::new(),
             may: BTreeMap::new(),
+            snapshot: Snapshot::default(),
             next_value: 1,
             next_token: 0,
             idle: false,
@@ -175,7 +207,8 @@ impl Bench {
     /// The same expectations over these disks, the store closed.
     pub(crate) fn fork(&self, disks: Vec<Disk>) -> Bench {
         let (may, next_value, now) = (self.may.clone(), self.next_value, self.now);
-        Bench { may, next_value, now, ..Bench::over(disks, self.planted) }
+        let snapshot = Snapshot { wanted: false, ..self.snapshot };
+        Bench { may, next_value, now, snapshot, ..Bench::over(disks, self.planted) }
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -202,8 +235,11 @@ impl Bench {
 
     /// Tells one expectation from another.
     pub(crate) fn fingerprint(&self) -> u64 {
-        let may = self.may.iter().flat_map(|(block, may)| may.iter().map(move |(_, value)| (block, value)));
-        may.fold(0, |hash, (block, value)| (hash ^ block << 32 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+        let may = self.may.iter().flat_map(|(at, may)| may.iter().map(move |(_, value)| (at, value)));
+        let there = matches!(self.snapshot.made, Some((_, true))) && !self.snapshot.dropped;
+        may.fold(u64::from(there), |hash, ((volume, block), value)| {
+            (hash ^ u64::from(volume.0) << 60 ^ block << 32 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        })
     }
 
     /// The power fails: of the unflushed sectors those stay that `keep` says.
@@ -233,6 +269,7 @@ impl Bench {
         for may in self.may.values_mut() {
             may.iter_mut().for_each(|(version, _)| *version = 0);
         }
+        self.snapshot.wanted = false;
         self.idle = false;
     }
 
@@ -280,31 +317,77 @@ impl Bench {
                 drop(self.store_mut().remove_disk(DiskId(1)));
                 self.idle = true;
             }
+            Op::Snapshot => {
+                self.snapshot.wanted = true;
+                self.take_snapshot();
+            }
+            Op::OverwriteSnapshot => {
+                let meta = self.store().pool().metadata().volume(S).filter(|meta| !meta.deleted);
+                let mapped: Vec<u32> =
+                    meta.map_or(Vec::new(), |meta| meta.map.iter().map(|(extent, _)| extent).collect());
+                let shared = mapped.iter().find(|extent| self.store().pool().is_shared(S, **extent));
+                if let Some(extent) = shared.or(mapped.first()) {
+                    self.write_to(S, u64::from(*extent) * EXTENT_BLOCKS + 4, 1);
+                }
+            }
+            Op::DropSnapshot => self.drop_snapshot(),
         }
     }
 
-    fn write(&mut self, first: u64, count: u64) {
+    /// Takes the snapshot that is wanted if nothing of the volume is in hand.
+    fn take_snapshot(&mut self) {
         let store = self.store.as_mut().unwrap();
-        if !store.reserve(V, first..first + count) {
+        let ready = store.is_at_rest(V) && !store.failed();
+        if !self.snapshot.wanted || !ready || store.pool().may_clone(S, V, true).is_err() {
+            return;
+        }
+        self.snapshot.wanted = false;
+        let lsn = store.clone_volume(S, V, Uuid(2), (true, true));
+        self.snapshot.made = Some((lsn.0, false));
+        let of_volume = self.may.range((V, 0)..=(V, u64::MAX));
+        let last =
+            of_volume.map(|((_, block), may)| ((S, *block), vec![(0, may.last().map_or(0, |at| at.1))]));
+        let last: Vec<_> = last.collect();
+        self.may.extend(last);
+    }
+
+    fn drop_snapshot(&mut self) {
+        let Some(meta) = self.store().pool().metadata().volume(S).filter(|meta| !meta.deleted) else {
+            return;
+        };
+        let (sectors, change, epoch) = (meta.sectors, meta.change + 1, Epoch(1));
+        let store = self.store_mut();
+        let lsn = store.append(&[Record::VolumeState { volume: S, sectors, change, epoch, deleted: true }]);
+        store.purge(S, lsn);
+        self.snapshot.dropped = true;
+    }
+
+    fn write(&mut self, first: u64, count: u64) {
+        self.write_to(V, first, count);
+    }
+
+    fn write_to(&mut self, volume: VolumeId, first: u64, count: u64) {
+        let store = self.store.as_mut().unwrap();
+        if !store.reserve(volume, first..first + count) {
             return;
         }
         let value = self.next_value;
         self.next_value += 1;
         let data: Vec<Block> = (0..count).map(|_| content(&self.pages, value)).collect();
-        let version = store.write(self.now, V, first, &data);
-        self.expect(first, count, version, value);
+        let version = store.write(self.now, volume, first, &data);
+        self.expect(volume, first..first + count, version, value);
     }
 
     /// Makes blocks zero.
     pub(crate) fn zero(&mut self, first: u64, count: u64) {
         let now = self.now;
         let version = self.store_mut().zero(now, V, first..first + count);
-        self.expect(first, count, version, 0);
+        self.expect(V, first..first + count, version, 0);
     }
 
-    fn expect(&mut self, first: u64, count: u64, version: u64, value: u64) {
-        for block in first..first + count {
-            self.may.entry(block).or_insert_with(|| vec![(0, 0)]).push((version, value));
+    fn expect(&mut self, volume: VolumeId, blocks: core::ops::Range<u64>, version: u64, value: u64) {
+        for block in blocks {
+            self.may.entry((volume, block)).or_insert_with(|| vec![(0, 0)]).push((version, value));
         }
     }
 
@@ -317,8 +400,12 @@ impl Bench {
     /// What is stable can no longer be lost.
     fn note_stable(&mut self) {
         let Some(store) = self.store.as_ref().filter(|store| !store.failed()) else { return };
-        let stable = store.stable_through(V);
-        for may in self.may.values_mut() {
+        if let Some((lsn, durable)) = &mut self.snapshot.made {
+            *durable |= *lsn <= store.durable().0;
+        }
+        let stable = [V, S].map(|volume| store.stable_through(volume));
+        for ((volume, _), may) in &mut self.may {
+            let stable = stable[usize::from(*volume == S)];
             let last = may.iter().rposition(|(version, _)| *version != 0 && *version <= stable);
             may.drain(..last.unwrap_or(0));
         }
@@ -353,12 +440,13 @@ impl Bench {
             self.in_flight.push_back((request, number, fails));
         }
         self.note_stable();
+        self.take_snapshot();
         while let Some(done) = self.store_mut().poll_read() {
             let first = done.result.as_ref().map_or(0, |(data, _)| data.len() as u64);
             if first == self.blocks() {
                 // Read while it may have been written: whatever it may hold.
                 let (data, _) = done.result.as_ref().unwrap();
-                (0..).zip(data).try_for_each(|(block, content)| self.check(block, content))?;
+                (0..).zip(data).try_for_each(|(block, content)| self.check((V, block), content))?;
             } else if self.fail_at.is_none() {
                 return Err(format!("a read failed: {:?}", done.result));
             }
@@ -384,7 +472,16 @@ impl Bench {
 
     /// Reads every block, one by one, from the disks as they are now.
     pub(crate) fn read_all(&mut self) -> Result<(), String> {
-        self.read_these((0..self.blocks()).collect())
+        self.read_these((0..self.blocks()).collect())?;
+        if self.snapshot.dropped {
+            return Ok(());
+        }
+        match (self.store().pool().metadata().volume(S), self.snapshot.made) {
+            (None, Some((_, true))) => Err("the snapshot is gone".into()),
+            (None, _) => Ok(()),
+            (Some(_), None) => Err("there is a snapshot".into()),
+            (Some(_), Some(_)) => self.read_these_of(S, (0..self.blocks()).collect()),
+        }
     }
 
     /// Reads every block but this one, of which nothing is known.
@@ -394,7 +491,7 @@ impl Bench {
 
     /// What a block was written with last.
     pub(crate) fn good(&self, block: u64) -> Block {
-        content(&self.pages, self.may[&block].last().unwrap().1)
+        content(&self.pages, self.may[&(V, block)].last().unwrap().1)
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -403,33 +500,48 @@ impl Bench {
 
     /// Reads the blocks that were ever written.
     pub(crate) fn read_written(&mut self) -> Result<(), String> {
-        self.read_these(self.may.keys().copied().collect())
+        self.read_these(self.may.keys().filter(|(volume, _)| *volume == V).map(|at| at.1).collect())
     }
 
     fn read_these(&mut self, blocks: Vec<u64>) -> Result<(), String> {
+        self.read_these_of(V, blocks)
+    }
+
+    fn read_these_of(&mut self, volume: VolumeId, blocks: Vec<u64>) -> Result<(), String> {
         for block in blocks {
-            let content = self.read_one(block).map_err(|damage| format!("block {block}: {damage:?}"))?;
-            self.check(block, &content)?;
+            let read = self.read_blocks(volume, block..block + 1);
+            let data = read.map_err(|damaged| format!("block {block} of {volume}: {:?}", damaged[0].1))?;
+            self.check((volume, block), &data[0])?;
         }
         Ok(())
     }
 
+    /// Reads a block of the snapshot, alone.
+    pub(crate) fn read_snapshot(&mut self, block: u64) -> Result<Block, Damage> {
+        let read = self.read_blocks(S, block..block + 1);
+        read.map(|mut data| data.pop().unwrap_or_default()).map_err(|damaged| damaged[0].1)
+    }
+
     /// Reads a block, alone.
     pub(crate) fn read_one(&mut self, block: u64) -> Result<Block, Damage> {
-        let read = self.read_blocks(block..block + 1);
+        let read = self.read_blocks(V, block..block + 1);
         read.map(|mut data| data.pop().unwrap_or_default()).map_err(|damaged| damaged[0].1)
     }
 
     /// Reads several at once, and tells which of them are damaged.
     pub(crate) fn read_run(&mut self, blocks: core::ops::Range<u64>) -> Vec<(u64, Damage)> {
-        self.read_blocks(blocks).err().unwrap_or_default()
+        self.read_blocks(V, blocks).err().unwrap_or_default()
     }
 
-    fn read_blocks(&mut self, blocks: core::ops::Range<u64>) -> Result<Payload, Vec<(u64, Damage)>> {
+    fn read_blocks(
+        &mut self,
+        volume: VolumeId,
+        blocks: core::ops::Range<u64>,
+    ) -> Result<Payload, Vec<(u64, Damage)>> {
         self.next_token += 1;
         let (token, now) = (ReadToken(self.next_token), self.now);
         let store = self.store.as_mut().unwrap();
-        if let Read::Ready(data, _) = store.read(V, blocks, token) {
+        if let Read::Ready(data, _) = store.read(volume, blocks, token) {
             return Ok(data);
         }
         loop {
@@ -446,15 +558,15 @@ impl Bench {
     }
 
     /// Is each word of the block one that it may hold?
-    fn check(&self, block: u64, content: &Block) -> Result<(), String> {
-        let may = self.may.get(&block);
+    fn check(&self, (volume, block): (VolumeId, u64), content: &Block) -> Result<(), String> {
+        let may = self.may.get(&(volume, block));
         let marked = |sector: usize| sector == 0 || sector == 7;
         for (at, word) in content.bytes().chunks_exact(8).enumerate() {
             let value = u64::from_le_bytes(word.try_into().unwrap());
             let zero = value == 0 && !(marked(at / 64) && may.is_some());
             let allowed = may.is_some_and(|may| may.iter().any(|(_, may)| *may == value));
             if !(zero || allowed && marked(at / 64)) {
-                return Err(format!("block {block} word {at} holds {value}, of {may:?}"));
+                return Err(format!("block {block} of {volume} word {at} holds {value}, of {may:?}"));
             }
         }
         Ok(())

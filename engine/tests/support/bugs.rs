@@ -22,4 +22,5 @@ pub(crate) const BY_CRASH_STATES: &[Bug] = &[
     Bug::DiskErasedEarly,
     Bug::HomeNamedBeforeWhole,
     Bug::NewHomeBelievedEarly,
+    Bug::PartingNotAwaited,
 ];

@@ -44,7 +44,8 @@ impl Doubt {
                         .filter(|at| !zeros.is_some_and(|zeros| zeros.contains(block + at)))
                         .fold(0, |data, at| data | 1 << at);
                     if data != 0 {
-                        doubt.lines.insert((slot.disk, line), data);
+                        // What one volume has as zero may be data to another that shares the extent.
+                        *doubt.lines.entry((slot.disk, line)).or_default() |= data;
                         doubt.extents.insert((volume, extent));
                     }
                 }
@@ -83,6 +84,12 @@ impl Doubt {
     pub(super) fn lose(&mut self, disk: DiskId, line: u64) -> bool {
         self.lines.insert((disk, line), WHOLE);
         self.lost.insert((disk, line))
+    }
+
+    /// A block of this extent is in doubt.
+    pub(super) fn add(&mut self, disk: DiskId, line: u64, at: usize, extent: (VolumeId, u32)) {
+        *self.lines.entry((disk, line)).or_default() |= 1 << at;
+        self.extents.insert(extent);
     }
 
     /// The line belongs to a new extent from now on.

@@ -63,6 +63,16 @@ pub struct SumCounters {
     pub unsure: u64,
 }
 
+/// Which block it is that lies somewhere.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Address {
+    /// The volume whose number is in the sum: see [`Pool::family`].
+    pub(super) family: VolumeId,
+    /// The volume that has it, or one of those that do.
+    pub(super) volume: VolumeId,
+    pub(super) block: u64,
+}
+
 /// What is wrong with a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Damage {
@@ -182,9 +192,9 @@ impl SumTable {
     }
 
     /// The checksum that a block has at its place.
-    fn sum(&self, volume: VolumeId, block: u64, content: &Block) -> u32 {
+    fn sum(&self, family: VolumeId, block: u64, content: &Block) -> u32 {
         let careless = self.planted.has(Bug::BlockChecksumWithoutAddress);
-        content.crc() ^ if careless { 0 } else { address(volume, block) }
+        content.crc() ^ if careless { 0 } else { address(family, block) }
     }
 
     /// The pages that cover these lines, with the lines in each.
@@ -283,13 +293,13 @@ impl SumTable {
         now: Instant,
         disk: DiskId,
         offset: u64,
-        (volume, block): (VolumeId, u64),
+        Address { family, volume, block }: Address,
         content: &Block,
         ask: bool,
     ) -> Result<(), Damage> {
         let careless = self.planted.has(Bug::ChecksumNotCompared);
         let Some(area) = self.area(disk).filter(|_| !careless) else { return Ok(()) };
-        let sum = self.sum(volume, block, content);
+        let sum = self.sum(family, block, content);
         let (line, at) = area.place(offset);
         let (key, bit) = ((disk, line / PAGE_LINES as u64), (line % PAGE_LINES as u64) as usize);
         let page = self.pages.get(&key).expect("a wanted page stays");
@@ -334,6 +344,26 @@ impl SumTable {
         self.doubt.resolve(disk, line, at);
     }
 
+    /// The block that lies there is not what its volume has lost: whoever reads it is told so.
+    pub(super) fn spoil(
+        &mut self,
+        now: Instant,
+        disk: DiskId,
+        offset: u64,
+        address: Address,
+        content: &Block,
+    ) {
+        let sum = self.sum(address.family, address.block, content);
+        self.set(now, disk, offset, !sum);
+    }
+
+    /// The block that lies there, of this extent, is in doubt, as it was where it comes from.
+    pub(super) fn put_in_doubt(&mut self, disk: DiskId, offset: u64, extent: (VolumeId, u32)) {
+        let Some(area) = self.area(disk) else { return };
+        let (line, at) = area.place(offset);
+        self.doubt.add(disk, line, at, extent);
+    }
+
     /// Nothing is said of the block that lies there.
     pub(super) fn forget_doubt(&mut self, disk: DiskId, offset: u64) {
         let Some(area) = self.area(disk) else { return };
@@ -341,17 +371,17 @@ impl SumTable {
         self.doubt.resolve(disk, line, at);
     }
 
-    /// The blocks that are about to be written there have these sums.
+    /// The blocks that are about to be written there have these sums; of the volume its [family](Pool::family) is given.
     pub(super) fn set_run(
         &mut self,
         now: Instant,
         disk: DiskId,
         mut offset: u64,
-        (volume, first): (VolumeId, u64),
+        (family, first): (VolumeId, u64),
         data: &[Block],
     ) {
         for (block, content) in (first..).zip(data) {
-            let sum = self.sum(volume, block, content);
+            let sum = self.sum(family, block, content);
             self.set(now, disk, offset, sum);
             offset += BLOCK_BYTES as u64;
         }
