@@ -4,7 +4,7 @@
 //! so a densely mapped chunk costs 8.3 bytes per extent. Chunks are shared and copied on write: a snapshot for
 //! a checkpoint costs a pointer per chunk. Extents without such blocks take nothing more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::record::Slot;
@@ -79,6 +79,17 @@ impl Chunk {
             })
         })
     }
+}
+
+/// Two ascending sequences as one; what both have is in it once.
+fn merged(one: impl Iterator<Item = u16>, other: impl Iterator<Item = u16>) -> impl Iterator<Item = u16> {
+    let (mut one, mut other) = (one.peekable(), other.peekable());
+    core::iter::from_fn(move || {
+        let next = one.peek().into_iter().chain(other.peek()).min().copied()?;
+        one.next_if_eq(&next);
+        other.next_if_eq(&next);
+        Some(next)
+    })
 }
 
 /// An ordered map from extents to slots.
@@ -243,13 +254,14 @@ impl ExtentMap {
     ) -> impl Iterator<Item = (u32, ZeroBits)> + 'a {
         let other = self.chunks_unlike(base, extent);
         let extents = other.flat_map(move |(index, chunk)| {
-            let there = base.chunks.get(&index).map(|chunk| &chunk.zeros);
-            let all: BTreeSet<u16> =
-                chunk.zeros.keys().chain(there.into_iter().flat_map(|zeros| zeros.keys())).copied().collect();
-            all.into_iter().map(move |at| index * CHUNK_EXTENTS + u32::from(at))
+            // Not from the beginning of the chunk each time: one is asked for after the other.
+            let skip = extent.saturating_sub(index * CHUNK_EXTENTS) as u16;
+            let there = base.chunks.get(&index).map(|chunk| &chunk.zeros).into_iter();
+            let there = there.flat_map(move |zeros| zeros.range(skip..)).map(|(at, _)| *at);
+            let all = merged(chunk.zeros.range(skip..).map(|(at, _)| *at), there);
+            all.map(move |at| index * CHUNK_EXTENTS + u32::from(at))
         });
-        let unlike =
-            move |at: &u32| *at >= extent && self.contains(*at) && self.zeros(*at) != base.zeros(*at);
+        let unlike = move |at: &u32| self.contains(*at) && self.zeros(*at) != base.zeros(*at);
         extents.filter(unlike).map(|at| (at, self.zeros(at).cloned().unwrap_or_default()))
     }
 
