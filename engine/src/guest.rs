@@ -137,6 +137,9 @@ pub enum GuestError {
     /// The volume is deleted, or there is none such (05/25/00).
     #[error("there is no such volume any more")]
     Gone,
+    /// The volume is a snapshot: it is not written (07/27/00).
+    #[error("the volume is a snapshot, which does not change; make a clone of it to write to")]
+    ReadOnly,
 }
 
 /// Blocks for a read, an empty payload for the others.
@@ -181,6 +184,8 @@ pub struct VolumeInfo {
     pub extent_sectors: u64,
     /// Is there a second path through a partner?
     pub mirrored: bool,
+    /// Is it a snapshot? Then it is not written.
+    pub read_only: bool,
 }
 
 /// A virtual volume as a front end sees it.

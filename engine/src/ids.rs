@@ -103,8 +103,14 @@ number!(/// Number of the partnership's membership; rises with every change of w
     Epoch(u64));
 number!(/// Identity of one life of a node's memory.
     BootId(u64));
-number!(/// A name under which something is kept with a volume. Names below 256 are the front end's.
+number!(/// A name under which something is kept with a volume. Names below 256 are the front end's, those from 2^31 on the engine's.
     ItemName(u32));
+
+impl ItemName {
+    /// The volume's name for people, in UTF-8: before the one in the configuration, if there is one.
+    pub const NAME: ItemName = ItemName(1 << 31);
+}
+
 number!(/// Identity of the data of one half; zero means that the half has never held data.
     Generation(u128));
 number!(/// A guest request in progress, chosen by the caller, unique while the request lives.

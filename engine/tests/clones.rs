@@ -299,14 +299,22 @@ fn a_volume_grows_beyond_its_snapshot() {
     (0..4).for_each(|extent| map(&mut pool, V, extent));
     clone(&mut pool, 2, V, true).unwrap();
     let (sectors, epoch) = (9 * 128, Epoch(1));
-    pool.append(&[Record::VolumeState { volume: V, sectors, change: 1, epoch, deleted: false }]);
+    pool.append(&[Record::VolumeState {
+        volume: V,
+        sectors,
+        change: 1,
+        epoch,
+        deleted: false,
+        read_only: false,
+    }]);
     (4..9).for_each(|extent| map(&mut pool, V, extent));
     pool.append(&[Record::ZeroAdd { volume: V, extent: 8, first: 0, count: 3 }]);
     clone(&mut pool, 3, V, true).unwrap();
     for deleted in [false, true] {
         if deleted {
             // What is left of a volume that is gone is written down as well.
-            let state = Record::VolumeState { volume: V, sectors, change: 2, epoch, deleted };
+            let state =
+                Record::VolumeState { volume: V, sectors, change: 2, epoch, deleted, read_only: false };
             pool.append(&[state, Record::Unmap { volume: V, extent: 2 }]);
         }
         pool.checkpoint();
@@ -329,6 +337,7 @@ fn snapshots_that_are_gone_leave_their_numbers_only() {
         change: 1,
         epoch: Epoch(1),
         deleted: true,
+        read_only: false,
     };
     let most = pool.volumes_max() as u32;
     for id in (2..most.min(400)).step_by(2) {

@@ -66,12 +66,14 @@ const OPERATIONS: &[Operation] = &[
     operation("keep", false, |bench| keep(bench, 9, 900)),
     operation("grow", false, |bench| {
         let (sectors, change, epoch) = (bench.blocks() * 8 + 800, 1, Epoch(1));
-        let grown = Record::VolumeState { volume: V, sectors, change, epoch, deleted: false };
+        let grown =
+            Record::VolumeState { volume: V, sectors, change, epoch, deleted: false, read_only: false };
         promise(bench, grown, |pool| pool.metadata().volume(V).is_some_and(|meta| meta.sectors % 1536 == 800))
     }),
     operation("delete", false, |bench| {
         let (sectors, change, epoch) = (bench.blocks() * 8, 1, Epoch(1));
-        let deleted = Record::VolumeState { volume: V, sectors, change, epoch, deleted: true };
+        let deleted =
+            Record::VolumeState { volume: V, sectors, change, epoch, deleted: true, read_only: false };
         let begun = promise(bench, deleted, |pool| pool.metadata().volume(V).is_none_or(|meta| meta.deleted));
         bench.store_mut().purge(V, begun.promises[0].0);
         begun

@@ -418,7 +418,7 @@ fn golden_volume_changes() -> Vec<Disk> {
     let (mut pool, _) = open(&mut disks).unwrap();
     let state = |volume, sectors, change, epoch, deleted| {
         let (volume, epoch) = (VolumeId(volume), Epoch(epoch));
-        Record::VolumeState { volume, sectors, change, epoch, deleted }
+        Record::VolumeState { volume, sectors, change, epoch, deleted, read_only: false }
     };
     for id in 1..=3 {
         let (volume, uuid) = (VolumeId(id), Uuid(u128::from(id)));

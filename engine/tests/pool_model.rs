@@ -154,13 +154,27 @@ impl Both {
             Ask::Grow(v, extents) if model.extents.get(&v).is_some_and(|now| *now < extents) => {
                 let (volume, change, epoch) = (VolumeId(v), u64::from(extents), Epoch(1));
                 let (sectors, deleted) = (sectors(extents), false);
-                pool.append(&[Record::VolumeState { volume, sectors, change, epoch, deleted }]);
+                pool.append(&[Record::VolumeState {
+                    volume,
+                    sectors,
+                    change,
+                    epoch,
+                    deleted,
+                    read_only: false,
+                }]);
                 model.extents.insert(v, extents);
             }
             Ask::Bury(v) if model.extents.contains_key(&v) => {
                 let (volume, change, epoch) = (VolumeId(v), 99, Epoch(1));
                 let (sectors, deleted) = (sectors(model.extents[&v]), true);
-                pool.append(&[Record::VolumeState { volume, sectors, change, epoch, deleted }]);
+                pool.append(&[Record::VolumeState {
+                    volume,
+                    sectors,
+                    change,
+                    epoch,
+                    deleted,
+                    read_only: false,
+                }]);
                 model.volumes.get_mut(&v).unwrap().1.clear();
             }
             Ask::Reserve(v, e) => {

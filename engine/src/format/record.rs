@@ -256,6 +256,8 @@ pub struct StateBody {
     pub epoch: U64Le,
     /// 1: it is deleted; what is mapped of it is on its way back.
     pub deleted: u8,
+    /// 1: hosts may not write it.
+    pub read_only: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 6],
 }

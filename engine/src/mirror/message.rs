@@ -4,17 +4,19 @@
 //! rest ([`Control`]) is postcard inside the same versioned, checksummed frame. Blocks travel behind either,
 //! with the checksums they were given at ingress.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use crate::block::Payload;
 use crate::guest::{GuestError, Sectors};
-use crate::ids::{BootId, Epoch, Generation, ItemName, Members, NodeName, Uuid, VolumeId};
+use crate::ids::{BootId, Epoch, Generation, Members, NodeName, Uuid, VolumeId};
 use crate::time::Instant;
 
+mod volumes;
+pub(crate) use volumes::{CLONES_MAX, NAME_BYTES_MAX};
+pub use volumes::{ItemEntry, NewClone, VolumeChange, VolumeEntry, VolumeRefusal};
+
 /// Version of the protocol. A partner with another one is refused.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// One message.
 #[derive(Clone, Debug)]
@@ -150,94 +152,8 @@ pub struct HalfSummary {
     pub log_intact: bool,
     /// Number of the volume's last change; zero if it is as it was made.
     pub change: u64,
-}
-
-/// A change of a volume.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum VolumeChange {
-    /// It gets this size. What it has more reads as zero.
-    Grow {
-        /// The new size in 512-byte sectors.
-        sectors: u64,
-    },
-    /// It is no more, on either node; its space goes back to the pools.
-    Delete,
-    /// Something small is kept with it, in place of what was kept under this name.
-    Keep {
-        /// The name.
-        name: ItemName,
-        /// Only if what is kept now has this revision; zero: if nothing is.
-        expect: u64,
-        /// What; no bytes: nothing any more.
-        value: Arc<[u8]>,
-    },
-}
-
-/// Something that is kept with a volume, in the table of the node whose data stand.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ItemEntry {
-    /// The name.
-    pub name: ItemName,
-    /// Number of the volume's change that put it there.
-    pub revision: u64,
-    /// What is kept.
-    pub value: Arc<[u8]>,
-}
-
-/// Why a volume is not changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum VolumeRefusal {
-    /// There is no such volume, or it is deleted.
-    #[error("there is no volume {0}; `status` lists the volumes")]
-    Unknown(VolumeId),
-    /// Another change of it is on its way.
-    #[error("another change of this volume is on its way; try again when that is done")]
-    Busy,
-    /// It has that size already, or a larger one.
-    #[error("it has {sectors} sectors already, and volumes do not shrink; name a larger size")]
-    NotLarger {
-        /// Its size.
-        sectors: u64,
-    },
-    /// Larger than volumes can be.
-    #[error("a volume has at most {most} sectors; name a smaller size")]
-    TooLarge {
-        /// The most.
-        most: u64,
-    },
-    /// The node may not serve the volume now.
-    #[error("this node may not change the volume now; ask again when it serves, or ask its partner")]
-    NotNow,
-    /// The node lost its partner, or its right to serve, before it heard that it was done.
-    #[error("the nodes lost each other before it was done; see whether it is with `status`, or ask again")]
-    Interrupted,
-    /// What is kept is not what the asker thinks.
-    #[error("what is kept has revision {revision} by now; look at it and ask again")]
-    Changed {
-        /// The revision of what is kept.
-        revision: u64,
-    },
-    /// It is too much to keep, here or at the partner.
-    #[error("so much cannot be kept with a volume: keep less, or add a disk to both pools")]
-    NoRoom,
-}
-
-/// A mirrored volume in the table of the node whose data stand.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct VolumeEntry {
-    /// The volume.
-    pub volume: VolumeId,
-    /// Identity shown to hosts.
-    pub uuid: Uuid,
-    /// Size in 512-byte sectors.
-    pub sectors: u64,
-    /// Number of its last change.
-    pub change: u64,
-    /// The epoch in which that was made.
-    pub epoch: Epoch,
-    /// Is it deleted?
-    pub deleted: bool,
+    /// What it was made of while nodes ran, if it was: the configuration need not name it, nor the partner have it.
+    pub of: Option<VolumeId>,
 }
 
 /// What a node is doing, as it tells its partner.
@@ -555,5 +471,39 @@ pub enum Control {
         volume: VolumeId,
         /// Everything that is kept with it, by name.
         items: Vec<ItemEntry>,
+    },
+    /// Owner to partner: these volumes begin as those others are, of which nothing is in hand; write that down.
+    ClonesTake {
+        /// Epoch of the pair.
+        epoch: Epoch,
+        /// Number of the order, rising in each epoch.
+        id: u64,
+        /// The volumes, all or none.
+        clones: Vec<NewClone>,
+    },
+    /// Partner to owner: they are in writing here.
+    ClonesTaken {
+        /// Epoch of the pair.
+        epoch: Epoch,
+        /// Number of the order.
+        id: u64,
+    },
+    /// Partner to owner: they cannot be written down here, and are not.
+    ClonesRefused {
+        /// Epoch of the pair.
+        epoch: Epoch,
+        /// Number of the order.
+        id: u64,
+        /// Why not.
+        refusal: VolumeRefusal,
+    },
+    /// Partner to owner: an operator asks here for these. Answered with [`Control::VolumeAnswer`].
+    ClonesAsk {
+        /// Epoch of the pair.
+        epoch: Epoch,
+        /// Asker's number.
+        id: u64,
+        /// The volumes.
+        clones: Vec<NewClone>,
     },
 }

@@ -76,7 +76,7 @@ use crate::mirror::message::{HalfSummary, Hello, PeerPhase};
 pub mod lineage;
 mod plan;
 use lineage::{Lineage, lineage};
-pub use plan::{Plan, Refusal, decide_all};
+pub use plan::{Plan, Refusal, begins_as, decide_all};
 
 /// Which way data flow in a resync, for the node that decides.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -30,7 +30,7 @@ impl Node {
 
     fn change_disk(&mut self, ask: &PoolAsk) -> Result<(), DiskRefusal> {
         // What was promised room before it is in writing must find it then.
-        let pending = self.changes.room_pending();
+        let pending = self.changes.room_pending() + self.clones.room_pending();
         let store = self.store_mut();
         match *ask {
             PoolAsk::Add(_) => unreachable!("answered when the disk has joined"),

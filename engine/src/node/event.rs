@@ -6,7 +6,7 @@ use crate::arbiter::{Answer, ArbiterError, Ask};
 use crate::guest::{Command, GuestResult, Items};
 use crate::ids::{DiskId, Epoch, NodeName, RequestId, Uuid, VolumeId};
 use crate::io::{DiskError, DiskRequest, DiskResult, IoId};
-use crate::mirror::message::{Message, VolumeChange, VolumeRefusal};
+use crate::mirror::message::{Message, NewClone, VolumeChange, VolumeRefusal};
 use crate::node::config::SpaceLevel;
 use crate::pool::{DiskRefusal, NewDisk};
 
@@ -83,6 +83,14 @@ pub enum Event {
         volume: VolumeId,
         /// What is to become of it.
         what: VolumeChange,
+    },
+    /// An operator wants volumes that begin as others are at one moment: snapshots of volumes, or clones of snapshots. All or
+    /// none are made. Answered with [`Action::VolumeAnswer`], as a change of a volume.
+    Clones {
+        /// Echoed in the answer; of the numbers of [`Event::Volume`].
+        id: u64,
+        /// The volumes. Those of which they are made are all mirrored, or all linear.
+        clones: Vec<NewClone>,
     },
 }
 
@@ -174,6 +182,18 @@ pub enum Action {
         volume: VolumeId,
         /// Its size in 512-byte sectors; `None`: it is deleted.
         sectors: Option<u64>,
+    },
+    /// There is this volume, by the word of the pool, which stands before the configuration's. Comes before anything else is
+    /// said of it.
+    VolumeIs {
+        /// The volume.
+        volume: VolumeId,
+        /// Identity shown to hosts.
+        uuid: Uuid,
+        /// Has it a half on each node?
+        mirrored: bool,
+        /// May hosts not write it?
+        read_only: bool,
     },
     /// From now on this is what is kept with the volume.
     VolumeItems {
@@ -276,6 +296,15 @@ pub enum Notice {
     },
     /// A volume is deleted; its space is on its way back.
     VolumeDeleted(VolumeId),
+    /// A volume was made that began as another one was.
+    VolumeCloned {
+        /// The volume.
+        volume: VolumeId,
+        /// What it began as.
+        of: VolumeId,
+        /// Is it a snapshot?
+        read_only: bool,
+    },
     /// A block on a disk that is being emptied cannot be read, or is not what was written; its extent stays. It is tried
     /// again.
     Unmovable {

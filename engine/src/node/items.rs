@@ -36,7 +36,7 @@ impl Node {
         let others = meta.items.iter().filter(|(other, _)| *other != name);
         let (count, bytes) =
             others.fold((1, value.len()), |(count, bytes), (_, item)| (count + 1, bytes + item.value.len()));
-        let pending = self.changes.room_pending();
+        let pending = self.changes.room_pending() + self.clones.room_pending();
         count <= ITEMS_MAX
             && bytes <= ITEMS_BYTES_MAX
             && pool.has_room_for_item(volume, *name, value.len(), pending)

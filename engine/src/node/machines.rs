@@ -18,9 +18,10 @@ use super::volume::stock::Stock;
 use super::volume::{MACHINES_MAX, Volume, first_id, machine_of};
 use crate::cells::Cells;
 use crate::guest::{Command, GuestError};
-use crate::ids::{Epoch, RequestId, VolumeId};
+use crate::ids::{Epoch, RequestId, Uuid, VolumeId};
 use crate::mirror::message::Control;
 use crate::planted::Bug;
+use crate::pool::VolumeMeta;
 use crate::time::{Duration, Instant};
 
 /// The numbers of the machines of a node, which their ids carry.
@@ -87,9 +88,26 @@ impl Machines {
     }
 }
 
+/// What the pool says of a volume, or is about to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) uuid: Uuid,
+    pub(super) sectors: u64,
+    pub(super) mirrored: bool,
+    pub(super) read_only: bool,
+}
+
+impl Known {
+    pub(super) fn of(meta: &VolumeMeta) -> Known {
+        let (uuid, sectors, mirrored) = (meta.uuid, meta.sectors, meta.mirrored);
+        Known { uuid, sectors, mirrored, read_only: meta.is_snapshot() }
+    }
+}
+
 impl Node {
     /// A machine for a volume that has none.
-    pub(super) fn add_volume(&mut self, id: VolumeId, sectors: u64, mirrored: bool) {
+    pub(super) fn add_volume(&mut self, id: VolumeId, known: Known) {
+        let Known { uuid, sectors, mirrored, read_only } = known;
         let last_id = self.machines.retired.remove(&id).unwrap_or_else(|| {
             let machine = self.machines.volumes.len();
             assert!(machine < MACHINES_MAX, "a pool has fewer volumes");
@@ -99,8 +117,10 @@ impl Node {
         let mut volume = Volume::new(id, last_id, sectors, mirrored, self.config.preferred);
         let config = self.config.volumes.iter().find(|config| config.id == id);
         volume.detect_zeros = config.is_some_and(|config| config.detect_zeros);
+        volume.read_only = read_only;
         self.volumes.insert(id, volume);
         self.machines.right = None;
+        self.actions.push_back(Action::VolumeIs { volume: id, uuid, mirrored, read_only });
     }
 
     /// The volume is no more. Nothing of it is in hand but for what a node that is behind need not answer, and blocks that

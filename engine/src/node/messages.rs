@@ -147,6 +147,10 @@ impl Node {
                 self.change_refused(epoch, volume, change, refusal);
             }
             Control::VolumeItems { volume, items, .. } => self.items_received(volume, items),
+            Control::ClonesTake { epoch, id, clones } => self.clones_told(epoch, id, clones),
+            Control::ClonesTaken { epoch, id } => self.clones_taken(epoch, id),
+            Control::ClonesRefused { epoch, id, refusal } => self.clones_refused(epoch, id, refusal),
+            Control::ClonesAsk { epoch, id, clones } => self.clones_asked_by_partner(epoch, id, clones),
         }
     }
 

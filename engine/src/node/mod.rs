@@ -19,6 +19,7 @@
 //! | `disks` | disks that are added and removed |
 //! | `volumes` | volumes that grow and are deleted |
 //! | `items` | what is kept with a volume |
+//! | `clones` | volumes that begin as others are: snapshots and clones |
 //! | `space` | thresholds of the pool's use, a partner that is full |
 //! | `paths` | what hosts are told of the paths and the blocks of a volume |
 
@@ -42,6 +43,7 @@ pub mod view;
 
 mod arbitration;
 mod beside;
+mod clones;
 mod disks;
 mod items;
 mod machines;
@@ -128,6 +130,8 @@ pub struct Node {
     adding: BTreeMap<DiskId, u64>,
     /// Changes of volumes on their way.
     changes: volumes::Changes,
+    /// Clones on their way.
+    clones: clones::Clones,
 }
 
 impl Node {
@@ -168,6 +172,7 @@ impl Node {
             target_was_full: false,
             adding: BTreeMap::new(),
             changes: volumes::Changes::default(),
+            clones: clones::Clones::default(),
             config,
         }
     }
@@ -207,6 +212,7 @@ impl Node {
             Event::Stop => self.stop(),
             Event::Pool { id, ask } => self.pool_asked(id, ask),
             Event::Volume { id, volume, what } => self.volume_asked(Asker::Here(id), volume, what),
+            Event::Clones { id, clones } => self.clones_asked(Asker::Here(id), clones),
             Event::Tick => {}
         }
         true
@@ -221,7 +227,8 @@ impl Node {
     pub fn deadline(&self) -> Option<Instant> {
         let destage = self.store.as_ref().and_then(Store::deadline);
         let scrub = self.store.as_ref().and_then(|_| self.scrub_deadline());
-        [destage, scrub, self.phase_deadline(), self.volumes_deadline()].into_iter().flatten().min()
+        let clones = self.clones_deadline();
+        [destage, scrub, clones, self.phase_deadline(), self.volumes_deadline()].into_iter().flatten().min()
     }
 
     /// Lets the store move and gives what moved to those who wait for it, until nothing moves any more.
@@ -264,6 +271,7 @@ impl Node {
         moved |= self.wake_volumes();
         moved |= self.resync_step();
         moved |= self.volumes_step();
+        moved |= self.clones_step();
         self.scrub_step();
         self.tidy_volumes();
         moved

@@ -2,6 +2,7 @@
 
 use super::Node;
 use super::event::{Action, Event, Notice, PoolAsk};
+use super::machines::Known;
 use super::phase::{Phase, Starting};
 use crate::guest::GuestError;
 use crate::io::{DiskRequest, IoId};
@@ -28,7 +29,7 @@ impl Node {
                 }
                 self.actions.push_back(Action::PoolAnswer { id, result: Err(DiskRefusal::NotOpen) });
             }
-            Event::Volume { id, .. } => {
+            Event::Volume { id, .. } | Event::Clones { id, .. } => {
                 self.actions.push_back(Action::VolumeAnswer { id, result: Err(VolumeRefusal::NotNow) });
             }
             Event::LinkUp { link } => self.link = Some(link),
@@ -91,7 +92,7 @@ impl Node {
             }
         }
         for (id, meta) in store.pool().metadata().volumes().filter(|(_, meta)| !meta.deleted) {
-            self.add_volume(id, meta.sectors, meta.mirrored);
+            self.add_volume(id, Known::of(meta));
         }
         self.store = Some(store);
         if let Some(problem) = self.keep_space().or(self.config.space.problem().map(str::to_string)) {

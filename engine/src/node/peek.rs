@@ -85,6 +85,8 @@ impl Node {
                     sectors: volume.sectors,
                     sectors_shown: volume.shown,
                     change: meta.change,
+                    of: meta.kin.map(|kin| kin.of),
+                    read_only: meta.is_snapshot(),
                 })
             })
             .collect()

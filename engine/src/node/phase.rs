@@ -1,6 +1,6 @@
 //! What a node is doing: a type per phase, so that what belongs to one cannot be touched in another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::volume::RegionRun;
 use crate::arbiter::Register;
@@ -115,9 +115,11 @@ pub(super) enum Rejoin {
         /// Regions to log, by volume.
         regions: BTreeMap<VolumeId, Vec<RegionRun>>,
         full: Vec<VolumeId>,
+        /// Clones that the partner makes of its own halves, each with the one of these that it goes back to.
+        made: BTreeMap<VolumeId, VolumeId>,
     },
     /// The marks are being written down.
-    Merging { lsn: Lsn, bases: Vec<(VolumeId, crate::ids::Generation)> },
+    Merging { lsn: Lsn, bases: Vec<(VolumeId, crate::ids::Generation)>, made: BTreeSet<VolumeId> },
     /// The partner writes down that it is behind.
     Telling,
     /// Copies; guests' writes go to both.

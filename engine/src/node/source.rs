@@ -17,7 +17,7 @@ use crate::arbiter::{Answer, Ask, Register};
 use crate::guest::GuestError;
 use crate::ids::{Epoch, Generation, Members, VolumeId};
 use crate::mirror::message::{Control, HalfSummary, Hello, PeerPhase};
-use crate::mirror::rejoin::{Amount, Authority, Plan, Role, decide_all, lineage};
+use crate::mirror::rejoin::{Amount, Authority, Plan, Role, begins_as, decide_all, lineage};
 use crate::planted::Bug;
 use crate::pool::{NodeRecord, Record};
 use crate::time::Instant;
@@ -53,7 +53,8 @@ impl Node {
                 let meta = metadata.volume(volume).expect("a running volume has metadata");
                 let (generation, ancestors) = (meta.generation, meta.ancestors.clone());
                 let (sectors, change) = (meta.sectors, meta.change);
-                HalfSummary { volume, sectors, generation, ancestors, log_intact: true, change }
+                let of = meta.kin.map(|kin| kin.of);
+                HalfSummary { volume, sectors, generation, ancestors, log_intact: true, change, of }
             })
             .collect()
     }
@@ -77,7 +78,8 @@ impl Node {
                     .filter(|(_, amount)| *amount == Amount::Full)
                     .map(|(id, _)| id)
                     .collect();
-                self.set_rejoin(Rejoin::Gathering { regions: BTreeMap::new(), full: full.clone() });
+                let made = self.made_by_partner(peer);
+                self.set_rejoin(Rejoin::Gathering { regions: BTreeMap::new(), full: full.clone(), made });
                 self.say(Control::SetsAsk { epoch, full });
             }
             Plan::Refused { volume, reason } => {
@@ -85,6 +87,13 @@ impl Node {
             }
             _ => {}
         }
+    }
+
+    /// Clones that the partner has never heard of and makes of its own halves, each with the one of these that it goes back to.
+    fn made_by_partner(&self, peer: &Hello) -> BTreeMap<VolumeId, VolumeId> {
+        let mine = self.hello(true);
+        let made = mine.halves.iter().filter_map(|half| Some((half.volume, begins_as(half, &mine, peer)?)));
+        made.collect()
     }
 
     /// What to do about the partner: one pure function decides, wherever the question comes up.
@@ -121,11 +130,16 @@ impl Node {
     /// All marks are here: write them down with this node's own.
     pub(super) fn sets_complete(&mut self, epoch: Epoch) {
         let Some(alone) = self.alone().filter(|alone| alone.epoch == epoch) else { return };
-        let Rejoin::Gathering { regions, full } = &mut alone.rejoin else { return };
-        let (regions, full) = (core::mem::take(regions), core::mem::take(full));
+        let Rejoin::Gathering { regions, full, made } = &mut alone.rejoin else { return };
+        let (regions, full, made) = (core::mem::take(regions), core::mem::take(full), core::mem::take(made));
         let mut records = Vec::new();
-        for (volume, runs) in regions {
-            records.extend(runs.into_iter().map(|(first, count)| Record::LogAdd { volume, first, count }));
+        let mut log = |volume: VolumeId, runs: &[RegionRun]| {
+            records.extend(runs.iter().map(|&(first, count)| Record::LogAdd { volume, first, count }));
+        };
+        regions.iter().for_each(|(volume, runs)| log(*volume, runs));
+        // A clone that the partner makes of its half may lack what that lacks.
+        for (clone, model) in made.iter().filter(|_| !self.has(Bug::CloneMarksForgotten)) {
+            log(*clone, regions.get(model).map_or(&[], Vec::as_slice));
         }
         let bases = self.begin_full(&full, epoch, &mut records);
         let clip: Vec<Record> = records.into_iter().filter_map(|record| self.clipped(record)).collect();
@@ -135,7 +149,7 @@ impl Node {
                 self.append(&[Record::LogClear { volume }]);
             }
         }
-        self.set_rejoin(Rejoin::Merging { lsn, bases });
+        self.set_rejoin(Rejoin::Merging { lsn, bases, made: made.into_keys().collect() });
     }
 
     /// Halves that hold nothing of this volume become a delta from its present generation: everything mapped is
@@ -210,9 +224,9 @@ impl Node {
         let Phase::Alone(alone) = &self.phase else { return };
         let (epoch, register) = (alone.epoch, alone.register);
         match &alone.rejoin {
-            Rejoin::Merging { lsn, bases } if self.is_durable(*lsn) => {
+            Rejoin::Merging { lsn, bases, made } if self.is_durable(*lsn) => {
                 let bases = bases.clone();
-                let table = self.volume_table();
+                let table = self.volume_table(made);
                 self.tell_items(epoch);
                 self.say(Control::BeTarget { epoch, bases, table });
                 self.set_rejoin(Rejoin::Telling);

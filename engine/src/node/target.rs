@@ -113,8 +113,10 @@ impl Node {
         bases: &[(VolumeId, Generation)],
         table: &[VolumeEntry],
     ) {
-        // A volume that has to be made again is made when its old extents are gone: the source asks again.
-        if !self.ready_to_rejoin() || self.must_purge_first(table) || !self.may_take_over(table) {
+        // A volume that has to be made again is made when its old extents are gone, a clone when nothing is in hand of what it
+        // is made of: the source asks again.
+        let waits = self.must_purge_first(table) || !self.may_clone_for(table);
+        if !self.ready_to_rejoin() || waits || !self.may_take_over(table) {
             return;
         }
         if !matches!(self.phase, Phase::Target(_)) {
@@ -132,7 +134,7 @@ impl Node {
             ancestors: Vec::new(),
         }));
         let lsn = self.append(&records);
-        self.purge_deleted(table, lsn);
+        self.purge_deleted(lsn);
         self.set_phase(Phase::Target(Target {
             epoch,
             lsn,

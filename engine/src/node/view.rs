@@ -126,6 +126,10 @@ pub struct VolumeView {
     pub sectors_shown: u64,
     /// Number of its last change.
     pub change: u64,
+    /// What it began as, if that was another volume.
+    pub of: Option<VolumeId>,
+    /// Is it a snapshot, which is not written?
+    pub read_only: bool,
 }
 
 /// Where a node would read a block from.

@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use super::Node;
 use super::event::Notice;
+use super::machines::Known;
+use crate::cache::Cache;
 use crate::guest::Items;
 use crate::ids::{ItemName, VolumeId};
 use crate::mirror::message::VolumeEntry;
 use crate::planted::Bug;
-use crate::pool::{Lsn, Record, SECTORS_MAX, room};
+use crate::pool::{CloneRefusal, Lsn, Record, SECTORS_MAX, VolumeMeta, room};
 
 static NOTHING: Items = Items::new();
 
@@ -23,8 +25,8 @@ impl Node {
         all.filter(|(_, meta)| meta.mirrored && meta.deleted).map(|(id, _)| id).collect()
     }
 
-    /// Source: all mirrored volumes as they are here.
-    pub(super) fn volume_table(&self) -> Vec<VolumeEntry> {
+    /// Source: all mirrored volumes as they are here; `made`: clones that the target makes of its own halves.
+    pub(super) fn volume_table(&self, made: &BTreeSet<VolumeId>) -> Vec<VolumeEntry> {
         if self.has(Bug::AbsentPartnerNotTold) {
             return Vec::new();
         }
@@ -36,6 +38,8 @@ impl Node {
             change: meta.change,
             epoch: meta.changed_in,
             deleted: meta.deleted,
+            read_only: meta.is_snapshot(),
+            of: meta.kin.map(|kin| kin.of).filter(|_| made.contains(&volume)),
         })
         .collect()
     }
@@ -46,35 +50,98 @@ impl Node {
         let pool = self.store().pool();
         let metadata = pool.metadata();
         let known = |entry: &&VolumeEntry| entry.sectors <= SECTORS_MAX;
-        let foreign = table
-            .iter()
-            .find(|entry| !known(entry) || metadata.volume(entry.volume).is_some_and(|meta| !meta.mirrored));
-        let cut = table.iter().find(|entry| {
-            let size = pool.extent_blocks() * 8;
-            let first = u32::try_from(entry.sectors.div_ceil(size)).unwrap_or(u32::MAX);
-            let meta = metadata.volume(entry.volume).filter(|meta| entry.sectors < meta.sectors);
-            meta.is_some_and(|meta| {
-                let (from, to) = (entry.sectors.div_ceil(8), meta.sectors.div_ceil(8));
-                meta.map.iter_from(first).next().is_some()
-                    || self
-                        .store()
-                        .look(entry.volume, |cache| cache.held_in(from..to).next().is_some())
-                        .unwrap_or(false)
-            })
+        let other = |entry: &VolumeEntry, meta: &VolumeMeta| {
+            !meta.mirrored || ((meta.kin.is_some() || entry.of.is_some()) && meta.uuid != entry.uuid)
+        };
+        let foreign = table.iter().find(|entry| {
+            !known(entry) || metadata.volume(entry.volume).is_some_and(|meta| other(entry, meta))
         });
+        let cut =
+            table.iter().find(|entry| self.lies_beyond(entry.volume, entry.sectors) || self.is_cut(entry));
         let problem = match (foreign, cut) {
             _ if self.room_for(table) > pool.volumes_max() => {
                 "this node's pool has no room for the volumes of its partner; add a disk".into()
             }
-            (Some(entry), _) => format!("volume {} is not the partner's volume of that id", entry.volume),
+            (Some(entry), _) => format!(
+                "volume {} is not the partner's volume of that id; delete one of them, by a node that serves alone",
+                entry.volume
+            ),
             (_, Some(entry)) => format!(
                 "volume {} holds data beyond the end that it has at the partner; clear this node's disks",
                 entry.volume
             ),
-            _ => return true,
+            _ => match self.may_make(table) {
+                Ok(()) => return true,
+                Err(refusal) => format!("this node cannot make the clones that its partner has: {refusal}"),
+            },
         };
         self.notice(Notice::NeedsDecision(problem));
         false
+    }
+
+    /// Is anything of the volume beyond this end?
+    fn lies_beyond(&self, volume: VolumeId, sectors: u64) -> bool {
+        let pool = self.store().pool();
+        let size = pool.extent_blocks() * 8;
+        let first = u32::try_from(sectors.div_ceil(size)).unwrap_or(u32::MAX);
+        let meta = pool.metadata().volume(volume).filter(|meta| sectors < meta.sectors);
+        meta.is_some_and(|meta| {
+            let (from, to) = (sectors.div_ceil(8), meta.sectors.div_ceil(8));
+            let held = |cache: &Cache| cache.held_in(from..to).next().is_some();
+            meta.map.iter_from(first).next().is_some() || self.store().look(volume, held).unwrap_or(false)
+        })
+    }
+
+    /// Would the clone of this entry have more than it has at the source?
+    fn is_cut(&self, entry: &VolumeEntry) -> bool {
+        entry.of.is_some_and(|of| self.lies_beyond(of, entry.sectors))
+    }
+
+    /// Target: clones of the table that are to be made of halves that are here, each after what it is made of.
+    fn to_make<'a>(&self, table: &'a [VolumeEntry]) -> Vec<(&'a VolumeEntry, VolumeId)> {
+        let metadata = self.store().pool().metadata();
+        let mut left: Vec<(&VolumeEntry, VolumeId)> = table
+            .iter()
+            .filter(|entry| metadata.volume(entry.volume).is_none())
+            .filter_map(|entry| Some((entry, entry.of?)))
+            .collect();
+        let mut known: BTreeSet<VolumeId> = metadata.volumes().map(|(id, _)| id).collect();
+        let mut made = Vec::new();
+        loop {
+            let (ready, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|(_, of)| known.contains(of));
+            if ready.is_empty() {
+                return made;
+            }
+            known.extend(ready.iter().map(|(entry, _)| entry.volume));
+            made.extend(ready);
+            left = rest;
+        }
+    }
+
+    /// Target: is nothing in hand of the halves of which clones are to be made? If there is, it is hurried.
+    pub(super) fn may_clone_for(&mut self, table: &[VolumeEntry]) -> bool {
+        let at_rest = self.to_make(table).iter().all(|(_, of)| self.is_at_rest(*of));
+        if !at_rest {
+            self.store_mut().urge();
+        }
+        at_rest
+    }
+
+    fn may_make(&self, table: &[VolumeEntry]) -> Result<(), CloneRefusal> {
+        let metadata = self.store().pool().metadata();
+        let made = self.to_make(table);
+        let pending = self.room_for(table).saturating_sub(metadata.volumes_room() + made.len());
+        let asked = made.iter().map(|(entry, of)| (entry.volume, *of, entry.read_only, 0));
+        if made.is_empty() { Ok(()) } else { self.store().pool().may_clone_all(asked, pending) }
+    }
+
+    /// Target: clones that only this node has were never acknowledged, or a person has given them up with its data.
+    fn unheard_of(&self, table: &[VolumeEntry]) -> Vec<VolumeId> {
+        let named: BTreeSet<VolumeId> = table.iter().map(|entry| entry.volume).collect();
+        let here = self.store().pool().metadata().volumes();
+        let mine = here
+            .filter(|(id, meta)| meta.mirrored && !meta.deleted && meta.kin.is_some() && !named.contains(id));
+        mine.map(|(id, _)| id).collect()
     }
 
     /// Target: what is to be written down so that the volumes are as the source has them. First goes what is not kept any
@@ -87,17 +154,30 @@ impl Node {
             let gone = kept.iter().filter(|(name, item)| theirs.get(name) != Some(*item));
             records.extend(gone.map(|(&name, _)| item_record(entry.volume, name, 0, Arc::default())));
         }
+        let made = self.to_make(table);
+        records.extend(made.into_iter().map(|(entry, of)| {
+            let VolumeEntry { volume, uuid, read_only, .. } = *entry;
+            Record::VolumeClone { volume, of, uuid, read_only, mirrored: true }
+        }));
         for entry in table {
             self.take_over_entry(entry, items_for(entry, &received), &mut records);
+        }
+        for volume in self.unheard_of(table) {
+            let epoch = self.acting_epoch();
+            let meta = self.store().pool().metadata().volume(volume).expect("found there");
+            let (sectors, change, read_only) = (meta.sectors, meta.change + 1, meta.read_only);
+            let deleted = true;
+            records.push(Record::VolumeState { volume, sectors, change, epoch, deleted, read_only });
+            self.drop_volume(volume);
         }
         records
     }
 
     fn take_over_entry(&mut self, entry: &VolumeEntry, theirs: &Items, records: &mut Vec<Record>) {
-        let VolumeEntry { volume, uuid, sectors, change, epoch, deleted } = *entry;
+        let VolumeEntry { volume, uuid, sectors, change, epoch, deleted, read_only, of } = *entry;
         let here = self.store().pool().metadata().volume(volume);
         let now = here.map(|meta| (meta.sectors, meta.change, meta.changed_in, meta.deleted));
-        if now.is_none() {
+        if now.is_none() && of.is_none() {
             records.push(Record::VolumeCreate { volume, uuid, sectors, mirrored: true });
         }
         let kept = self.items_of(volume);
@@ -107,13 +187,13 @@ impl Node {
         );
         // The change that is taken back here may have been the first.
         if now != Some((sectors, change, epoch, deleted)) && (now.is_some() || change > 0) {
-            records.push(Record::VolumeState { volume, sectors, change, epoch, deleted });
+            records.push(Record::VolumeState { volume, sectors, change, epoch, deleted, read_only });
         }
         if deleted {
             return self.drop_volume(volume);
         }
         if !self.volumes.contains(volume) {
-            self.add_volume(volume, sectors, true);
+            self.add_volume(volume, Known { uuid, sectors, mirrored: true, read_only });
         }
         if let Some(state) = self.volumes.get_mut(volume) {
             (state.sectors, state.leaving) = (sectors, false);
@@ -125,9 +205,10 @@ impl Node {
     }
 
     /// Target: what the table has deleted is taken apart when the record is durable.
-    pub(super) fn purge_deleted(&mut self, table: &[VolumeEntry], lsn: Lsn) {
-        for entry in table.iter().filter(|entry| entry.deleted) {
-            self.store_mut().purge(entry.volume, lsn);
+    pub(super) fn purge_deleted(&mut self, lsn: Lsn) {
+        let deleted = self.deleted_volumes();
+        for volume in deleted {
+            self.store_mut().purge(volume, lsn);
         }
     }
 

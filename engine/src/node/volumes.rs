@@ -76,6 +76,11 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    /// Is a change of this volume on its way?
+    pub(super) fn concern(&self, volume: VolumeId) -> bool {
+        self.ours.contains_key(&volume) || self.theirs.contains_key(&volume)
+    }
+
     /// Room that items will take which are not in the pool yet.
     pub(super) fn room_pending(&self) -> usize {
         let ours = self.ours.values().filter(|ours| !matches!(ours.stage, Stage::Writing(_)));
@@ -114,6 +119,12 @@ impl Node {
             // What it knows of the volume may be old.
             return Err(VolumeRefusal::NotNow);
         }
+        let snapshot = self.volumes.get(volume).is_some_and(|state| state.read_only);
+        if let VolumeChange::Grow { .. } = &what
+            && snapshot
+        {
+            return Err(VolumeRefusal::Snapshot(volume));
+        }
         if let VolumeChange::Grow { sectors: wanted } = &what {
             match *wanted {
                 wanted if wanted == sectors && wanted == shown => return Ok(false),
@@ -122,7 +133,7 @@ impl Node {
                 _ => {}
             }
         }
-        if self.changes.ours.contains_key(&volume) || self.changes.theirs.contains_key(&volume) {
+        if self.changes.concern(volume) || self.clones.concern(volume) {
             return Err(VolumeRefusal::Busy);
         }
         if self.stopping || self.store().failed() {
@@ -132,7 +143,8 @@ impl Node {
             Phase::Failed | Phase::Stopped => return Err(VolumeRefusal::NotNow),
             Phase::Paired(pair) if mirrored && owner != self.me() => {
                 let epoch = pair.epoch;
-                return self.forward_change(asker, epoch, volume, what).map(|()| true);
+                let ask = |id| Control::VolumeAsk { epoch, id, volume, what };
+                return self.forward_ask(asker, epoch, ask).map(|()| true);
             }
             _ => {}
         }
@@ -146,19 +158,18 @@ impl Node {
     }
 
     /// The owner is asked; it answers in this epoch, on this link, or nothing is known.
-    fn forward_change(
+    pub(super) fn forward_ask(
         &mut self,
         asker: Asker,
         epoch: Epoch,
-        volume: VolumeId,
-        what: VolumeChange,
+        ask: impl FnOnce(u64) -> Control,
     ) -> Result<(), VolumeRefusal> {
         let Asker::Here(id) = asker else { return Err(VolumeRefusal::NotNow) };
         if self.link.is_none() || self.is_link_lost() {
             return Err(VolumeRefusal::NotNow);
         }
         self.changes.forwarded.insert(id, epoch);
-        self.say(Control::VolumeAsk { epoch, id, volume, what });
+        self.say(ask(id));
         Ok(())
     }
 
@@ -179,7 +190,7 @@ impl Node {
         }
     }
 
-    fn answer_change(&mut self, asker: Asker, result: Result<(), VolumeRefusal>) {
+    pub(super) fn answer_change(&mut self, asker: Asker, result: Result<(), VolumeRefusal>) {
         match asker {
             Asker::Here(id) => self.actions.push_back(Action::VolumeAnswer { id, result }),
             Asker::Partner(epoch, id) if self.is_paired_in(epoch) => {
@@ -331,13 +342,13 @@ impl Node {
     fn append_change(&mut self, volume: VolumeId, what: &VolumeChange) -> Lsn {
         let epoch = self.acting_epoch();
         let meta = self.store().pool().metadata().volume(volume).expect("a running volume has metadata");
-        let (change, now) = (meta.change + 1, meta.sectors);
+        let (change, now, read_only) = (meta.change + 1, meta.sectors, meta.read_only);
         let (sectors, deleted) = match what {
             VolumeChange::Grow { sectors } => (*sectors, false),
             VolumeChange::Delete => (now, true),
             VolumeChange::Keep { .. } => (now, false),
         };
-        let mut records = vec![Record::VolumeState { volume, sectors, change, epoch, deleted }];
+        let mut records = vec![Record::VolumeState { volume, sectors, change, epoch, deleted, read_only }];
         if let VolumeChange::Keep { name, value, .. } = what {
             let (name, revision, value) = (*name, change, Arc::clone(value));
             records.push(Record::VolumeItem { volume, name, revision, value });
@@ -468,6 +479,7 @@ impl Node {
     pub(super) fn resend_changes(&mut self) {
         let Phase::Paired(pair) = &self.phase else { return };
         let epoch = pair.epoch;
+        self.resend_clones();
         let told = self.changes.ours.iter().filter_map(|(&volume, ours)| match ours.stage {
             Stage::Told(_, change) => Some((volume, change, ours.what.clone())),
             Stage::Begun | Stage::Writing(_) => None,
@@ -486,7 +498,7 @@ impl Node {
     }
 
     /// Hosts see the volume as it is.
-    fn show(&mut self, volume: VolumeId) {
+    pub(super) fn show(&mut self, volume: VolumeId) {
         let Some(state) = self.volumes.get_mut(volume).filter(|state| state.shown != state.sectors) else {
             return;
         };

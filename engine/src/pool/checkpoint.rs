@@ -108,8 +108,7 @@ fn side_records(metadata: &Metadata, coarseness: u32) -> Vec<u8> {
             codec::encode_kin(id, kin, &mut out);
         }
         if volume.change > 0 {
-            let (change, epoch, deleted) = (volume.change, volume.changed_in, volume.deleted);
-            codec::encode(&Record::VolumeState { volume: id, sectors, change, epoch, deleted }, &mut out);
+            codec::encode(&volume.state_record(id), &mut out);
         }
         for (&name, Item { revision, value }) in &volume.items {
             let (revision, value) = (*revision, Arc::clone(value));

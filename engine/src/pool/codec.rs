@@ -116,9 +116,10 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
             let body = CreateBody { uuid, sectors, mirrored: u8::from(*mirrored), reserved: [0; 7] };
             put(out, kind::VOLUME_CREATE, *volume, bytes_of(&body));
         }
-        Record::VolumeState { volume, sectors, change, epoch, deleted } => {
+        Record::VolumeState { volume, sectors, change, epoch, deleted, read_only } => {
             let (sectors, change, epoch) = ((*sectors).into(), (*change).into(), epoch.0.into());
-            let body = StateBody { sectors, change, epoch, deleted: u8::from(*deleted), reserved: [0; 7] };
+            let (deleted, read_only) = (u8::from(*deleted), u8::from(*read_only));
+            let body = StateBody { sectors, change, epoch, deleted, read_only, reserved: [0; 6] };
             put(out, kind::VOLUME_STATE, *volume, bytes_of(&body));
         }
         Record::VolumeItem { volume, name, revision, value } => {
@@ -271,6 +272,7 @@ fn record(kind: u8, volume: VolumeId, rest: &[u8]) -> Result<Record, Malformed> 
                 change: state.change.get(),
                 epoch: Epoch(state.epoch.get()),
                 deleted: state.deleted != 0,
+                read_only: state.read_only != 0,
             }
         }
         kind::VOLUME_ITEM => item(volume, rest)?,

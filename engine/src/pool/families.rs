@@ -8,9 +8,11 @@
 //! - The checksums of a family's blocks have the number of its first volume mixed in. Numbers that a clone names are not used
 //!   again.
 
+use std::collections::BTreeMap;
+
 use super::Pool;
 use super::checkpoint_maps::MapWriter;
-use super::metadata::{Freed, Kin, Metadata, VolumeMeta};
+use super::metadata::{Freed, Kin, Metadata, VolumeMeta, item_room};
 use super::record::{Lsn, Record, Slot};
 use super::zero_bits::ZeroBits;
 use crate::ids::{DiskId, VolumeId};
@@ -20,7 +22,7 @@ use crate::planted::Bug;
 pub const FAMILY_MAX: usize = 256;
 
 /// Why a volume cannot be cloned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum CloneRefusal {
     /// There is no such volume.
@@ -118,7 +120,7 @@ impl VolumeMeta {
 
     /// May hosts not write it?
     pub fn is_snapshot(&self) -> bool {
-        self.kin.is_some_and(|kin| kin.read_only)
+        self.read_only || self.kin.is_some_and(|kin| kin.read_only)
     }
 }
 
@@ -325,6 +327,40 @@ impl Pool {
             missing @ 1.. if self.space.is_kept(of) => Err(CloneRefusal::NoSpace { missing }),
             _ => Ok(()),
         }
+    }
+
+    /// May all of these be made at one stroke, in this order: the number of each, what it begins as, whether it is a
+    /// snapshot, and the bytes of its name? `pending`: room in the checkpoints that others will take.
+    pub fn may_clone_all(
+        &self,
+        clones: impl IntoIterator<Item = (VolumeId, VolumeId, bool, usize)>,
+        pending: usize,
+    ) -> Result<(), CloneRefusal> {
+        let (mut models, mut families) = (BTreeMap::new(), BTreeMap::new());
+        let (mut names, mut volumes) = (0, 0);
+        let mut room = self.metadata.clone_room();
+        let mut zeros = self.metadata.zero_extents() + self.zeros_coming;
+        for (volume, of, read_only, name_bytes) in clones {
+            // One that is made of another of these begins as that one's model.
+            let (model, snapshot) = models.get(&of).copied().unwrap_or((of, false));
+            self.may_clone(volume, model, read_only || snapshot)?;
+            let meta = self.metadata.volume(model).ok_or(CloneRefusal::Unknown(of))?;
+            if models.insert(volume, (model, read_only)).is_some() {
+                return Err(CloneRefusal::Taken(volume));
+            }
+            let family: &mut usize = families.entry(meta.family(model)).or_default();
+            *family += 1;
+            if self.metadata.family_size(model) + *family > FAMILY_MAX {
+                return Err(CloneRefusal::FamilyFull);
+            }
+            room.add(if read_only { 0 } else { meta.map.len() });
+            zeros += meta.map.zero_extents();
+            (names, volumes) = (names + item_room(name_bytes), volumes + 1);
+        }
+        let taken = self.metadata.volumes_room() + pending + names + volumes;
+        let items = taken - self.metadata.volumes().len() - volumes;
+        let fits = self.layout.has_room_with(room, taken, zeros) && items * 4 <= self.volumes_max();
+        if fits { Ok(()) } else { Err(CloneRefusal::NoRoom) }
     }
 
     fn disk_without_sums(&self) -> Option<DiskId> {

@@ -63,6 +63,8 @@ pub struct VolumeMeta {
     pub changed_in: Epoch,
     /// It is deleted. What is still mapped of it is on its way back.
     pub deleted: bool,
+    /// It is a snapshot by its own word, whatever it was made of.
+    pub read_only: bool,
     /// Identity of the data; zero if it never held any.
     pub generation: Generation,
     /// Earlier generations, newest first, at most [`ANCESTORS_MAX`].
@@ -80,6 +82,12 @@ pub struct VolumeMeta {
 }
 
 impl VolumeMeta {
+    /// The volume as it is, as a record.
+    pub fn state_record(&self, volume: VolumeId) -> Record {
+        let VolumeMeta { sectors, change, changed_in: epoch, deleted, read_only, .. } = *self;
+        Record::VolumeState { volume, sectors, change, epoch, deleted, read_only }
+    }
+
     fn put(&mut self, name: ItemName, item: Item) {
         if item.value.is_empty() {
             self.items.remove(&name);
@@ -179,19 +187,21 @@ impl Metadata {
                 let gone = self.volumes.remove(volume);
                 return gone.iter().flat_map(|volume| volume.map.iter()).map(|(_, slot)| slot).collect();
             }
-            Record::VolumeState { volume, sectors, change, epoch, deleted } => self.with(*volume, |volume| {
-                if *deleted {
-                    volume.items.clear();
-                    (volume.generation, volume.ancestors) = (Generation(0), Vec::new());
-                    volume.hot.clear();
-                    volume.log.clear();
-                }
-                if *sectors < volume.sectors {
-                    volume.forget_beyond(*sectors);
-                }
-                (volume.sectors, volume.deleted) = (*sectors, *deleted);
-                (volume.change, volume.changed_in) = (*change, *epoch);
-            }),
+            Record::VolumeState { volume, sectors, change, epoch, deleted, read_only } => {
+                self.with(*volume, |volume| {
+                    if *deleted {
+                        volume.items.clear();
+                        (volume.generation, volume.ancestors) = (Generation(0), Vec::new());
+                        volume.hot.clear();
+                        volume.log.clear();
+                    }
+                    if *sectors < volume.sectors {
+                        volume.forget_beyond(*sectors);
+                    }
+                    (volume.sectors, volume.deleted, volume.read_only) = (*sectors, *deleted, *read_only);
+                    (volume.change, volume.changed_in) = (*change, *epoch);
+                })
+            }
             Record::VolumeClone { volume, of, uuid, read_only, mirrored } => {
                 self.clone_volume(*volume, *of, |clone| {
                     (clone.uuid, clone.mirrored) = (*uuid, *mirrored);

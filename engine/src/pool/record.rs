@@ -177,6 +177,8 @@ pub enum Record {
         epoch: Epoch,
         /// Is it deleted?
         deleted: bool,
+        /// May hosts not write it?
+        read_only: bool,
     },
     /// What is kept under a name with a volume; empty: nothing any more. Ends with the volume.
     VolumeItem {

@@ -36,7 +36,7 @@ impl VirtualVolume for Volume {
         let VolumeConfig { id, ref name, uuid, mirrored, .. } = self.config;
         let sectors = self.sectors();
         let extent_sectors = self.handle.extent_sectors.load(Ordering::Relaxed);
-        VolumeInfo { id, name: name.clone(), uuid, sectors, extent_sectors, mirrored }
+        VolumeInfo { id, name: name.clone(), uuid, sectors, extent_sectors, mirrored, read_only: false }
     }
 
     fn path_state(&self) -> PathState {

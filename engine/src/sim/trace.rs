@@ -116,6 +116,10 @@ impl Trace {
                 self.number(id ^ 12 << 60 ^ u64::from(volume.0) << 32);
                 self.value(what);
             }
+            Event::Clones { id, clones } => {
+                self.number(id ^ 13 << 60);
+                self.value(clones);
+            }
             Event::Tick => self.number(9 << 60),
             Event::Scrub { start } => self.number(10 << 60 ^ u64::from(*start)),
         }
@@ -176,6 +180,10 @@ impl Trace {
             Action::VolumeItems { volume, items } => {
                 self.number(u64::from(volume.0) << 48 ^ 9 << 60);
                 self.value(items);
+            }
+            Action::VolumeIs { volume, uuid, mirrored, read_only } => {
+                self.number(u64::from(volume.0) << 48 ^ 10 << 60);
+                self.value(&(uuid, mirrored, read_only));
             }
             Action::VolumeSize { volume, sectors } => {
                 self.number(u64::from(volume.0) << 48 ^ sectors.unwrap_or(0));

@@ -471,6 +471,7 @@ impl Pair {
                 assert!(self.changes.insert(id, result).is_none(), "answered once");
             }
             Action::VolumeSize { volume, sectors } => drop(self.side(name).sizes.insert(volume, sectors)),
+            Action::VolumeIs { .. } => {}
             Action::VolumeItems { volume, items } => drop(self.side(name).items.insert(volume, items)),
             Action::Notice(notice) => self.side(name).notices.push(notice),
         }

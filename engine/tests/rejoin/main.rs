@@ -117,6 +117,7 @@ fn hello(world: &World, i: usize) -> Hello {
             ancestors: (1..16).filter(|g| n.past >> g & 1 == 1).map(Generation).collect(),
             log_intact: !n.log_lost,
             change: 0,
+            of: None,
         }],
         deleted: Vec::new(),
     }

@@ -15,6 +15,7 @@ fn half(volume: u32, generation: u128, ancestors: &[u128]) -> HalfSummary {
         ancestors: ancestors.iter().copied().map(Generation).collect(),
         log_intact: true,
         change: 0,
+        of: None,
     }
 }
 

@@ -357,7 +357,14 @@ impl Bench {
         };
         let (sectors, change, epoch) = (meta.sectors, meta.change + 1, Epoch(1));
         let store = self.store_mut();
-        let lsn = store.append(&[Record::VolumeState { volume: S, sectors, change, epoch, deleted: true }]);
+        let lsn = store.append(&[Record::VolumeState {
+            volume: S,
+            sectors,
+            change,
+            epoch,
+            deleted: true,
+            read_only: false,
+        }]);
         store.purge(S, lsn);
         self.snapshot.dropped = true;
     }

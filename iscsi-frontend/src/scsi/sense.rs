@@ -151,6 +151,7 @@ impl From<GuestError> for Sense {
             GuestError::Medium => Sense::MEDIUM,
             GuestError::Aborted => Sense::ABORTED,
             GuestError::Gone => Sense::NO_SUCH_LUN,
+            GuestError::ReadOnly => Sense::WRITE_PROTECTED,
             _ => Sense::INTERNAL,
         }
     }

@@ -333,6 +333,7 @@ fn guest_errors_become_the_sense_that_hosts_act_on() {
         (GuestError::OutOfRange, (2, 5, 0x21, 0)),
         (GuestError::Medium, (2, 3, 0x11, 0)),
         (GuestError::Gone, (2, 5, 0x25, 0)),
+        (GuestError::ReadOnly, (2, 7, 0x27, 0)),
     ];
     let mut bench = Bench::new();
     let link = bench.session();

@@ -3,6 +3,7 @@
 //! Membership is per node: either all mirrored volumes go one way, each by its own amount, or none is touched.
 //! A volume that needs a person stops all and is named.
 
+use super::lineage::{Lineage, lineage};
 use super::{Amount, Authority, Case, Decision, Role, Standing, decide};
 use crate::ids::VolumeId;
 use crate::mirror::message::{HalfSummary, Hello};
@@ -68,7 +69,8 @@ pub fn decide_all(mine: &Hello, theirs: &Hello, authority: Authority) -> Plan {
     with_revived(plan, mine, theirs)
 }
 
-/// A volume that is deleted only where data do not stand is made again there, and copied as a whole.
+/// A volume that is deleted only where data do not stand is made again there, and copied as a whole. One that was made of
+/// another while the target was away, or that only the source has in writing, the target makes of its own half of that.
 fn with_revived(plan: Plan, mine: &Hello, theirs: &Hello) -> Plan {
     let Plan::Resync { role, mut volumes } = plan else { return plan };
     let (source, target) = match role {
@@ -77,8 +79,38 @@ fn with_revived(plan: Plan, mine: &Hello, theirs: &Hello) -> Plan {
     };
     let known = |half: &&HalfSummary| target.halves.iter().any(|other| other.volume == half.volume);
     let revived = source.halves.iter().filter(|half| !known(half));
-    volumes.extend(revived.map(|half| (half.volume, Amount::Full)));
+    volumes.extend(revived.map(|half| {
+        let made = begins_as(half, source, target).is_some();
+        (half.volume, if made { Amount::Delta } else { Amount::Full })
+    }));
     Plan::Resync { role, volumes }
+}
+
+/// A half of which the target has never heard, and that it can make of a half of its own: of which? What that lacks of it is in
+/// the logs and hot sets then, for a clone begins with those of its model: the source's was made no earlier than the
+/// generation of the target's model ended. A clone that the target has deleted is not of that kind: its model has gone on.
+pub fn begins_as(half: &HalfSummary, source: &Hello, target: &Hello) -> Option<VolumeId> {
+    begins_within(half, source, target, source.halves.len())
+}
+
+/// Not more than so many clones back.
+fn begins_within(half: &HalfSummary, source: &Hello, target: &Hello, most: usize) -> Option<VolumeId> {
+    let known = |volume: VolumeId| target.halves.iter().find(|other| other.volume == volume);
+    if target.deleted.contains(&half.volume) || known(half.volume).is_some() {
+        return None;
+    }
+    let of = half.of?;
+    let root = match known(of) {
+        Some(_) => of,
+        // It is to be made there itself.
+        None => {
+            let model = source.halves.iter().find(|other| other.volume == of)?;
+            begins_within(model, source, target, most.checked_sub(1)?)?
+        }
+    };
+    let theirs = known(root)?;
+    let related = lineage((half.generation, &half.ancestors), (theirs.generation, &theirs.ancestors));
+    matches!(related, Lineage::Equal | Lineage::MineNewer).then_some(root)
 }
 
 /// With no mirrored volume there is still a direction.
@@ -95,7 +127,8 @@ fn mismatch(mine: &Hello, theirs: &Hello) -> Option<(VolumeId, Refusal)> {
         let known = |half: &&HalfSummary| {
             b.halves.iter().any(|other| other.volume == half.volume) || b.deleted.contains(&half.volume)
         };
-        a.halves.iter().find(|half| !known(half)).map(|half| half.volume)
+        // What was made while nodes ran the configuration need not name.
+        a.halves.iter().find(|half| !known(half) && half.of.is_none()).map(|half| half.volume)
     };
     if let Some(volume) = lacks(mine, theirs).or_else(|| lacks(theirs, mine)) {
         return Some((volume, Refusal::Missing));

@@ -56,6 +56,9 @@ impl Volume {
             self.complete(cx, id, Ok(Payload::new()));
             return;
         }
+        if self.read_only && matches!(command, Command::Write { .. } | Command::Zero { .. }) {
+            return self.refuse(cx, id, GuestError::ReadOnly);
+        }
         match (service, &command) {
             (Service::Hold, _) | (Service::AloneReads, Command::Write { .. } | Command::Zero { .. }) => {
                 self.parked.push_back((id, command));

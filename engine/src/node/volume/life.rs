@@ -101,6 +101,11 @@ impl Volume {
         !self.has_sent() && self.incoming.is_empty() && self.held.is_empty()
     }
 
+    /// Is no write on its way to the cache here, or to the partner's? Those that wait for the volume to have been cloned are not.
+    pub(in crate::node) fn is_calm(&self) -> bool {
+        self.writes.values().all(|write| !write.reserved) && self.incoming.is_empty()
+    }
+
     /// Has no write been begun that is not in the cache?
     pub(in crate::node) fn has_no_write(&self) -> bool {
         self.writes.is_empty()

@@ -89,6 +89,10 @@ pub(super) struct Volume {
     pub(super) items_shown: bool,
     /// It is being deleted: nothing new is begun.
     pub(super) leaving: bool,
+    /// It is to come to rest, so that it can be cloned: writes that have no space reserved wait.
+    pub(super) resting: bool,
+    /// It is a snapshot: guests do not write it.
+    pub(super) read_only: bool,
     pub(super) mirrored: bool,
     /// Blocks of zeros in writes are not stored.
     pub(super) detect_zeros: bool,
@@ -165,6 +169,8 @@ impl Volume {
             shown: 0,
             items_shown: false,
             leaving: false,
+            resting: false,
+            read_only: false,
             mirrored,
             detect_zeros: false,
             owner,

@@ -42,6 +42,7 @@ struct Stamp {
     link: Option<u64>,
     link_lost: bool,
     cooled: u64,
+    resting: bool,
 }
 
 /// Everything that waits for the log or the right to serve.
@@ -109,9 +110,10 @@ impl Volume {
     }
 
     fn stamp(&self, cx: &Context<'_>) -> Stamp {
-        let Self { right, waiting, .. } = self;
+        let Self { right, waiting, resting, .. } = self;
+        let resting = *resting;
         let (service, cooled) = (self.service(cx.now), waiting.cooled);
-        Stamp { service, term: right.term, link: right.link, link_lost: right.link_lost, cooled }
+        Stamp { service, term: right.term, link: right.link, link_lost: right.link_lost, cooled, resting }
     }
 
     /// Tries again what waited for something that has come, but for room. True if anything moved.

@@ -72,7 +72,9 @@ impl Volume {
         let service = if self.mirrored { self.service(cx.now) } else { Service::Alone };
         let may_begin = matches!(service, Service::Pair | Service::Alone)
             || (write.marked && service == Service::AloneReads);
-        if !may_begin {
+        // One that has space reserved is on its way to stable media.
+        let held = self.resting && !write.reserved && !cx.has(Bug::ClonedUnderWrites);
+        if !may_begin || held {
             return Step::Wait(Cause::Service);
         }
         if !write.merged {

@@ -110,6 +110,7 @@ impl Core {
             Action::Notice(notice) => self.lifecycle.notice(notice),
             Action::PoolAnswer { id, result } => self.operators.answer(id, result),
             Action::VolumeAnswer { id, result } => self.changers.answer(id, result),
+            Action::VolumeIs { .. } => {}
             Action::VolumeSize { volume, sectors } => {
                 match sectors {
                     Some(_) => self.lanes.add(volume),

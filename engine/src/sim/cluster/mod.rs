@@ -407,7 +407,7 @@ impl Cluster {
             Action::VolumeAnswer { id, result } => self.volume_answered(name, id, result),
             Action::VolumeItems { volume, items } => self.items_shown(name, volume, items),
             Action::VolumeSize { volume, sectors } => self.size_shown(name, volume, sectors),
-            Action::Release { .. } => {}
+            Action::Release { .. } | Action::VolumeIs { .. } => {}
         }
     }
 
@@ -448,6 +448,7 @@ impl Cluster {
             | Notice::DiskJoined(_)
             | Notice::VolumeGrown { .. }
             | Notice::VolumeDeleted(_)
+            | Notice::VolumeCloned { .. }
             | Notice::DiskNotOurs(_) => {}
             Notice::DiskLeft { .. } => self.counters.disks_left += 1,
             Notice::Unmovable { .. } => self.counters.unmovable_blocks += 1,

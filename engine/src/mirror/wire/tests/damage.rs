@@ -183,6 +183,7 @@ fn a_list_that_claims_more_than_it_has_is_refused() {
             ancestors: vec![],
             log_intact: true,
             change: 0,
+            of: Some(VolumeId(2)),
         }],
         deleted: vec![],
     };

@@ -7,10 +7,11 @@ use super::*;
 use crate::guest::GuestError;
 use crate::ids::{BootId, Generation, ItemName, Members, NodeName, Uuid};
 use crate::mirror::message::{
-    Control, HalfSummary, Hello, ItemEntry, PROTOCOL_VERSION, PeerPhase, VolumeChange, VolumeEntry,
+    Control, HalfSummary, Hello, ItemEntry, NewClone, PROTOCOL_VERSION, PeerPhase, VolumeChange, VolumeEntry,
     VolumeRefusal,
 };
 use crate::mirror::wire::layout::HEADER_BYTES;
+use crate::pool::CloneRefusal;
 
 /// One line per message: a name, and the hexadecimal bytes of all its frames without pages.
 const GOLDEN: &str = include_str!("golden.txt");
@@ -23,6 +24,7 @@ fn halves() -> Vec<HalfSummary> {
         ancestors: vec![Generation(5)],
         log_intact: true,
         change: 3,
+        of: Some(VolumeId(2)),
     }]
 }
 
@@ -81,8 +83,21 @@ fn control() -> Vec<(&'static str, Control)> {
     };
     let sent = Instant::from_nanos(1 << 40);
     let (uuid, change) = (Uuid(6), 4);
-    let entry = VolumeEntry { volume, uuid, sectors: 4096, change, epoch, deleted: true };
+    let entry = VolumeEntry {
+        volume,
+        uuid,
+        sectors: 4096,
+        change,
+        epoch,
+        deleted: true,
+        read_only: true,
+        of: Some(VolumeId(2)),
+    };
     let item = ItemEntry { name: ItemName(2), revision: 4, value: (*b"kept").into() };
+    let clone =
+        NewClone { volume: VolumeId(1000), of: volume, uuid, name: "evening".into(), read_only: true };
+    let refusal = VolumeRefusal::Clone(CloneRefusal::NoSpace { missing: 7 });
+    let clones = vec![clone];
     let grow = VolumeChange::Grow { sectors: 1 << 20 };
     vec![
         ("hello", Control::Hello(hello)),
@@ -124,6 +139,10 @@ fn control() -> Vec<(&'static str, Control)> {
             Control::VolumeRefused { epoch, volume, change: 5, refusal: VolumeRefusal::NoRoom },
         ),
         ("volume-items", Control::VolumeItems { epoch, volume, items: vec![item] }),
+        ("clones-take", Control::ClonesTake { epoch, id, clones: clones.clone() }),
+        ("clones-taken", Control::ClonesTaken { epoch, id }),
+        ("clones-refused", Control::ClonesRefused { epoch, id, refusal }),
+        ("clones-ask", Control::ClonesAsk { epoch, id, clones }),
     ]
 }
 
