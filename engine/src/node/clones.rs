@@ -21,7 +21,7 @@ use super::volumes::Asker;
 use crate::ids::{Epoch, ItemName, VolumeId};
 use crate::mirror::message::{CLONES_MAX, Control, NAME_BYTES_MAX, NewClone, VolumeRefusal};
 use crate::planted::Bug;
-use crate::pool::{Lsn, Record, item_room};
+use crate::pool::{CloneRefusal, Lsn, Record, item_room};
 use crate::time::Instant;
 
 /// How many leases writes may wait for volumes that do not come to rest; as long they may take before that.
@@ -163,7 +163,16 @@ impl Node {
 
     /// Can the clones be made here?
     fn may_clone(&self, clones: &[NewClone]) -> Result<(), VolumeRefusal> {
-        let pending = self.changes.room_pending() + self.clones.room_pending();
+        self.may_clone_beside(clones, self.clones.room_pending())
+    }
+
+    /// The same, where so much room is taken by others that are on their way.
+    fn may_clone_beside(&self, clones: &[NewClone], others: usize) -> Result<(), VolumeRefusal> {
+        let going = |clone: &NewClone| self.store().purging().any(|(volume, _)| volume == clone.volume);
+        if let Some(clone) = clones.iter().find(|clone| going(clone)) {
+            return Err(VolumeRefusal::Clone(CloneRefusal::Taken(clone.volume)));
+        }
+        let pending = self.changes.room_pending() + others;
         let asked = clones.iter().map(|clone| (clone.volume, clone.of, clone.read_only, clone.name.len()));
         self.store().pool().may_clone_all(asked, pending).map_err(VolumeRefusal::Clone)
     }
@@ -309,7 +318,7 @@ impl Node {
         }
         let Some(taking) = &self.clones.ours else { return false };
         let (clones, told) = (taking.clones.clone(), taking.told);
-        match self.may_clone_now(&clones) {
+        match self.may_clone_beside(&clones, 0) {
             Ok(()) => {
                 let lsn = self.append_clones(&clones);
                 self.set_clones_stage(Stage::Writing(lsn));
@@ -319,13 +328,6 @@ impl Node {
             Err(refusal) => self.give_clones_up(if told { VolumeRefusal::Interrupted } else { refusal }),
         }
         true
-    }
-
-    /// As [`may_clone`](Self::may_clone), where these are no longer pending but asked for.
-    fn may_clone_now(&self, clones: &[NewClone]) -> Result<(), VolumeRefusal> {
-        let pending = self.changes.room_pending();
-        let asked = clones.iter().map(|clone| (clone.volume, clone.of, clone.read_only, clone.name.len()));
-        self.store().pool().may_clone_all(asked, pending).map_err(VolumeRefusal::Clone)
     }
 
     /// A pair of which one has them in writing, or may have, goes on until both have.
@@ -372,6 +374,8 @@ impl Node {
             let NewClone { volume, of, uuid, read_only, .. } = *clone;
             let model = self.store().pool().metadata().volume(of).expect("it was looked at before");
             let (sectors, mirrored) = (model.sectors, model.mirrored);
+            // One that this node alone had, and that gave way.
+            records.extend(self.forgotten(volume));
             records.push(Record::VolumeClone { volume, of, uuid, read_only, mirrored });
             let (change, deleted) = (1, false);
             records.push(Record::VolumeState { volume, sectors, change, epoch, deleted, read_only });
@@ -392,6 +396,14 @@ impl Node {
             }
         }
         lsn
+    }
+
+    /// What makes the number of a volume of which nothing is left that of another, if there is one.
+    pub(super) fn forgotten(&self, volume: VolumeId) -> Option<Record> {
+        self.store().pool().metadata().volume(volume).map(|meta| {
+            assert!(meta.gives_way(), "volume {volume} is there");
+            Record::VolumeDelete { volume }
+        })
     }
 
     /// They are in writing on both, or on the only one that counts.
@@ -415,6 +427,16 @@ impl Node {
         self.show(volume);
         self.show_items(volume);
         self.notice(Notice::VolumeCloned { volume, of, read_only });
+    }
+
+    /// Partner: the owner shows a volume as it is in writing on both.
+    pub(super) fn show_as_owner(&mut self, volume: VolumeId) {
+        let new = self.volumes.get(volume).is_some_and(|state| state.shown == 0);
+        let meta = self.store().pool().metadata().volume(volume);
+        match meta.and_then(|meta| meta.kin).filter(|_| new) {
+            Some(kin) => self.show_clone(volume, kin.of, kin.read_only),
+            None => self.show(volume),
+        }
     }
 
     /// Nothing of it is in writing here, nor will be.
@@ -480,7 +502,7 @@ impl Node {
             }
             None => {
                 let clones = ordered.clones.clone();
-                if let Err(refusal) = self.may_clone_now(&clones) {
+                if let Err(refusal) = self.may_clone_beside(&clones, 0) {
                     self.forget_ordered();
                     self.say(Control::ClonesRefused { epoch, id, refusal });
                     return true;

@@ -51,7 +51,7 @@ impl Node {
         let metadata = pool.metadata();
         let known = |entry: &&VolumeEntry| entry.sectors <= SECTORS_MAX;
         let other = |entry: &VolumeEntry, meta: &VolumeMeta| {
-            !meta.mirrored || ((meta.kin.is_some() || entry.of.is_some()) && meta.uuid != entry.uuid)
+            !self.gives_way_to(entry) && (!meta.mirrored || (meta.kin.is_some() && meta.uuid != entry.uuid))
         };
         let foreign = table.iter().find(|entry| {
             !known(entry) || metadata.volume(entry.volume).is_some_and(|meta| other(entry, meta))
@@ -79,6 +79,14 @@ impl Node {
         false
     }
 
+    /// Is only the number of another volume left here, of which the source has never heard? It may have been a clone that was
+    /// never acknowledged.
+    fn gives_way_to(&self, entry: &VolumeEntry) -> bool {
+        let metadata = self.store().pool().metadata();
+        let other = metadata.volume(entry.volume).filter(|meta| meta.uuid != entry.uuid);
+        !metadata.is_named(entry.volume) && other.is_some_and(|meta| meta.kin.is_some() && meta.gives_way())
+    }
+
     /// Is anything of the volume beyond this end?
     fn lies_beyond(&self, volume: VolumeId, sectors: u64) -> bool {
         let pool = self.store().pool();
@@ -102,7 +110,7 @@ impl Node {
         let metadata = self.store().pool().metadata();
         let mut left: Vec<(&VolumeEntry, VolumeId)> = table
             .iter()
-            .filter(|entry| metadata.volume(entry.volume).is_none())
+            .filter(|entry| metadata.volume(entry.volume).is_none() || self.gives_way_to(entry))
             .filter_map(|entry| Some((entry, entry.of?)))
             .collect();
         let mut known: BTreeSet<VolumeId> = metadata.volumes().map(|(id, _)| id).collect();
@@ -155,6 +163,8 @@ impl Node {
             records.extend(gone.map(|(&name, _)| item_record(entry.volume, name, 0, Arc::default())));
         }
         let made = self.to_make(table);
+        let other = table.iter().filter(|entry| self.gives_way_to(entry));
+        records.extend(other.map(|entry| Record::VolumeDelete { volume: entry.volume }));
         records.extend(made.into_iter().map(|(entry, of)| {
             let VolumeEntry { volume, uuid, read_only, .. } = *entry;
             Record::VolumeClone { volume, of, uuid, read_only, mirrored: true }
@@ -175,7 +185,7 @@ impl Node {
 
     fn take_over_entry(&mut self, entry: &VolumeEntry, theirs: &Items, records: &mut Vec<Record>) {
         let VolumeEntry { volume, uuid, sectors, change, epoch, deleted, read_only, of } = *entry;
-        let here = self.store().pool().metadata().volume(volume);
+        let here = self.store().pool().metadata().volume(volume).filter(|_| !self.gives_way_to(entry));
         let now = here.map(|meta| (meta.sectors, meta.change, meta.changed_in, meta.deleted));
         if now.is_none() && of.is_none() {
             records.push(Record::VolumeCreate { volume, uuid, sectors, mirrored: true });

@@ -471,7 +471,7 @@ impl Node {
     pub(super) fn change_shown(&mut self, epoch: Epoch, volume: VolumeId, change: u64) {
         let known = self.store().pool().metadata().volume(volume).map_or(0, |meta| meta.change);
         if self.is_paired_in(epoch) && known >= change {
-            self.show(volume);
+            self.show_as_owner(volume);
         }
     }
 

@@ -118,6 +118,11 @@ impl VolumeMeta {
         self.kin.map_or(own, |kin| kin.family)
     }
 
+    /// Is nothing left of it but its number, which another volume may get if no clone names it?
+    pub fn gives_way(&self) -> bool {
+        self.deleted && self.map.is_empty()
+    }
+
     /// May hosts not write it?
     pub fn is_snapshot(&self) -> bool {
         self.read_only || self.kin.is_some_and(|kin| kin.read_only)
@@ -304,10 +309,12 @@ impl Pool {
         self.space.shared_slots()
     }
 
-    /// May this volume begin as that one is now?
+    /// May this volume begin as that one is now? One of this number that [gives way](VolumeMeta::gives_way) is to be forgotten
+    /// first ([`Record::VolumeDelete`]).
     pub fn may_clone(&self, volume: VolumeId, of: VolumeId, read_only: bool) -> Result<(), CloneRefusal> {
         let meta = self.metadata.volume(of).filter(|meta| !meta.deleted).ok_or(CloneRefusal::Unknown(of))?;
-        if self.metadata.volume(volume).is_some() || self.metadata.is_named(volume) {
+        let stays = self.metadata.volume(volume).is_some_and(|meta| !meta.gives_way());
+        if stays || self.metadata.is_named(volume) {
             return Err(CloneRefusal::Taken(volume));
         }
         if !read_only && !meta.is_snapshot() {

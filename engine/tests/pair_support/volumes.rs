@@ -1,11 +1,13 @@
 //! What operators want of the volumes, and what becomes of it.
 
-use twinsan::guest::Items;
+use twinsan::block::{BLOCK_BYTES, payload_from};
+use twinsan::guest::{Command, GuestResult, Items, Sectors};
 use twinsan::ids::{NodeName, VolumeId};
-use twinsan::mirror::message::{VolumeChange, VolumeRefusal};
+use twinsan::mirror::message::{NewClone, VolumeChange, VolumeRefusal};
 use twinsan::node::event::Event;
 
 use super::Pair;
+use super::guests::fill_of;
 
 impl Pair {
     /// An operator at a node wants a volume changed.
@@ -75,5 +77,36 @@ impl Pair {
         self.happens(node, Event::Guest { id: twinsan::ids::RequestId(id), volume, command });
         self.settle();
         id
+    }
+
+    /// An operator at a node wants clones.
+    pub(crate) fn begin_clones(&mut self, node: NodeName, clones: Vec<NewClone>) -> u64 {
+        self.requests += 1;
+        let id = self.requests;
+        self.happens(node, Event::Clones { id, clones });
+        self.settle();
+        id
+    }
+
+    /// Wants clones, and waits for what comes of it.
+    pub(crate) fn make(&mut self, node: NodeName, clones: Vec<NewClone>) -> Result<(), VolumeRefusal> {
+        let id = self.begin_clones(node, clones);
+        self.until("the operator has an answer", |pair| pair.outcome(id).is_some());
+        self.outcome(id).expect("just seen")
+    }
+
+    /// What a guest reads of any volume.
+    pub(crate) fn read_of(&mut self, node: NodeName, volume: VolumeId, block: u64) -> u8 {
+        let id = self.ask_volume(node, volume, Command::Read { at: Sectors::new(block * 8, 8) });
+        let data = self.finish(id).expect("reads");
+        fill_of(&data[0])
+    }
+
+    /// What comes of a write to any volume.
+    pub(crate) fn write_to(&mut self, node: NodeName, volume: VolumeId, block: u64, fill: u8) -> GuestResult {
+        let data = payload_from(&self.pages, &[fill; BLOCK_BYTES]);
+        let at = Sectors::new(block * 8, 8);
+        let id = self.ask_volume(node, volume, Command::Write { at, data, fua: false });
+        self.finish(id)
     }
 }

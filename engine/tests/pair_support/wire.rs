@@ -125,6 +125,10 @@ pub(crate) mod said {
         volume_change: Body::Control(Control::VolumeChange { .. }),
         /// Written.
         volume_changed: Body::Control(Control::VolumeChanged { .. }),
+        /// Make these volumes of those.
+        clones_take: Body::Control(Control::ClonesTake { .. }),
+        /// Written.
+        clones_taken: Body::Control(Control::ClonesTaken { .. }),
         /// Both have it.
         volume_shown: Body::Control(Control::VolumeShown { .. }),
     }

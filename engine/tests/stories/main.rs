@@ -13,6 +13,7 @@
 #[path = "../pair_support/mod.rs"]
 mod pair_support;
 
+mod clones;
 mod copies;
 mod flush;
 mod lease;
