@@ -53,7 +53,7 @@ pub struct Mapping {
     pub lun: u16,
     /// What is there.
     pub volume: Arc<dyn VirtualVolume>,
-    /// May the host only read? Writes are then answered DATA PROTECT (07/27/00).
+    /// May the host only read? Writes are then answered DATA PROTECT (07/27/00). A snapshot is only read in any case.
     pub read_only: bool,
 }
 

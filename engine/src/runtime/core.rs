@@ -48,7 +48,7 @@ use crate::backend::DiskSink;
 use crate::guest::{Command, GuestError, Items, PathState, Sectors, StatusRun};
 use crate::ids::{RequestId, VolumeId};
 use crate::io::{DiskResult, IoId};
-use crate::mirror::message::{Message, VolumeChange, VolumeRefusal};
+use crate::mirror::message::{Message, NewClone, VolumeChange, VolumeRefusal};
 use crate::node::event::{Action, Event, PoolAsk};
 use crate::node::view::View;
 use crate::pool::DiskRefusal;
@@ -71,7 +71,7 @@ pub(super) struct Core {
     operators: Operators<DiskRefusal>,
     /// Those who want a volume changed.
     changers: Operators<VolumeRefusal>,
-    /// The volumes as hosts see them; `None`: deleted.
+    /// The volumes as hosts see them, and as the pool knows them.
     pub(super) sizes: Sizes,
     /// What is kept with the volumes, in force.
     items: RwLock<BTreeMap<VolumeId, Arc<Items>>>,
@@ -172,6 +172,13 @@ impl Core {
             Ok(id) => self.happened(Event::Volume { id, volume, what }),
             Err(caller) => caller(Some(Err(VolumeRefusal::NotNow))),
         }
+    }
+
+    /// Wants volumes that begin as others are, and waits until they do, or do not.
+    pub(super) fn make_clones(&self, clones: Vec<NewClone>) -> Result<(), VolumeRefusal> {
+        let (id, answer) = self.changers.enter().ok_or(VolumeRefusal::NotNow)?;
+        self.happened(Event::Clones { id, clones });
+        answer.recv().unwrap_or(Err(VolumeRefusal::Interrupted))
     }
 
     /// What is kept with a volume.

@@ -180,7 +180,7 @@ pub struct Engine {
 /// What all clones and volumes share; its end is the engine's.
 pub(super) struct Handle {
     pub(super) core: Arc<Core>,
-    volumes: Vec<VolumeConfig>,
+    pub(super) volumes: Vec<VolumeConfig>,
     /// Size of the pool's extents in sectors.
     pub(super) extent_sectors: AtomicU64,
 }
@@ -214,18 +214,22 @@ impl Engine {
         }
     }
 
-    /// A volume, if it is configured and not deleted.
+    /// A volume that is not deleted. One that the configuration does not name is there when hosts may see it: a linear one as
+    /// soon as the pool is open, a mirrored one when the node has served, for until then its partner may know better.
     pub fn volume(&self, id: VolumeId) -> Option<Arc<dyn VirtualVolume>> {
-        if self.handle.core.sizes.of(id).is_deleted() {
+        let size = self.handle.core.sizes.of(id);
+        let config = self.handle.volumes.iter().find(|volume| volume.id == id);
+        if size.is_deleted() || (config.is_none() && size.sectors().is_none()) {
             return None;
         }
-        let config = self.handle.volumes.iter().find(|volume| volume.id == id)?;
-        Some(Arc::new(Volume::new(Arc::clone(&self.handle), config.clone())))
+        Some(Arc::new(Volume::new(Arc::clone(&self.handle), id, config.cloned())))
     }
 
-    /// All volumes, in the order in which they are configured.
+    /// All of these volumes: first those that the configuration names, in its order, then the others by number.
     pub fn volumes(&self) -> Vec<Arc<dyn VirtualVolume>> {
-        self.handle.volumes.iter().filter_map(|volume| self.volume(volume.id)).collect()
+        let named: Vec<VolumeId> = self.handle.volumes.iter().map(|volume| volume.id).collect();
+        let others = self.handle.core.sizes.shown().into_iter().filter(|id| !named.contains(id));
+        named.iter().copied().chain(others).filter_map(|id| self.volume(id)).collect()
     }
 
     /// Carries out a command on a volume and waits for the answer. Not to be called by a [`Sink`](crate::guest::Sink).

@@ -62,6 +62,7 @@
 mod asker;
 mod burst;
 mod clock;
+mod clones;
 mod core;
 mod engine;
 mod format;
@@ -84,6 +85,7 @@ mod world;
 
 pub use burst::burst;
 pub use clock::{BootClock, Clock};
+pub use clones::CloneError;
 pub use engine::{Engine, EngineBuilder, NotClean, StartError};
 pub use format::{FormatError, NewPool, format_pool, open_pool, probe};
 pub use in_process::{InProcess, in_process};

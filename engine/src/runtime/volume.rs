@@ -8,53 +8,73 @@ use parking_lot::{Condvar, Mutex};
 use super::core::Core;
 use super::engine::Handle;
 use super::lane::Lane;
-use super::sizes::Size;
+use super::sizes::{Facts, Size};
 use crate::guest::{
     Command, GuestError, GuestResult, Items, PathState, Sectors, Sink, StatusRun, VirtualVolume, VolumeInfo,
 };
-use crate::ids::{ItemName, RequestId, VolumeId};
+use crate::ids::{ItemName, RequestId, Uuid, VolumeId};
 use crate::mirror::message::{VolumeChange, VolumeRefusal};
 use crate::node::config::VolumeConfig;
 
 /// Keeps its engine alive.
 pub(super) struct Volume {
     handle: Arc<Handle>,
-    config: VolumeConfig,
+    id: VolumeId,
+    /// `None` for one that the configuration does not name.
+    config: Option<VolumeConfig>,
     lane: Arc<Lane>,
     size: Size,
 }
 
 impl Volume {
-    pub(super) fn new(handle: Arc<Handle>, config: VolumeConfig) -> Volume {
-        let (lane, size) = (handle.core.lane(config.id), handle.core.sizes.of(config.id));
-        Volume { handle, config, lane, size }
+    pub(super) fn new(handle: Arc<Handle>, id: VolumeId, config: Option<VolumeConfig>) -> Volume {
+        let (lane, size) = (handle.core.lane(id), handle.core.sizes.of(id));
+        Volume { handle, id, config, lane, size }
+    }
+
+    /// The pool's word stands before the configuration's.
+    fn facts(&self) -> Facts {
+        let config = self.config.as_ref();
+        self.size.facts().unwrap_or_else(|| Facts {
+            uuid: config.map_or(Uuid(0), |config| config.uuid),
+            mirrored: config.is_some_and(|config| config.mirrored),
+            read_only: false,
+        })
+    }
+
+    fn name(&self) -> String {
+        match (self.items().get(&ItemName::NAME), &self.config) {
+            (Some(item), _) => String::from_utf8_lossy(&item.value).into_owned(),
+            (None, Some(config)) => config.name.clone(),
+            (None, None) => format!("volume {}", self.id),
+        }
     }
 }
 
 impl VirtualVolume for Volume {
     fn info(&self) -> VolumeInfo {
-        let VolumeConfig { id, ref name, uuid, mirrored, .. } = self.config;
-        let sectors = self.sectors();
+        let Facts { uuid, mirrored, read_only } = self.facts();
+        let (id, name, sectors) = (self.id, self.name(), self.sectors());
         let extent_sectors = self.handle.extent_sectors.load(Ordering::Relaxed);
-        VolumeInfo { id, name: name.clone(), uuid, sectors, extent_sectors, mirrored, read_only: false }
+        VolumeInfo { id, name, uuid, sectors, extent_sectors, mirrored, read_only }
     }
 
     fn path_state(&self) -> PathState {
-        let [own, _] = self.handle.core.path_states(self.config.id);
+        let [own, _] = self.handle.core.path_states(self.id);
         own
     }
 
     fn partner_path_state(&self) -> PathState {
-        let [_, partners] = self.handle.core.path_states(self.config.id);
+        let [_, partners] = self.handle.core.path_states(self.id);
         partners
     }
 
     fn submit(&self, command: Command, sink: &Arc<dyn Sink>, token: u64) -> RequestId {
-        self.handle.core.submit(&self.lane, self.config.id, command, (Arc::clone(sink), token))
+        self.handle.core.submit(&self.lane, self.id, command, (Arc::clone(sink), token))
     }
 
     fn block_status(&self, at: Sectors) -> Option<Result<Vec<StatusRun>, GuestError>> {
-        match self.handle.core.block_status(self.config.id, at) {
+        match self.handle.core.block_status(self.id, at) {
             // A read is held until it is decided.
             Err(GuestError::Transitioning) => None,
             found => Some(found),
@@ -62,7 +82,8 @@ impl VirtualVolume for Volume {
     }
 
     fn sectors(&self) -> u64 {
-        self.size.sectors().unwrap_or(self.config.sectors)
+        let configured = || self.config.as_ref().map_or(0, |config| config.sectors);
+        self.size.sectors().unwrap_or_else(configured)
     }
 
     fn is_gone(&self) -> bool {
@@ -74,7 +95,7 @@ impl VirtualVolume for Volume {
     }
 
     fn items(&self) -> Arc<Items> {
-        self.handle.core.items(self.config.id)
+        self.handle.core.items(self.id)
     }
 
     fn keep(
@@ -85,7 +106,7 @@ impl VirtualVolume for Volume {
         done: Box<dyn FnOnce(Result<(), VolumeRefusal>) + Send>,
     ) {
         let what = VolumeChange::Keep { name, expect, value: value.into() };
-        self.handle.core.begin_change(self.config.id, what, done);
+        self.handle.core.begin_change(self.id, what, done);
     }
 
     fn abort(&self, request: RequestId, sink: &Arc<dyn Sink>, token: u64) {

@@ -67,9 +67,10 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
-    /// As the initiator of `nexus` sees it.
+    /// As the initiator of `nexus` sees it, who may only read if `read_only`; a snapshot is not written by anyone.
     pub(crate) fn new(lun: u16, volume: Arc<dyn VirtualVolume>, read_only: bool, nexus: &Arc<Nexus>) -> Unit {
         let info = volume.info();
+        let read_only = read_only || info.read_only;
         let identity = Identity::of(&info);
         let path = volume.path_state();
         let (attentions, copies) = (SmallVec::new(), Copies::default());

@@ -80,6 +80,8 @@ pub(crate) struct Hand {
     pub(crate) partner: PathState,
     pub(crate) sectors: u64,
     pub(crate) gone: bool,
+    /// It is a snapshot.
+    pub(crate) read_only: bool,
     /// Answers the next requests.
     pub(crate) failure: Option<GuestError>,
     /// What is kept, and how often that has changed.
@@ -112,6 +114,7 @@ impl HandVolume {
             partner: PathState::NonOptimized,
             sectors: SECTORS,
             gone: false,
+            read_only: false,
             failure: None,
             items: Arc::default(),
             version: 0,
@@ -219,13 +222,15 @@ impl Hand {
 
 impl VirtualVolume for HandVolume {
     fn info(&self) -> VolumeInfo {
+        let state = self.state.lock();
         VolumeInfo {
             id: VolumeId(self.id),
             name: format!("hand{}", self.id),
             uuid: Uuid(u128::from(self.id) << 64 | 7),
-            sectors: self.state.lock().sectors,
+            sectors: state.sectors,
             extent_sectors: 2048,
             mirrored: true,
+            read_only: state.read_only,
         }
     }
 

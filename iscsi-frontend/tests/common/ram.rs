@@ -117,6 +117,7 @@ impl VirtualVolume for RamVolume {
             sectors: self.sectors.load(Ordering::Relaxed),
             extent_sectors: EXTENT_SECTORS,
             mirrored: self.mirrored,
+            read_only: false,
         }
     }
 

@@ -13,6 +13,7 @@ use crate::io::{DiskError, DiskRequest};
 use crate::node::event::{Action, Event};
 use crate::runtime::burst;
 use crate::runtime::lane::{Lane, contain};
+use crate::runtime::sizes::Facts;
 use crate::runtime::transport::Transport;
 
 /// What actions act on.
@@ -110,7 +111,9 @@ impl Core {
             Action::Notice(notice) => self.lifecycle.notice(notice),
             Action::PoolAnswer { id, result } => self.operators.answer(id, result),
             Action::VolumeAnswer { id, result } => self.changers.answer(id, result),
-            Action::VolumeIs { .. } => {}
+            Action::VolumeIs { volume, uuid, mirrored, read_only } => {
+                self.sizes.is(volume, Facts { uuid, mirrored, read_only });
+            }
             Action::VolumeSize { volume, sectors } => {
                 match sectors {
                     Some(_) => self.lanes.add(volume),

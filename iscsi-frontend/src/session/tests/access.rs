@@ -30,6 +30,34 @@ fn protection(bench: &mut Bench, link: usize) -> (u8, u8) {
 fn a_read_only_mapping_refuses_what_changes_the_medium() {
     let mut bench = Bench::new();
     let mapping = read_only(&bench);
+    refuses_what_changes_the_medium(bench, mapping);
+}
+
+#[test]
+fn a_snapshot_refuses_what_changes_the_medium_however_it_is_mapped() {
+    let bench = Bench::new();
+    bench.volume.state.lock().read_only = true;
+    let mapping = Mapping { read_only: false, ..read_only(&bench) };
+    refuses_what_changes_the_medium(bench, mapping);
+}
+
+#[test]
+fn a_snapshot_stays_protected_whatever_becomes_of_its_mapping() {
+    let mut bench = Bench::new();
+    bench.volume.state.lock().read_only = true;
+    let link = bench.session();
+    for read_only in [true, false] {
+        let mapping = |lun, volume: &Arc<HandVolume>| Mapping::new("one", lun, Arc::clone(volume) as _);
+        let first = Mapping { read_only, ..mapping(0, &bench.volume) };
+        let second = mapping(300, &bench.second);
+        bench.set_access(hosts(), vec![first, second]);
+        assert_eq!(ready(&mut bench, link), (0, 0, 0, 0), "nothing has changed");
+        assert_eq!(protection(&mut bench, link), (0x90, 0x90));
+        assert_eq!(bench.write(link, 4, 0, &[1; 512])[0].sense(), (2, 7, 0x27, 0));
+    }
+}
+
+fn refuses_what_changes_the_medium(mut bench: Bench, mapping: Mapping) {
     bench.set_access(hosts(), vec![mapping]);
     let link = bench.session();
     assert_eq!(protection(&mut bench, link), (0x90, 0x90));
@@ -51,6 +79,7 @@ fn a_read_only_mapping_refuses_what_changes_the_medium() {
     assert_eq!(bench.read(link, 6, 0, 1)[0].data, [0; 512]);
     let flush = bench.command(0x80, 7, 0, &[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bench.ask(link, &flush)[0].sense(), (0, 0, 0, 0));
+    assert_eq!(bench.volume.held(), 0);
 }
 
 #[test]

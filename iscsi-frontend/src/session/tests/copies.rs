@@ -201,6 +201,24 @@ fn a_protected_destination_is_not_written() {
     let mut mappings = hosts.mappings();
     mappings[1].read_only = true;
     hosts.bench.set_access(super::super::bench::hosts(), mappings);
+    is_read_and_not_written(hosts);
+}
+
+#[test]
+fn a_snapshot_is_no_destination() {
+    let mut hosts = Hosts::new();
+    hosts.second.state.lock().read_only = true;
+    // Seen anew: what is a snapshot was never anything else.
+    let mappings = hosts.mappings();
+    hosts.bench.set_access(super::super::bench::hosts(), vec![mappings[0].clone()]);
+    hosts.bench.set_access(super::super::bench::hosts(), mappings);
+    let flush = hosts.bench.command(0x80, 9, 0, &[0; 6]);
+    assert_eq!(hosts.bench.ask(hosts.link, &flush)[0].sense(), (2, 6, 0x3f, 0x0e), "units have changed");
+    is_read_and_not_written(hosts);
+}
+
+/// The second volume.
+fn is_read_and_not_written(mut hosts: Hosts) {
     let bytes = hosts.list(1, 8);
     let found = hosts.copy(10, &bytes);
     assert_eq!(found[0].sense(), DEVICE_FAILURE);
