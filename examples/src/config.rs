@@ -179,6 +179,7 @@ fn yes() -> bool {
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Mapping {
+    /// One of the configuration, or one that is only in the pool, such as a snapshot.
     pub(crate) volume: String,
     pub(crate) host: String,
     /// Without it, the volume's id: one number for all hosts.
@@ -188,6 +189,9 @@ pub(crate) struct Mapping {
     pub(crate) read_only: bool,
     /// At which target; without it, at `target.iqn`.
     pub(crate) target: Option<String>,
+    /// The volume, when it was looked for: it stays the same one, whatever is renamed.
+    #[serde(skip)]
+    pub(crate) found: Option<VolumeId>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -290,10 +294,16 @@ impl Config {
         }
     }
 
-    /// The LUN of a mapping: its own, or the volume's id.
+    /// The LUN of a mapping: its own, or the volume's id, if that is known.
     pub(crate) fn lun(&self, mapping: &Mapping) -> Option<u16> {
-        let volume = self.volume.iter().find(|volume| volume.name == mapping.volume)?;
-        mapping.lun.or_else(|| u16::try_from(volume.id).ok()).filter(|lun| *lun < 1 << 14)
+        let id = || Some(mapping.found.or_else(|| self.configured(&mapping.volume))?.0);
+        let lun = mapping.lun.or_else(|| u16::try_from(id()?).ok());
+        lun.filter(|lun| *lun < 1 << 14)
+    }
+
+    /// The volume that the configuration gives this name.
+    fn configured(&self, name: &str) -> Option<VolumeId> {
+        self.volume.iter().find(|volume| volume.name == name).map(|volume| VolumeId(volume.id))
     }
 
     /// The one pool.

@@ -49,7 +49,7 @@ enum Command {
     Status(StatusOptions),
     /// The disks of a running node's pool: list, add and remove them while volumes are in use.
     Pool(pool::Options),
-    /// The volumes of a running node: grow or delete them while they are in use, on both nodes.
+    /// The volumes of a running node: grow, delete, rename, snapshot and clone them while they are in use, on both nodes.
     Volume(volumes::Options),
     /// Check a pool offline: its structure, with --data whether its data match their checksums, and with --compare whether
     /// both halves of its mirrors read the same.

@@ -103,6 +103,12 @@ pub(crate) enum Request {
     Grow { volume: String, bytes: u64 },
     #[serde(rename = "delete-volume")]
     Delete { volume: String },
+    #[serde(rename = "snapshot-volumes")]
+    Snapshot { volumes: Vec<String>, names: Vec<String> },
+    #[serde(rename = "clone-snapshot")]
+    Clone { snapshot: String, name: String },
+    #[serde(rename = "rename-volume")]
+    Rename { volume: String, name: String },
 }
 
 /// What is answered.
@@ -246,6 +252,9 @@ impl Operator {
             }
             Request::Grow { volume, bytes } => volumes::grow(&self.engine, &volume, bytes)?,
             Request::Delete { volume } => volumes::delete(&self.engine, &volume)?,
+            Request::Snapshot { volumes, names } => volumes::snapshot(&self.engine, &volumes, &names)?,
+            Request::Clone { snapshot, name } => volumes::clone(&self.engine, &snapshot, &name)?,
+            Request::Rename { volume, name } => volumes::rename(&self.engine, &volume, &name)?,
         })
     }
 

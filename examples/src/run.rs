@@ -30,6 +30,7 @@ use crate::pool::{Control, Operator, Paths};
 use crate::signals;
 use crate::sizes::show;
 use crate::status::{Status, StatusSocket, level_name};
+use crate::volumes;
 
 /// How long a clean stop may take before the node stops as it is.
 const STOP_BOUND: Duration = Duration::from_secs(30);
@@ -157,6 +158,12 @@ impl Running {
             _ => {}
         }
         if matches!(notice, Notice::Paired(_) | Notice::Alone(_)) && self.server.is_none() {
+            for problem in self.config.find_volumes(&volumes::names(&self.engine)) {
+                log(
+                    self.config.name(),
+                    &format!("a mapping is left out: {problem}; SIGHUP has it looked at again"),
+                );
+            }
             let server = serve(&self.config, &self.engine, &self.pages, self.events.clone())?;
             self.tell_urls(&server);
             self.server = Some(server);
@@ -226,9 +233,15 @@ impl Running {
         );
         // Judged again beside what stays: the volumes and the targets that this node began with.
         let mut outcome = self.config.check_again(path).map_err(Failure::from);
+        // Before it has served, the node does not know what there is: then it looks.
         if let (Ok(()), Some(server)) = (&outcome, &self.server) {
-            outcome =
-                server.set_access(self.config.access(|id| self.engine.volume(id))).map_err(Failure::from);
+            outcome = match self.config.find_volumes(&volumes::names(&self.engine)).into_iter().next() {
+                Some(problem) => Err(problem.into()),
+                None => {
+                    let access = self.config.access(|id| self.engine.volume(id));
+                    server.set_access(access).map_err(Failure::from)
+                }
+            };
         }
         if outcome.is_err() {
             (self.config.host, self.config.mapping, self.config.secrets) = before;
@@ -392,6 +405,12 @@ fn describe(notice: &Notice) -> String {
         Notice::VolumeGrown { volume, sectors } => format!("volume {volume} has {} now", show(sectors * 512)),
         Notice::VolumeDeleted(volume) => {
             format!("volume {volume} is deleted; take it out of the configuration of both nodes")
+        }
+        Notice::VolumeCloned { volume, of, read_only: true } => {
+            format!("volume {volume} is a snapshot of volume {of}")
+        }
+        Notice::VolumeCloned { volume, of, read_only: false } => {
+            format!("volume {volume} is a clone of snapshot {of}")
         }
         Notice::DiskJoined(disk) => format!("disk {:032x} is in use", disk.0),
         Notice::DiskLeft { disk, erased: true } => {

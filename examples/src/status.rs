@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use twinsan::mirror::message::PeerPhase;
 use twinsan::node::config::SpaceLevel;
-use twinsan::node::view::{DiskUse, DiskView, View};
+use twinsan::node::view::{DiskUse, DiskView, View, VolumeView};
 use twinsan::runtime::Engine;
 
 use crate::arbiter::ArbiterStatus;
@@ -152,6 +152,30 @@ pub(crate) struct VolumeStatus {
     pub(crate) regions_logged: u64,
     /// Areas of 4 MiB in which the halves may differ.
     pub(crate) areas_hot: u64,
+    /// Extents of the pool that are mapped here, those included that it shares with what it was made of.
+    #[serde(default)]
+    pub(crate) extents: u64,
+    /// The id of the volume that it began as: it is a snapshot of that, or a clone.
+    #[serde(default)]
+    pub(crate) of: Option<u32>,
+    /// Is it a snapshot, which is only read?
+    #[serde(default)]
+    pub(crate) read_only: bool,
+}
+
+impl VolumeStatus {
+    /// What it was made of; nothing, if it was made as it is.
+    fn origin(&self, all: &[VolumeStatus]) -> String {
+        let Some(of) = self.of else { return String::new() };
+        let model = all.iter().find(|volume| volume.id == of);
+        let model = model.map_or_else(|| format!("{of}, which is deleted"), |volume| volume.name.clone());
+        let extents = self.extents;
+        if self.read_only {
+            format!("snapshot of {model}, read-only, {extents} extents")
+        } else {
+            format!("clone of {model}, {extents} extents")
+        }
+    }
 }
 
 impl Status {
@@ -182,20 +206,7 @@ impl Status {
                 .collect(),
             arbiter: ArbiterStatus::default(),
         };
-        for half in &view.volumes {
-            let Some(volume) = engine.volume(half.id) else { continue };
-            let info = volume.info();
-            status.volumes.push(VolumeStatus {
-                id: half.id.0,
-                name: info.name,
-                bytes: info.sectors * 512,
-                mirrored: half.mirrored,
-                owner: half.owner.map(|owner| owner.to_string()),
-                bytes_used: half.extents * info.extent_sectors * 512,
-                regions_logged: half.log.len(),
-                areas_hot: half.hot.len() as u64,
-            });
-        }
+        status.volumes = view.volumes.iter().map(|half| volume_status(engine, half)).collect();
         Some(status)
     }
 
@@ -216,6 +227,28 @@ pub(crate) fn level_name(level: SpaceLevel) -> &'static str {
         SpaceLevel::Info => "info",
         SpaceLevel::Warning => "warning",
         SpaceLevel::Critical => "critical",
+    }
+}
+
+fn volume_status(engine: &Engine, half: &VolumeView) -> VolumeStatus {
+    // One that only the pool knows has a name when the node has served.
+    let info = engine.volume(half.id).map(|volume| volume.info());
+    let (sectors, name) = match info {
+        Some(info) => (info.sectors, info.name),
+        None => (half.sectors, format!("volume {}", half.id)),
+    };
+    VolumeStatus {
+        id: half.id.0,
+        name,
+        bytes: sectors * 512,
+        mirrored: half.mirrored,
+        owner: half.owner.map(|owner| owner.to_string()),
+        bytes_used: half.extents * engine.extent_bytes(),
+        regions_logged: half.log.len(),
+        areas_hot: half.hot.len() as u64,
+        extents: half.extents,
+        of: half.of.map(|of| of.0),
+        read_only: half.read_only,
     }
 }
 
@@ -357,20 +390,23 @@ pub(crate) fn table(status: &Status) -> String {
         );
     }
     text += &format!(
-        "{:<4} {:<16} {:>10} {:>10}  {:<5} {}\n",
-        "id", "volume", "size", "used", "owner", "partner lacks"
+        "{:<4} {:<16} {:>10} {:>10}  {:<6} {:<13} {}\n",
+        "id", "volume", "size", "used", "owner", "partner lacks", "made of"
     );
     for volume in &status.volumes {
         let owner = if volume.mirrored { volume.owner.as_deref().unwrap_or("?") } else { "linear" };
-        text += &format!(
-            "{:<4} {:<16} {:>10} {:>10}  {:<5} {}\n",
+        let line = format!(
+            "{:<4} {:<16} {:>10} {:>10}  {:<6} {:<13} {}",
             volume.id,
             volume.name,
             show(volume.bytes),
             show(volume.bytes_used),
             owner,
             show(volume.regions_logged * 65536),
+            volume.origin(&status.volumes),
         );
+        text += line.trim_end();
+        text.push('\n');
     }
     for Deleting { id, bytes_left } in &status.deleting {
         text += &format!("volume {id} is deleted: {} still to be freed\n", show(*bytes_left));

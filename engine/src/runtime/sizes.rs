@@ -5,8 +5,8 @@
 //! first find it deleted ever after.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -34,7 +34,7 @@ pub(super) struct Facts {
 
 #[derive(Default)]
 struct Place {
-    facts: OnceLock<Facts>,
+    facts: Mutex<Option<Facts>>,
     /// 512-byte sectors.
     size: AtomicU64,
     /// How often what is kept was put in force.
@@ -56,9 +56,9 @@ impl Sizes {
     pub(super) fn is(&self, volume: VolumeId, facts: Facts) {
         let mut places = self.0.lock();
         let place = places.entry(volume).or_default();
-        if *place.0.facts.get_or_init(|| facts) != facts {
+        if *place.0.facts.lock().get_or_insert(facts) != facts {
             place.0.size.store(DELETED, Ordering::Release);
-            *place = Size(Arc::new(Place { facts: OnceLock::from(facts), ..Place::default() }));
+            *place = Size(Arc::new(Place { facts: Mutex::new(Some(facts)), ..Place::default() }));
         }
     }
 
@@ -76,7 +76,7 @@ impl Sizes {
 impl Size {
     /// `None` if the pool has not said yet.
     pub(super) fn facts(&self) -> Option<Facts> {
-        self.0.facts.get().copied()
+        *self.0.facts.lock()
     }
 
     pub(super) fn items_version(&self) -> u64 {

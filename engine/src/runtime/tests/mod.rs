@@ -2,6 +2,7 @@
 
 mod beside;
 mod burst;
+mod clones;
 mod disks;
 mod parallel;
 mod scripted;

@@ -23,9 +23,10 @@ use crate::planted::Planted;
 use crate::time::Duration;
 
 const PARTNERSHIP: Uuid = Uuid(77);
-const MIRRORED: VolumeId = VolumeId(1);
-const LINEAR: VolumeId = VolumeId(2);
-const BOUND: Duration = Duration::from_secs(30);
+pub(super) const MIRRORED: VolumeId = VolumeId(1);
+pub(super) const LINEAR: VolumeId = VolumeId(2);
+pub(super) const OTHER: VolumeId = VolumeId(3);
+pub(super) const BOUND: Duration = Duration::from_secs(30);
 
 /// Waits until something holds; the only place that sleeps.
 #[track_caller]
@@ -53,7 +54,7 @@ fn config(name: NodeName) -> NodeConfig {
         boot: BootId(0),
         arbitration: Arbitration::Register,
         preferred: NodeName::A,
-        volumes: vec![volume(MIRRORED, "V1", true), volume(LINEAR, "V2", false)],
+        volumes: vec![volume(MIRRORED, "V1", true), volume(LINEAR, "V2", false), volume(OTHER, "V3", true)],
         cache: CacheConfig::default(),
         space: SpaceConfig::default(),
         mirror: MirrorConfig {
@@ -68,10 +69,10 @@ fn config(name: NodeName) -> NodeConfig {
 }
 
 /// Two sites of a pair, of which either may be down.
-struct Pair {
+pub(super) struct Pair {
     sites: [Site; 2],
     arbiter: Arc<dyn Arbiter>,
-    pages: PagePool,
+    pub(super) pages: PagePool,
 }
 
 struct Site {
@@ -96,7 +97,7 @@ impl Site {
 }
 
 impl Pair {
-    fn new() -> Pair {
+    pub(super) fn new() -> Pair {
         Pair::over([vec![memory()], vec![memory(), memory()]])
     }
 
@@ -121,11 +122,11 @@ impl Pair {
     }
 
     /// That of a node that is up.
-    fn engine(&self, name: NodeName) -> Engine {
+    pub(super) fn engine(&self, name: NodeName) -> Engine {
         self.site(name).engine.read().clone().unwrap()
     }
 
-    fn start(&self, name: NodeName) {
+    pub(super) fn start(&self, name: NodeName) {
         self.start_over(name, self.site(name).disks.clone());
     }
 
@@ -140,21 +141,21 @@ impl Pair {
         *site.engine.write() = Some(engine);
     }
 
-    fn kill(&self, name: NodeName) {
+    pub(super) fn kill(&self, name: NodeName) {
         self.site(name).take().kill();
     }
 
-    fn stop(&self, name: NodeName) {
+    pub(super) fn stop(&self, name: NodeName) {
         self.site(name).take().stop(BOUND).unwrap();
     }
 
     #[track_caller]
-    fn wait_phase(&self, name: NodeName, phase: PeerPhase) {
+    pub(super) fn wait_phase(&self, name: NodeName, phase: PeerPhase) {
         wait_until(&format!("{name} {phase:?}"), || self.site(name).is_in(phase));
     }
 
     #[track_caller]
-    fn wait_whole(&self) {
+    pub(super) fn wait_whole(&self) {
         for name in NodeName::BOTH {
             wait_until(&format!("{name} serves in a pair"), || {
                 let view = self.site(name).view();
@@ -163,7 +164,7 @@ impl Pair {
         }
     }
 
-    fn data(&self, seed: u64, blocks: u64) -> Payload {
+    pub(super) fn data(&self, seed: u64, blocks: u64) -> Payload {
         let bytes: Vec<u8> = (0..blocks)
             .flat_map(|block| (seed << 20 | (block + 1)).to_le_bytes().repeat(BLOCK_BYTES / 8))
             .collect();
@@ -186,11 +187,11 @@ fn memory() -> Arc<dyn BlockBackend> {
     Arc::new(MemoryBackend::new(256 << 20))
 }
 
-fn sectors(block: u64, blocks: u64) -> Sectors {
+pub(super) fn sectors(block: u64, blocks: u64) -> Sectors {
     Sectors::new(block * SECTORS_PER_BLOCK, blocks * SECTORS_PER_BLOCK)
 }
 
-fn same(found: &Payload, expected: &Payload) -> bool {
+pub(super) fn same(found: &Payload, expected: &Payload) -> bool {
     found.len() == expected.len() && found.iter().zip(expected).all(|(found, expected)| found.same(expected))
 }
 

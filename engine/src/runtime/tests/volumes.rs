@@ -15,14 +15,18 @@ const VOLUME: VolumeId = VolumeId(1);
 const SECTORS: u64 = 4096;
 
 fn start(disk: &Arc<dyn BlockBackend>) -> Engine {
+    start_as(disk, Uuid(9), false)
+}
+
+fn start_as(disk: &Arc<dyn BlockBackend>, uuid: Uuid, mirrored: bool) -> Engine {
     let mut config = NodeConfig::new(NodeName::A, Uuid(0x5157));
     config.arbitration = Arbitration::StopBoth;
     config.volumes.push(VolumeConfig {
         id: VOLUME,
         name: "V1".into(),
-        uuid: Uuid(9),
+        uuid,
         sectors: SECTORS,
-        mirrored: false,
+        mirrored,
         detect_zeros: false,
         reserved_bytes: 0,
     });
@@ -58,4 +62,15 @@ fn a_volume_grows_and_is_deleted_and_stays_so() {
     assert!(engine.volume(VOLUME).is_none());
     assert_eq!(engine.view().map(|view| view.deleted), Some(vec![VOLUME]));
     assert_eq!(engine.grow_volume(VOLUME, 1 << 20), Err(VolumeRefusal::Unknown(VOLUME)));
+}
+
+#[test]
+fn the_pool_says_what_a_volume_is_before_the_configuration_does() {
+    let disk: Arc<dyn BlockBackend> = Arc::new(MemoryBackend::new(64 << 20));
+    format_pool(&[Arc::clone(&disk)], &NewPool::new(Uuid(0x5157), NodeName::A)).unwrap();
+    start(&disk).kill();
+    let engine = start_as(&disk, Uuid(8), true);
+    let info = engine.volume(VOLUME).expect("it is there").info();
+    assert_eq!((info.uuid, info.mirrored, info.read_only), (Uuid(9), false, false));
+    assert_eq!(info.name, "V1", "the pool has no word on that");
 }
