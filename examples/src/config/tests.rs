@@ -94,3 +94,39 @@ fn a_volume_has_one_lun_for_all_unless_a_mapping_says_otherwise() {
     let large = parse(&GOOD.replace("id = 2", "id = 70000")).unwrap_err();
     assert!(large.contains("LUNs are below 16384"), "{large}");
 }
+
+#[test]
+fn mappings_find_volumes_by_the_pools_names_and_by_the_configurations() {
+    let more = |text: &str| parse(&format!("{GOOD}\n[[mapping]]\nhost = \"any\"\n{text}\n"));
+    let known = [(1, "mail"), (2, "vmfs-v2"), (1002, "monday"), (70_000, "large")];
+    let known = known.map(|(id, name)| (VolumeId(id), name.to_owned()));
+    let cases = [
+        ("volume = \"monday\"", Ok((1002, Some(1002)))),
+        ("volume = \"monday\"\nlun = 9", Ok((1002, Some(9)))),
+        ("volume = \"mail\"\nlun = 9", Ok((1, Some(9)))),
+        // Renamed, and still found.
+        ("volume = \"vmfs-v1\"\nlun = 9", Ok((1, Some(9)))),
+        ("volume = \"tuesday\"\nlun = 9", Err("`mapping.volume` \"tuesday\" is no [[volume]]")),
+        ("volume = \"mail\"", Err("`mapping.lun` 1 is taken twice for \"any\"")),
+        ("volume = \"large\"", Err("`mapping.lun` of \"large\" is too large")),
+    ];
+    for (text, expected) in cases {
+        let mut config = more(text).unwrap();
+        let problems = config.find_volumes(&known);
+        let last = config.mapping.last().unwrap();
+        match expected {
+            Ok(found) => {
+                assert!(problems.is_empty(), "{text}: {problems:?}");
+                assert_eq!((last.found.unwrap().0, config.lun(last)), found, "{text}");
+            }
+            Err(problem) => {
+                assert!(problems.len() == 1 && problems[0].to_string().contains(problem), "{problems:?}");
+                assert_eq!(last.found, None, "{text}");
+            }
+        }
+        let others = config.mapping.iter().take(3).map(|mapping| mapping.found.unwrap().0);
+        assert_eq!(others.collect::<Vec<_>>(), [1, 2, 2], "the others are left alone");
+    }
+    let early = more("volume = \"monday\"\nlun = 1").unwrap_err();
+    assert!(early.contains("mapping.lun: 1 is taken twice"), "{early}");
+}
