@@ -1,17 +1,27 @@
 //! Snapshots, clones and names through two engines, under writes from several threads on both.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
+use parking_lot::Mutex;
+
+use super::super::machine::Machine;
 use super::super::*;
+use super::scripted;
 use super::story::{LINEAR, MIRRORED, OTHER, Pair, same, sectors, wait_until};
+use crate::backend::MemoryBackend;
+use crate::bits::BitSet;
 use crate::block::{BLOCK_BYTES, Payload, payload_from, zeros};
-use crate::guest::{GuestError, VirtualVolume, VolumeInfo};
+use crate::guest::{GuestError, PathState, VirtualVolume, VolumeInfo};
 use crate::ids::{NodeName, VolumeId};
-use crate::mirror::message::PeerPhase;
-use crate::node::event::Notice;
+use crate::mirror::message::{NewClone, PeerPhase};
+use crate::node::Node;
+use crate::node::event::{Action, Event, Notice};
+use crate::node::view::{View, VolumeView};
 use crate::pool::CloneRefusal;
+use crate::time::Instant;
 
 const WRITERS: u64 = 4;
 
@@ -273,4 +283,86 @@ fn numbers_go_by_class_also_while_the_partner_is_away() {
     assert_eq!(info(&pair, NodeName::A, clone).uuid, info(&pair, NodeName::B, clone).uuid);
     assert_eq!(snapshot(NodeName::B, MIRRORED, "together"), gone.0 + 3);
     assert_eq!(snapshot(NodeName::B, LINEAR, "again"), 1004);
+}
+
+/// A node that finds the first number of so many questions taken, though it does not show it.
+struct Taken {
+    left: u32,
+    asked: Arc<Mutex<Vec<Vec<NewClone>>>>,
+    actions: VecDeque<Action>,
+}
+
+impl Machine for Taken {
+    fn handle(&mut self, _now: Instant, event: Event) {
+        match event {
+            Event::Clones { id, clones } => {
+                let refusal = VolumeRefusal::Clone(CloneRefusal::Taken(clones[0].volume));
+                let result = if self.left > 0 { Err(refusal) } else { Ok(()) };
+                self.left = self.left.saturating_sub(1);
+                self.asked.lock().push(clones);
+                self.actions.push_back(Action::VolumeAnswer { id, result });
+            }
+            _ => self.actions.push_back(Action::Notice(Notice::Opened)),
+        }
+    }
+
+    fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    fn deadline(&mut self) -> Option<Instant> {
+        None
+    }
+
+    fn view(&self, now: Instant) -> View {
+        let volume = |id| VolumeView {
+            id,
+            mirrored: true,
+            owner: None,
+            hot: Vec::new(),
+            log: BitSet::new(),
+            extents: 0,
+            sectors: 8,
+            sectors_shown: 8,
+            change: 0,
+            of: None,
+            read_only: false,
+        };
+        let view = Node::new(scripted::config(), &[]).view(now);
+        View { volumes: vec![volume(MIRRORED), volume(OTHER)], deleted: vec![VolumeId(1002)], ..view }
+    }
+
+    fn path_states(&self, _now: Instant, _volume: VolumeId) -> [PathState; 2] {
+        [PathState::Optimized, PathState::NonOptimized]
+    }
+
+    fn extent_sectors(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[test]
+fn a_number_that_is_taken_after_all_is_chosen_again_once() {
+    for (refusals, numbers) in
+        [(0, &[[1005, 1008]][..]), (1, &[[1005, 1008], [1008, 1011]]), (2, &[[1005, 1008], [1008, 1011]])]
+    {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let machine = Taken { left: refusals, asked: Arc::clone(&asked), actions: VecDeque::new() };
+        let builder = Engine::builder(scripted::config()).disk(Arc::new(MemoryBackend::new(1 << 20)));
+        let engine = builder.launch(Box::new(machine)).unwrap();
+        let made = engine.snapshot(&[(MIRRORED, "one"), (OTHER, "other")]);
+        match made {
+            Ok(made) => assert!(refusals < 2 && made.iter().map(|id| id.0).eq(*numbers.last().unwrap())),
+            Err(CloneError::Refused(VolumeRefusal::Clone(CloneRefusal::Taken(VolumeId(1008))))) => {
+                assert_eq!(refusals, 2);
+            }
+            Err(other) => panic!("{other}"),
+        }
+        let asked = asked.lock();
+        let chosen: Vec<[u32; 2]> =
+            asked.iter().map(|clones| [clones[0].volume.0, clones[1].volume.0]).collect();
+        assert_eq!(chosen, numbers);
+        assert!(asked.iter().flatten().all(|clone| clone.read_only && clone.uuid.0 != 0));
+        assert_ne!(asked[0][0].uuid, asked[0][1].uuid);
+    }
 }

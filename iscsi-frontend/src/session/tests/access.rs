@@ -28,7 +28,7 @@ fn protection(bench: &mut Bench, link: usize) -> (u8, u8) {
 
 #[test]
 fn a_read_only_mapping_refuses_what_changes_the_medium() {
-    let mut bench = Bench::new();
+    let bench = Bench::new();
     let mapping = read_only(&bench);
     refuses_what_changes_the_medium(bench, mapping);
 }
