@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::super::machine::Machine;
 use super::super::*;
 use super::scripted;
-use super::story::{LINEAR, MIRRORED, OTHER, Pair, same, sectors, wait_until};
+use super::story::{LINEAR, MIRRORED, OTHER, Pair, on_either_path, same, sectors, wait_until};
 use crate::backend::MemoryBackend;
 use crate::bits::BitSet;
 use crate::block::{BLOCK_BYTES, Payload, payload_from, zeros};
@@ -73,9 +73,12 @@ impl Writers {
     fn write(&self, pair: &Pair, writer: u64) {
         for number in (1..).take_while(|_| !self.over.load(Ordering::SeqCst)) {
             self.begun[writer as usize].store(number, Ordering::SeqCst);
-            let at = NodeName::BOTH[(number + writer) as usize % 2];
-            put(pair, at, MIRRORED, writer, number);
-            put(pair, at.partner(), OTHER, writer, number);
+            for (path, volume) in (number + writer..).zip([MIRRORED, OTHER]) {
+                on_either_path(pair, path, |engine| {
+                    let written = engine.write(volume, sectors(writer, 1), filled(pair, number));
+                    written.map(|()| Payload::new())
+                });
+            }
             self.done[writer as usize].store(number, Ordering::SeqCst);
         }
     }
@@ -151,6 +154,69 @@ fn one_moment(pair: &Pair, made: &[VolumeId], least: &[u64], most: &[u64]) -> Ve
         assert!(*first <= most[writer], "writer {writer}: {first} was not written yet");
     }
     a
+}
+
+/// Groups that were acknowledged, with what had been acknowledged before and what had been begun after.
+type Acknowledged = Mutex<Vec<(Vec<VolumeId>, Vec<u64>, Vec<u64>)>>;
+
+/// Asks for groups, at either node, whatever comes of it.
+fn ask_for_groups(pair: &Pair, writers: &Writers, round: usize, made: &Acknowledged) {
+    for number in 0..8 {
+        let least = writers.done();
+        let names = ["first", "other"].map(|name| format!("{name} {round} {number}"));
+        let group = [(MIRRORED, names[0].as_str()), (OTHER, names[1].as_str())];
+        let Some(engine) = pair.engine_if_up(NodeName::BOTH[number % 2]) else { continue };
+        match engine.snapshot(&group) {
+            Ok(volumes) => made.lock().push((volumes, least, writers.begun())),
+            Err(CloneError::Refused(
+                VolumeRefusal::NotNow
+                | VolumeRefusal::Busy
+                | VolumeRefusal::NotAtRest
+                | VolumeRefusal::Interrupted,
+            )) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn groups_are_whole_and_kept_whatever_befalls_the_pair() {
+    let pair = Pair::new();
+    let (writers, made) = (Writers::new(), Acknowledged::default());
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (pair, writers) = (&pair, &writers);
+            scope.spawn(move || writers.write(pair, writer));
+        }
+        let _end = End(&writers);
+        for round in 0..4 {
+            thread::scope(|scope| {
+                scope.spawn(|| ask_for_groups(&pair, &writers, round, &made));
+                let victim = NodeName::BOTH[round / 2];
+                if round % 2 == 0 {
+                    pair.cut();
+                    let alone = |name: &NodeName| pair.site(*name).is_in(PeerPhase::Alone);
+                    wait_until("one alone", || NodeName::BOTH.iter().any(alone));
+                    pair.heal();
+                } else {
+                    pair.kill(victim);
+                    pair.wait_phase(victim.partner(), PeerPhase::Alone);
+                    pair.start(victim);
+                }
+            });
+            pair.wait_whole();
+        }
+    });
+    wait_until("one view", || names(&pair, NodeName::A) == names(&pair, NodeName::B));
+    let made = made.into_inner();
+    assert!(!made.is_empty(), "none at all");
+    for (volumes, least, most) in &made {
+        one_moment(&pair, volumes, least, most);
+    }
+    // Those of which nobody knew what had become are on both nodes or on neither, and all or none.
+    let names: Vec<String> = names(&pair, NodeName::A).into_iter().map(|(_, name)| name).collect();
+    let of = |kind: &str| -> Vec<&str> { names.iter().filter_map(|name| name.strip_prefix(kind)).collect() };
+    assert_eq!(of("first "), of("other "));
 }
 
 #[test]

@@ -75,7 +75,7 @@ pub(super) struct Pair {
     pub(super) pages: PagePool,
 }
 
-struct Site {
+pub(super) struct Site {
     disks: Vec<Arc<dyn BlockBackend>>,
     wire: Arc<InProcess>,
     engine: RwLock<Option<Engine>>,
@@ -86,7 +86,7 @@ impl Site {
         self.engine.read().as_ref()?.view()
     }
 
-    fn is_in(&self, phase: PeerPhase) -> bool {
+    pub(super) fn is_in(&self, phase: PeerPhase) -> bool {
         self.view().is_some_and(|view| view.phase == phase)
     }
 
@@ -117,8 +117,20 @@ impl Pair {
         pair
     }
 
-    fn site(&self, name: NodeName) -> &Site {
+    pub(super) fn site(&self, name: NodeName) -> &Site {
         &self.sites[name.index()]
+    }
+
+    pub(super) fn engine_if_up(&self, name: NodeName) -> Option<Engine> {
+        self.site(name).engine.read().clone()
+    }
+
+    pub(super) fn cut(&self) {
+        self.site(NodeName::A).wire.cut();
+    }
+
+    pub(super) fn heal(&self) {
+        self.site(NodeName::A).wire.heal();
     }
 
     /// That of a node that is up.
@@ -341,7 +353,11 @@ fn load(pair: &Pair, worker: u64, goes_on: impl Fn(u64) -> bool) {
     }
 }
 
-fn on_either_path(pair: &Pair, first: u64, call: impl Fn(&Engine) -> crate::guest::GuestResult) -> Payload {
+pub(super) fn on_either_path(
+    pair: &Pair,
+    first: u64,
+    call: impl Fn(&Engine) -> crate::guest::GuestResult,
+) -> Payload {
     let begin = boot_time();
     for path in first.. {
         let engine = pair.sites[path as usize % 2].engine.read().clone();
