@@ -396,7 +396,12 @@ fn golden_clones() -> Vec<Disk> {
 #[test]
 fn a_golden_image_with_clones_opens_and_is_still_written_so() {
     assert_written_as(&golden_clones(), GOLDEN);
-    let (pool, _) = open(&mut from_text(GOLDEN)).unwrap();
+    golden_clones_open(GOLDEN);
+    golden_clones_open(include_str!("golden/pool-v1-clones-first.txt"));
+}
+
+fn golden_clones_open(text: &str) {
+    let (pool, _) = open(&mut from_text(text)).unwrap();
     let extents = |volume| {
         let map = &pool.metadata().volume(VolumeId(volume)).unwrap().map;
         map.iter().map(|(extent, slot)| (extent, slot.index)).collect::<Vec<_>>()

@@ -241,7 +241,9 @@ pub struct KinBody {
     /// 1: hosts may not write it.
     pub read_only: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 3],
+    /// Extents that it had when it was made.
+    pub extents: U32Le,
 }
 
 /// What has become of a volume since it was made.

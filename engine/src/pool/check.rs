@@ -152,6 +152,11 @@ pub fn check(pool: &Pool) -> CheckReport {
     if counted > recorded {
         report.add(Problem::Count { what: "places that a checkpoint names at most", counted, recorded });
     }
+    if pool.layout.clones != pool.metadata.clone_room() {
+        let what = "places that clones may need in a checkpoint";
+        let (counted, recorded) = (pool.metadata.clone_room().entries(extents), recorded);
+        report.add(Problem::Count { what, counted, recorded });
+    }
     let known = report.mapped + report.between + report.free;
     if known < report.extents {
         report.add(Problem::Leaked { count: report.extents - known });

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::codec::{self, MAP_ENTRY_BYTES, TABLE_HEAD_BYTES};
 use super::extent_map::ExtentMap;
-use super::metadata::Metadata;
+use super::metadata::{Kin, Metadata};
 use crate::format::frame::CHECKPOINT_FRAME_BYTES_MAX;
 use crate::format::record::kind;
 use crate::ids::VolumeId;
@@ -113,7 +113,11 @@ impl MapWriter {
 
 /// All maps that say anything, each behind its base; and how many of them, the first, are of volumes without clones.
 fn parts(metadata: &Metadata, extent_sectors: u64) -> (Vec<Part>, usize) {
-    let mut families = Families { metadata, extent_sectors, parts: Vec::new() };
+    let mut clones: BTreeMap<VolumeId, Vec<(VolumeId, Kin)>> = BTreeMap::new();
+    for (id, kin) in metadata.volumes().filter_map(|(id, meta)| Some((id, meta.kin?))) {
+        clones.entry(kin.of).or_default().push((id, kin));
+    }
+    let mut families = Families { metadata, extent_sectors, parts: Vec::new(), clones };
     let alone = |id: VolumeId| metadata.family(id).nth(1).is_none();
     for (volume, _) in metadata.volumes().filter(|(id, _)| alone(*id)) {
         families.push(volume, None);
@@ -139,6 +143,8 @@ struct Families<'a> {
     metadata: &'a Metadata,
     extent_sectors: u64,
     parts: Vec<Part>,
+    /// What was made of each volume, by number.
+    clones: BTreeMap<VolumeId, Vec<(VolumeId, Kin)>>,
 }
 
 impl Families<'_> {
@@ -157,12 +163,8 @@ impl Families<'_> {
         let own = self.push(first, base);
         let mut left = vec![(first, own)];
         while let Some((volume, own)) = left.pop() {
-            let family = self.metadata.volume(volume).map_or(volume, |meta| meta.family(volume));
-            let kin = |id: VolumeId| self.metadata.volume(id).and_then(|meta| meta.kin);
-            let clones = self.metadata.clones_of(family).filter_map(|id| Some((id, kin(id)?)));
-            let clones: Vec<_> = clones.filter(|(_, kin)| kin.of == volume).collect();
             let mut newer = own;
-            for (id, kin) in clones.into_iter().rev() {
+            for (id, kin) in self.clones.remove(&volume).unwrap_or_default().into_iter().rev() {
                 let place = self.push(id, if kin.read_only { newer } else { own });
                 newer = if kin.read_only { place } else { newer };
                 left.push((id, place));

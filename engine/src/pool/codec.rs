@@ -177,7 +177,8 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
 /// Appends whose clone a volume is.
 pub(super) fn encode_kin(volume: VolumeId, kin: &Kin, out: &mut Vec<u8>) {
     let (of, family, read_only) = (kin.of.0.into(), kin.family.0.into(), u8::from(kin.read_only));
-    put(out, kind::KIN, volume, bytes_of(&KinBody { of, family, read_only, reserved: [0; 7] }));
+    let body = KinBody { of, family, read_only, reserved: [0; 3], extents: kin.extents.into() };
+    put(out, kind::KIN, volume, bytes_of(&body));
 }
 
 /// Appends which map a volume's begins as.
@@ -237,7 +238,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Stored<'_>, Malformed> {
         kind::KIN => {
             let kin: KinBody = body(rest)?;
             let (of, family) = (VolumeId(kin.of.get()), VolumeId(kin.family.get()));
-            Ok(Stored::Kin(volume, Kin { of, family, read_only: kin.read_only != 0 }))
+            let (read_only, extents) = (kin.read_only != 0, kin.extents.get());
+            Ok(Stored::Kin(volume, Kin { of, family, read_only, extents }))
         }
         kind::MAP_BASE => Ok(Stored::MapBase(volume, VolumeId(index(rest)?))),
         kind::UNMAP_TABLE => Ok(Stored::UnmapTable(volume, table(rest, 4)?)),

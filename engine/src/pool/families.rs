@@ -173,7 +173,7 @@ impl Metadata {
             sectors: model.sectors,
             mirrored: model.mirrored,
             map: model.map.clone(),
-            kin: Some(Kin { of, family, read_only: false }),
+            kin: Some(Kin { of, family, read_only: false, extents: model.map.len() as u32 }),
             ..VolumeMeta::default()
         };
         finish(&mut clone);
@@ -239,9 +239,15 @@ impl Pool {
                 if lsn == Lsn(0) {
                     self.space.durable(&self.metadata, lsn);
                 }
+                self.clone_is_gone(*volume);
                 freed
             }
-            Record::VolumeState { .. } if self.space.has_shared() => {
+            Record::Unmap { volume, .. } => {
+                let freed = self.metadata.apply(record);
+                self.clone_is_gone(*volume);
+                freed
+            }
+            Record::VolumeState { .. } if self.metadata.has_clones() => {
                 self.metadata.apply(record);
                 self.layout.clones = self.metadata.clone_room();
                 Freed::new()
@@ -254,6 +260,14 @@ impl Pool {
                 self.space.let_all_go(lsn, (family, *volume), map.iter())
             }
             _ => self.metadata.apply(record),
+        }
+    }
+
+    /// The last extent of a deleted clone may be gone: then the checkpoints need no room for it any more.
+    fn clone_is_gone(&mut self, volume: VolumeId) {
+        let meta = self.metadata.volume(volume);
+        if meta.is_some_and(|meta| meta.kin.is_some() && meta.gives_way()) {
+            self.layout.clones = self.metadata.clone_room();
         }
     }
 

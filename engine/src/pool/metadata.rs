@@ -46,6 +46,9 @@ pub struct Kin {
     pub family: VolumeId,
     /// It is a snapshot: hosts may not write it.
     pub read_only: bool,
+    /// Extents that it had when it was made: those in which it may come to differ from what it began as without a place of
+    /// its own being counted anyway.
+    pub extents: u32,
 }
 
 /// One volume.
@@ -271,6 +274,11 @@ impl Metadata {
         self.clones.get(&founder).into_iter().flatten().copied()
     }
 
+    /// Is there any clone, or the number of one?
+    pub(super) fn has_clones(&self) -> bool {
+        !self.clones.is_empty()
+    }
+
     /// All clones, family by family.
     pub(super) fn all_clones(&self) -> impl Iterator<Item = VolumeId> + '_ {
         self.clones.values().flatten().copied()
@@ -309,8 +317,7 @@ impl Metadata {
         let mut room = CloneRoom::default();
         for (_, meta) in self.volumes().filter(|(_, meta)| !meta.deleted || !meta.map.is_empty()) {
             if let Some(kin) = meta.kin {
-                let model = self.volume(kin.of).map_or(0, |model| model.map.len());
-                room.add(if kin.read_only { 0 } else { model.max(meta.map.len()) });
+                room.add(if kin.read_only { 0 } else { u64::from(kin.extents) });
             }
         }
         room

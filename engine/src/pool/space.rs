@@ -283,9 +283,11 @@ impl Space {
         mapped + self.claims.get(&volume).copied().unwrap_or(0)
     }
 
-    /// The record that frees the last of the slots on their way back, if there are any.
+    /// The record that frees the last of the slots on their way back, or by which the last of those who share one lets go of
+    /// it, if there are any.
     pub(super) fn freeing(&self) -> Option<Lsn> {
-        self.retiring.back().map(|(lsn, _)| *lsn)
+        let parting = self.parting.back().map(|(lsn, ..)| *lsn);
+        self.retiring.back().map(|(lsn, _)| *lsn).max(parting)
     }
 
     /// Releases what a deleted volume had reserved.

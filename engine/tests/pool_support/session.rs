@@ -252,13 +252,14 @@ impl<'a> Session<'a> {
 
     fn change_volumes(&mut self) {
         let (change, epoch, name) = (self.value(), Epoch(1), ItemName(0));
+        let (name, read_only) = (name, false);
         let state = |volume, sectors, deleted| Record::VolumeState {
             volume,
             sectors,
             change,
             epoch,
             deleted,
-            read_only: false,
+            read_only,
         };
         if let Some(volume) = self.model.volumes.keys().last().copied() {
             let value = vec![change as u8; (change % 3) as usize * 700].into();
