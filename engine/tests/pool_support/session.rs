@@ -251,8 +251,7 @@ impl<'a> Session<'a> {
     }
 
     fn change_volumes(&mut self) {
-        let (change, epoch, name) = (self.value(), Epoch(1), ItemName(0));
-        let (name, read_only) = (name, false);
+        let (change, epoch, name, read_only) = (self.value(), Epoch(1), ItemName(0), false);
         let state = |volume, sectors, deleted| Record::VolumeState {
             volume,
             sectors,
