@@ -86,6 +86,7 @@ pub fn plan(seed: u64, scale: Scale) -> Plan {
     disk_changes(&mut plan, &mut root.fork("disk changes"), unit);
     volume_changes(&mut plan, &mut root.fork("volume changes"), unit);
     item_changes(&mut plan, &mut root.fork("item changes"), unit);
+    snapshots(&mut plan, &mut root.fork("snapshots"), unit);
     // Disks that are to fail wait for the pair to be whole: there is time for that.
     let over = plan.steps.iter().map(|step| match step.verb {
         Verb::FailWrites { .. } | Verb::FailFlushes { .. } => step.at_us + unit * 6,
@@ -390,6 +391,48 @@ fn item_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
     }
 }
 
+/// In some plans volumes are cloned, whatever else happens. Half of these questions are met by a crash or a cut.
+fn snapshots(plan: &mut Plan, rng: &mut Rng, unit: u64) {
+    let last = plan.steps.iter().map(|step| step.at_us).max().unwrap_or(0).max(unit * 4);
+    if !rng.chance(0.4) {
+        return;
+    }
+    let kind = |mirrored: bool| {
+        let volumes =
+            plan.setup.volumes.iter().enumerate().filter(move |(_, volume)| volume.mirrored == mirrored);
+        volumes.map(|(index, _)| VolumeId(index as u32 + 1)).collect::<Vec<_>>()
+    };
+    let (mirrored, linear) = (kind(true), kind(false));
+    for _ in 0..rng.between(1, 6) {
+        let who = rng.pick(&NodeName::BOTH);
+        let at = unit * 2 + rng.below(last);
+        let verb = match rng.below(10) {
+            0..2 => Verb::Clone { who, which: rng.below(8) as u32 },
+            2..4 => Verb::DropClone { who, which: rng.below(8) as u32 },
+            4 if !linear.is_empty() => Verb::Snapshot { who, volumes: linear.clone() },
+            5..8 if !mirrored.is_empty() => Verb::Snapshot { who, volumes: mirrored.clone() },
+            _ => Verb::Snapshot {
+                who,
+                volumes: vec![VolumeId(rng.below(plan.setup.volumes.len() as u64) as u32 + 1)],
+            },
+        };
+        plan.at(at, verb);
+        if rng.chance(0.5) {
+            // What is dirty is written back first, then it takes some messages and log writes.
+            let within = rng.pick(&[2_000, 10_000, 50_000, unit]);
+            let hit = at + rng.below(within);
+            let victim = rng.pick(&NodeName::BOTH);
+            let (begin, undo) = match rng.below(4) {
+                0 => (Verb::Cut, Verb::Heal),
+                1 => (Verb::Pause { who: victim }, Verb::Resume { who: victim }),
+                _ => (death(rng, victim), Verb::Start { who: victim }),
+            };
+            plan.at(hit, begin);
+            plan.at(hit + rng.between(1_000, unit * 3), undo);
+        }
+    }
+}
+
 /// Both nodes die, within a moment or one long after the other, and come back in either order.
 fn crash_both(plan: &mut Plan, rng: &mut Rng, at: u64, unit: u64) -> u64 {
     let first = rng.pick(&NodeName::BOTH);
@@ -511,6 +554,9 @@ mod tests {
             "Grow",
             "Keep",
             "Delete",
+            "Snapshot",
+            "Clone",
+            "DropClone",
             "HealAll",
             "NewDisks",
             "Rot",

@@ -371,6 +371,27 @@ pub enum Verb {
         /// The volume.
         volume: VolumeId,
     },
+    /// An operator at the node takes snapshots of volumes at one moment, if the node is open; of linear ones, at node a.
+    Snapshot {
+        /// Which node is asked.
+        who: NodeName,
+        /// The volumes.
+        volumes: Vec<VolumeId>,
+    },
+    /// An operator at the node makes a clone of a snapshot.
+    Clone {
+        /// Which node is asked.
+        who: NodeName,
+        /// Which of the snapshots that were acknowledged, counted round.
+        which: u32,
+    },
+    /// An operator at the node deletes a snapshot or a clone.
+    DropClone {
+        /// Which node is asked.
+        who: NodeName,
+        /// Which of those that were acknowledged, counted round.
+        which: u32,
+    },
     /// Check the history and all invariants now.
     Check,
     /// All faults end, dead nodes start, failed disks are replaced; everything must converge.

@@ -2,6 +2,7 @@
 //! left to resynchronise, the marks of what may differ drain, and the halves are equal.
 
 use super::Cluster;
+use super::clones::is_clone;
 use super::invariants::say;
 use super::slot::Slot;
 use crate::block::{Block, SECTORS_PER_BLOCK};
@@ -79,6 +80,10 @@ impl Cluster {
         }
         if !self.run_while(patience, |cluster| cluster.is_deleting()) {
             self.stuck("the space of a deleted volume does not come back");
+            return;
+        }
+        self.verify_clones(patience);
+        if self.violation.is_some() {
             return;
         }
         self.inspect();
@@ -185,7 +190,7 @@ impl Cluster {
     fn verify_everything(&mut self, paths: &[NodeName]) {
         let there =
             paths.first().and_then(|path| self.view(*path)).map_or_else(Vec::new, |view| view.volumes);
-        for volume in there.iter().map(|volume| volume.id) {
+        for volume in there.iter().map(|volume| volume.id).filter(|id| !is_clone(*id)) {
             let blocks: Vec<u64> = self.watch.blocks(volume).collect();
             let paths = if self.hosts.is_mirrored(volume) { paths } else { &NodeName::BOTH[..1] };
             for run in blocks.chunk_by(|a, b| a + 1 == *b).flat_map(|run| run.chunks(16)) {

@@ -28,6 +28,7 @@ use crate::time::Instant;
 
 mod amount;
 mod api;
+mod clones;
 mod converge;
 mod disks;
 mod failures;
@@ -142,6 +143,7 @@ pub struct Cluster {
     violation: Option<Violation>,
     knowledge: volumes::Knowledge,
     kept: items::Kept,
+    clones: clones::Clones,
     link_dues: Vec<LinkDue>,
 }
 
@@ -200,6 +202,7 @@ impl Cluster {
             violation: None,
             knowledge: volumes::Knowledge::default(),
             kept: items::Kept::default(),
+            clones: clones::Clones::default(),
             link_dues: Vec::new(),
             setup,
         }
@@ -519,6 +522,7 @@ impl Cluster {
         let geometries = slot.connect(&mut self.fault_rng);
         slot.asked.clear();
         slot.changes.clear();
+        self.clones.life_ended(name);
         slot.items.clear();
         slot.node = Some(Node::new(config, &geometries));
         let life = slot.life;

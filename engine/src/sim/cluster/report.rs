@@ -160,6 +160,16 @@ counters! {
     items_kept,
     /// Those that were refused because something later was kept.
     items_refused,
+    /// Questions for snapshots or clones that were acknowledged.
+    clones_made,
+    /// Those that were refused.
+    clones_refused,
+    /// Those of which the operator did not hear what came of them.
+    clones_interrupted,
+    /// Snapshots and clones that were read at the end.
+    clones_verified,
+    /// Questions whose volumes were held against the history.
+    clone_moments_checked,
     /// Changes of volumes that were refused.
     volume_refusals,
     /// Changes of volumes of which the operator did not hear what came of them.

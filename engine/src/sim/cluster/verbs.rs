@@ -82,6 +82,9 @@ impl Cluster {
                 self.keep_item(who, volume, name, seen, bytes);
             }
             Verb::Delete { who, volume } => self.delete_volume(who, volume),
+            Verb::Snapshot { who, volumes } => self.take_snapshots(who, &volumes),
+            Verb::Clone { who, which } => self.make_clone(who, which),
+            Verb::DropClone { who, which } => self.drop_clone(who, which),
             Verb::Check => {
                 self.check_history();
                 self.inspect();

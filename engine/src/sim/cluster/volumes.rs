@@ -39,13 +39,18 @@ impl Cluster {
     pub(super) fn change_volume(&mut self, who: NodeName, volume: VolumeId, what: VolumeChange) {
         let linear = !self.hosts.is_mirrored(volume);
         let who = if linear { NodeName::A } else { who };
-        let slot = &mut self.slots[who.index()];
+        let slot = &self.slots[who.index()];
         if !slot.opened || volume.0 as usize > self.setup.volumes.len() {
             return;
         }
         if what == VolumeChange::Delete {
             self.knowledge.doomed.insert(volume);
         }
+        self.send_change(who, volume, what);
+    }
+
+    pub(super) fn send_change(&mut self, who: NodeName, volume: VolumeId, what: VolumeChange) {
+        let slot = &mut self.slots[who.index()];
         slot.questions += 1;
         let id = slot.questions;
         slot.changes.insert(id, (volume, what.clone()));
@@ -53,6 +58,9 @@ impl Cluster {
     }
 
     pub(super) fn volume_answered(&mut self, who: NodeName, id: u64, result: Result<(), VolumeRefusal>) {
+        if self.clones_answered(who, id, result) {
+            return;
+        }
         let Some((volume, what)) = self.slots[who.index()].changes.remove(&id) else {
             return self.fail(16, format!("node {who} answers question {id} twice, or it was never asked"));
         };
@@ -105,6 +113,7 @@ impl Cluster {
         }
         let node = view.name;
         self.inspect_items(view);
+        self.inspect_clones(view);
         for volume in view.volumes.iter().filter(|volume| volume.mirrored || node == NodeName::A) {
             let id = volume.id;
             if self.knowledge.deleted.contains(&id) {
