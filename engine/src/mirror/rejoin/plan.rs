@@ -128,7 +128,7 @@ fn mismatch(mine: &Hello, theirs: &Hello) -> Option<(VolumeId, Refusal)> {
             b.halves.iter().any(|other| other.volume == half.volume) || b.deleted.contains(&half.volume)
         };
         // What was made while nodes ran the configuration need not name.
-        a.halves.iter().find(|half| !known(half) && half.of.is_none()).map(|half| half.volume)
+        a.halves.iter().find(|half| !known(half) && half.change == 0).map(|half| half.volume)
     };
     if let Some(volume) = lacks(mine, theirs).or_else(|| lacks(theirs, mine)) {
         return Some((volume, Refusal::Missing));

@@ -44,6 +44,8 @@ struct Made {
     read_only: bool,
     /// The question that it was part of.
     question: usize,
+    /// The question whose moment it shows: of a clone that of its snapshot.
+    moment: usize,
     /// Somebody wants it gone.
     doomed: bool,
 }
@@ -86,17 +88,18 @@ impl Clones {
 impl Cluster {
     /// The operator at `who` takes snapshots of volumes, all at one moment.
     pub(super) fn take_snapshots(&mut self, who: NodeName, volumes: &[VolumeId]) {
-        let root = |volume: &VolumeId| (*volume, *volume);
-        let of: Vec<_> = volumes.iter().map(root).collect();
-        self.ask_for_clones(who, &of, true);
+        let moment = self.clones.questions.len();
+        let of: Vec<_> = volumes.iter().map(|volume| (*volume, *volume)).collect();
+        self.ask_for_clones(who, &of, moment, true);
     }
 
     /// The operator at `who` makes a clone that hosts may write of the snapshot that was acknowledged as this one, counted round.
     pub(super) fn make_clone(&mut self, who: NodeName, which: u32) {
         let there = self.acknowledged().filter(|(_, made)| made.read_only && !made.doomed);
-        let there: Vec<_> = there.map(|(id, made)| (id, made.root)).collect();
+        let there: Vec<_> = there.map(|(id, made)| (id, made.root, made.moment)).collect();
         if !there.is_empty() {
-            self.ask_for_clones(who, &[there[which as usize % there.len()]], false);
+            let (id, root, moment) = there[which as usize % there.len()];
+            self.ask_for_clones(who, &[(id, root)], moment, false);
         }
     }
 
@@ -115,13 +118,26 @@ impl Cluster {
         }
     }
 
+    /// A node cannot make the clones that its partner has: the operator drops one that was acknowledged, at the partner.
+    pub(super) fn clones_in_the_way(&mut self, node: NodeName) {
+        self.counters.clones_in_the_way += 1;
+        let victim = self.acknowledged().find(|(_, made)| made.mirrored && !made.doomed).map(|(id, _)| id);
+        // Of those of which nobody knows whether they are there any may be in the way.
+        let unsure = self.clones.made.iter().find(|(_, made)| made.mirrored && !made.doomed);
+        let Some(volume) = victim.or(unsure.map(|(id, _)| *id)) else { return };
+        if let Some(made) = self.clones.made.get_mut(&volume) {
+            made.doomed = true;
+        }
+        self.send_change(node.partner(), volume, VolumeChange::Delete);
+    }
+
     fn acknowledged(&self) -> impl Iterator<Item = (VolumeId, &Made)> + '_ {
         let done = |made: &Made| matches!(self.clones.questions[made.question].heard, Heard::Done(_));
         self.clones.made.iter().filter(move |(_, made)| done(made)).map(|(id, made)| (*id, made))
     }
 
-    /// Each of what, and of which volume's data.
-    fn ask_for_clones(&mut self, who: NodeName, of: &[(VolumeId, VolumeId)], read_only: bool) {
+    /// Each of what, and of which volume's data, as it was at the moment of which question.
+    fn ask_for_clones(&mut self, who: NodeName, of: &[(VolumeId, VolumeId)], moment: usize, read_only: bool) {
         let mirrored = of.iter().all(|(_, root)| self.hosts.is_mirrored(*root));
         let who = if mirrored { who } else { NodeName::A };
         let slot = &mut self.slots[who.index()];
@@ -136,7 +152,9 @@ impl Cluster {
             let number = self.clones.next_number();
             let (volume, uuid) = (VolumeId(number), Uuid(u128::from(number) << 64 | question as u128));
             clones.push(NewClone { volume, of, uuid, name: format!("v{of} at {question}"), read_only });
-            self.clones.made.insert(volume, Made { root, mirrored, read_only, question, doomed: false });
+            self.clones
+                .made
+                .insert(volume, Made { root, mirrored, read_only, question, moment, doomed: false });
         }
         let asked = self.history.tick();
         self.clones.questions.push(Question { asked, heard: Heard::Unsure });
@@ -215,7 +233,7 @@ impl Cluster {
                 }
             }
             self.counters.clones_verified += 1;
-            shown.entry(made.question).or_default().push((made.root, first.unwrap_or_default()));
+            shown.entry(made.moment).or_default().push((made.root, first.unwrap_or_default()));
         }
         for (question, volumes) in shown {
             self.check_moment(question, &volumes);

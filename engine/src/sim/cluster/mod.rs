@@ -493,6 +493,9 @@ impl Cluster {
             // The disk's failure was told just before; any other reason is none.
             Notice::OpenFailed(_) if slot.disk_failed => {}
             Notice::OpenFailed(reason) => self.fail(9, format!("node {name} cannot open its pool: {reason}")),
+            Notice::NeedsDecision(what) if what.contains("cannot make the clones") => {
+                self.clones_in_the_way(name)
+            }
             Notice::NeedsDecision(what) => {
                 self.fail(15, format!("node {name} wants a person's decision: {what}"))
             }

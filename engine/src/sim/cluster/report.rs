@@ -166,6 +166,8 @@ counters! {
     clones_refused,
     /// Those of which the operator did not hear what came of them.
     clones_interrupted,
+    /// Times a node could not make the clones that its partner had.
+    clones_in_the_way,
     /// Snapshots and clones that were read at the end.
     clones_verified,
     /// Questions whose volumes were held against the history.
