@@ -64,6 +64,7 @@ pub fn config(n: usize, nodes: usize, boot: u64) -> NodeConfig {
         cache: CacheConfig { blocks_max: 192 * 1024, dirty_blocks_max: 128 * 1024, ..CacheConfig::default() },
         mirror: MirrorConfig::default(),
         space: SpaceConfig::default(),
+        experimental_snapshots: false,
         planted: Planted::NONE,
     }
 }

@@ -178,8 +178,6 @@ bugs! {
     ClonedUnderWrites,
     /// A clone is written down, and acknowledged, before the partner has it.
     ClonedBeforePartner,
-    /// What the partner's half may lack of a volume is forgotten for the clones that it makes of it when it returns.
-    CloneMarksForgotten,
     /// A region that could not be read waits to be read again though it is copied as it was written since.
     UnreadableCopiedTwice,
     /// After a step beside others nobody looks at the whole node, whatever it left.

@@ -23,7 +23,7 @@ use twinsan::sim::trace::Detail;
 use twinsan::sim::{Plan, Scale, Verb, generate};
 
 fn scale() -> Scale {
-    Scale { ops: setting("TWINSAN_OPS", 2_000) }
+    Scale { ops: setting("TWINSAN_OPS", 2_000), snapshots: setting("TWINSAN_SNAPSHOTS", 0) != 0 }
 }
 
 #[derive(Default)]
@@ -241,7 +241,7 @@ fn tell(plan: Plan, origin: Origin, detail: Detail) -> (String, Result<u64, Stri
 
 #[test]
 fn a_panic_is_told_with_what_led_to_it() {
-    let mut plan = generate::plan(1, Scale { ops: 100 });
+    let mut plan = generate::plan(1, Scale { ops: 100, ..Scale::default() });
     let (at, volume) = (Sectors::new(0, 8), VolumeId(9));
     // There is no such volume: the hosts of the simulator stumble over it.
     plan.at(900_000, Verb::Write { via: NodeName::A, volume, at, fua: false });

@@ -72,6 +72,9 @@ pub(crate) struct Node {
     pub(crate) name: Name,
     /// For the status socket; relative paths of disks begin here.
     pub(crate) directory: PathBuf,
+    /// Snapshots and clones may be made, though not all of them is proven yet.
+    #[serde(default)]
+    pub(crate) experimental_snapshots: bool,
 }
 
 /// `a` or `b`.

@@ -286,6 +286,7 @@ fn start_engine(config: &Config, pages: &PagePool, answers: &Answers) -> Result<
         cache: config.cache(),
         mirror: config.mirror(),
         space: config.space(),
+        experimental_snapshots: config.node.experimental_snapshots,
         planted: Planted::NONE,
     };
     let mut builder = Engine::builder(node).disks(disks);

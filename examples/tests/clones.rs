@@ -99,7 +99,7 @@ fn add_to(config: &Path, mappings: &[(&str, &str)]) {
 #[test]
 fn snapshots_and_clones_are_made_named_mapped_and_deleted_on_a_running_pair() {
     let place = Place::new("pair");
-    let mut nodes = pair(&place.0, |text| text);
+    let mut nodes = pair(&place.0, |text| text.replace("# experimental_snapshots", "experimental_snapshots"));
     nodes.iter_mut().for_each(Node::start);
     nodes.iter().for_each(|node| node.told("serves in a pair", 1));
     write(&nodes[0], 1, 1);

@@ -111,7 +111,7 @@ impl Cluster {
     #[staticmethod]
     #[pyo3(signature = (seed, ops = 2000))]
     fn generated(seed: u64, ops: u64) -> Cluster {
-        Cluster::of(generate::plan(seed, Scale { ops }))
+        Cluster::of(generate::plan(seed, Scale { ops, ..Scale::default() }))
     }
 
     /// The world of a plan: JSON lines, the first one the setup.

@@ -140,6 +140,9 @@ impl Node {
 
     /// Does the question make sense? Says whether the volumes are mirrored.
     fn check_clones(&self, clones: &[NewClone]) -> Result<bool, VolumeRefusal> {
+        if !self.config.experimental_snapshots {
+            return Err(VolumeRefusal::Experimental);
+        }
         let mut kinds = clones.iter().map(|clone| {
             let of = self.volumes.get(clone.of).filter(|of| !of.leaving);
             of.map(|of| of.mirrored).ok_or(VolumeRefusal::Unknown(clone.of))

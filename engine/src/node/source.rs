@@ -138,7 +138,7 @@ impl Node {
         };
         regions.iter().for_each(|(volume, runs)| log(*volume, runs));
         // A clone that the partner makes of its half may lack what that lacks.
-        for (clone, model) in made.iter().filter(|_| !self.has(Bug::CloneMarksForgotten)) {
+        for (clone, model) in &made {
             log(*clone, regions.get(model).map_or(&[], Vec::as_slice));
         }
         let bases = self.begin_full(&full, epoch, &mut records);

@@ -50,6 +50,8 @@ pub(crate) struct Setup {
     pub(crate) planted: Planted,
     pub(crate) cache: CacheConfig,
     pub(crate) mirror: MirrorConfig,
+    /// Snapshots and clones may be made.
+    pub(crate) snapshots: bool,
 }
 
 impl Default for Setup {
@@ -59,6 +61,7 @@ impl Default for Setup {
             planted: Planted::NONE,
             cache: CacheConfig::default(),
             mirror: MirrorConfig::default(),
+            snapshots: true,
         }
     }
 }
@@ -200,6 +203,7 @@ impl Pair {
             cache: self.setup.cache,
             mirror: self.setup.mirror,
             space: SpaceConfig::default(),
+            experimental_snapshots: self.setup.snapshots,
             planted: self.setup.planted,
         };
         let life = self.lives;

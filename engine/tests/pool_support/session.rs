@@ -251,14 +251,10 @@ impl<'a> Session<'a> {
     }
 
     fn change_volumes(&mut self) {
-        let (change, epoch, name, read_only) = (self.value(), Epoch(1), ItemName(0), false);
-        let state = |volume, sectors, deleted| Record::VolumeState {
-            volume,
-            sectors,
-            change,
-            epoch,
-            deleted,
-            read_only,
+        let (change, name) = (self.value(), ItemName(0));
+        let state = |volume, sectors, deleted| {
+            let (epoch, read_only) = (Epoch(1), false);
+            Record::VolumeState { volume, sectors, change, epoch, deleted, read_only }
         };
         if let Some(volume) = self.model.volumes.keys().last().copied() {
             let value = vec![change as u8; (change % 3) as usize * 700].into();

@@ -1,7 +1,7 @@
 //! Snapshots and clones: at one moment on both nodes or on neither, whoever dies at which step; and what becomes of those that
 //! one node took alone.
 
-use crate::pair_support::{A, B, DiskHold, LINEAR, Pair, VOLUME, said};
+use crate::pair_support::{A, B, DiskHold, LINEAR, Pair, Setup, VOLUME, said};
 use crate::{NEW, OLD};
 use twinsan::guest::{Command, GuestError};
 use twinsan::ids::{ItemName, NodeName, Uuid, VolumeId};
@@ -445,4 +445,17 @@ fn a_number_that_was_given_out_twice_belongs_to_the_one_that_goes_on() {
     pair.restart(B);
     pair.until_whole();
     assert_eq!((on_both(&mut pair, SNAPSHOT, 0), on_both(&mut pair, VOLUME, 0)), (3, 4));
+}
+
+/// Who has not said that he wants to try them makes none, linear ones neither.
+#[test]
+fn snapshots_have_to_be_wanted() {
+    let mut pair = Pair::set_up(Setup { snapshots: false, ..Setup::default() });
+    pair.until_paired();
+    for (node, of) in [(A, VOLUME), (B, VOLUME), (A, LINEAR)] {
+        let refused = pair.make(node, vec![new(SNAPSHOT, of, true)]);
+        assert_eq!(refused, Err(VolumeRefusal::Experimental));
+    }
+    let name = VolumeChange::Keep { name: ItemName::NAME, expect: 0, value: (*b"accounts").into() };
+    assert_eq!(pair.change(B, VOLUME, name), Ok(()), "names are not experimental");
 }

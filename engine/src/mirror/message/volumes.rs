@@ -101,6 +101,12 @@ pub enum VolumeRefusal {
     /// The pool cannot do it, here or at the partner.
     #[error("{0}")]
     Clone(CloneRefusal),
+    /// A node is not configured to make any.
+    #[error(
+        "snapshots and clones are not fully proven yet; to try them on data that you can lose, set \
+         `experimental_snapshots = true` under [node] of both nodes and start them anew"
+    )]
+    Experimental,
 }
 
 /// A mirrored volume in the table of the node whose data stand.

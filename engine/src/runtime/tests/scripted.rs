@@ -76,6 +76,7 @@ pub(super) fn config() -> NodeConfig {
         cache: CacheConfig::default(),
         mirror: MirrorConfig::default(),
         space: SpaceConfig::default(),
+        experimental_snapshots: false,
         planted: Planted::NONE,
     }
 }

@@ -57,6 +57,7 @@ fn config(name: NodeName) -> NodeConfig {
         volumes: vec![volume(MIRRORED, "V1", true), volume(LINEAR, "V2", false), volume(OTHER, "V3", true)],
         cache: CacheConfig::default(),
         space: SpaceConfig::default(),
+        experimental_snapshots: true,
         mirror: MirrorConfig {
             lease: Duration::from_millis(1000),
             heartbeat: Duration::from_millis(100),

@@ -23,6 +23,9 @@ impl fmt::Display for Origin {
                 if *scale != Scale::default() {
                     write!(f, " TWINSAN_OPS={}", scale.ops)?;
                 }
+                if scale.snapshots {
+                    write!(f, " TWINSAN_SNAPSHOTS=1")?;
+                }
             }
             Origin::File(path) => write!(f, "TWINSAN_PLAN='{}'", path.replace('\'', r"'\''"))?,
             Origin::Made => write!(f, "TWINSAN_PLAN=plan.jsonl")?,
@@ -46,7 +49,10 @@ mod tests {
             assert_eq!(command.contains(" --release "), !cfg!(debug_assertions));
         };
         starts(Origin::Seed(7, Scale::default()), "TWINSAN_SEED=7");
-        starts(Origin::Seed(7, Scale { ops: 300 }), "TWINSAN_SEED=7 TWINSAN_OPS=300");
+        starts(
+            Origin::Seed(7, Scale { ops: 300, snapshots: true }),
+            "TWINSAN_SEED=7 TWINSAN_OPS=300 TWINSAN_SNAPSHOTS=1",
+        );
         starts(Origin::File("/a b/it's.jsonl".into()), r"TWINSAN_PLAN='/a b/it'\''s.jsonl'");
     }
 }

@@ -176,6 +176,7 @@ impl Slot {
             },
             mirror: mirror(setup),
             space: SpaceConfig::default(),
+            experimental_snapshots: true,
             planted,
         }
     }
