@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "each test uses its part")]
 mod pool_support;
 
 use pool_support::{Disk, formatted, open, settle};

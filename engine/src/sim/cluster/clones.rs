@@ -24,6 +24,9 @@ const FIRST_READ: u64 = 1 << 40;
 /// Blocks that are read at once.
 const READ_BLOCKS: usize = 16;
 
+/// What sectors show.
+type Shown = Vec<(u64, Value)>;
+
 /// What an operator has heard of a question.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Heard {
@@ -211,7 +214,7 @@ impl Cluster {
     /// At rest: what was refused is not there, and what is there shows one moment on both nodes.
     pub(super) fn verify_clones(&mut self, patience: Duration) {
         let Some(view) = self.view(NodeName::A) else { return };
-        let mut shown: BTreeMap<usize, Vec<(VolumeId, Vec<(u64, Value)>)>> = BTreeMap::new();
+        let mut shown: BTreeMap<usize, Vec<(VolumeId, Shown)>> = BTreeMap::new();
         let there = view.volumes.iter().map(|volume| volume.id).filter(|id| is_clone(*id));
         for volume in there.collect::<Vec<_>>() {
             let Some(made) = self.clones.made.get(&volume).cloned() else { continue };
@@ -219,7 +222,7 @@ impl Cluster {
                 return self.fail(27, format!("volume {volume} is there, and was refused"));
             }
             let nodes = if made.mirrored { &NodeName::BOTH[..] } else { &NodeName::BOTH[..1] };
-            let mut first: Option<Vec<(u64, Value)>> = None;
+            let mut first: Option<Shown> = None;
             for node in nodes {
                 let Some(found) = self.read_clone(*node, volume, made.root, patience) else { return };
                 match &first {
@@ -248,7 +251,7 @@ impl Cluster {
         volume: VolumeId,
         root: VolumeId,
         patience: Duration,
-    ) -> Option<Vec<(u64, Value)>> {
+    ) -> Option<Shown> {
         let size = self.view(node)?.volumes.iter().find(|each| each.id == volume)?.sectors_shown;
         let blocks: Vec<u64> = self.watch.blocks(root).filter(|block| (block + 1) * 8 <= size).collect();
         let mut found = Vec::new();
@@ -291,7 +294,7 @@ impl Cluster {
     }
 
     /// Is there one moment at which all of these showed what they show?
-    fn check_moment(&mut self, question: usize, volumes: &[(VolumeId, Vec<(u64, Value)>)]) {
+    fn check_moment(&mut self, question: usize, volumes: &[(VolumeId, Shown)]) {
         let Question { asked, heard } = self.clones.questions[question];
         let answered = if let Heard::Done(at) = heard { at } else { Moment::MAX };
         let roots: Vec<VolumeId> = volumes.iter().map(|(root, _)| *root).collect();
