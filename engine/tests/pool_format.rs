@@ -53,9 +53,9 @@ fn every_offset_is_as_documented() {
     layout!(NodeBody, 24, epoch: 0, proposed: 8, members: 16, up_to_date: 17, complete: 18, reserved: 19);
     layout!(CreateBody, 32, uuid: 0, sectors: 16, mirrored: 24, reserved: 25);
     layout!(ItemBody, 16, revision: 0, name: 8, bytes: 12);
-    layout!(StateBody, 32, sectors: 0, change: 8, epoch: 16, deleted: 24, reserved: 25);
+    layout!(StateBody, 32, sectors: 0, change: 8, epoch: 16, deleted: 24, read_only: 25, reserved: 26);
     layout!(CloneBody, 24, uuid: 0, of: 16, read_only: 20, mirrored: 21, reserved: 22);
-    layout!(KinBody, 16, of: 0, family: 4, read_only: 8, reserved: 9);
+    layout!(KinBody, 16, of: 0, family: 4, read_only: 8, reserved: 9, extents: 12);
     layout!(HalfBody, 24, generation: 0, ancestors: 16, reserved: 17);
     layout!(MapBody, 12, extent: 0, index: 4, disk: 8, flags: 10);
     layout!(IndexBody, 8, index: 0, reserved: 4);
