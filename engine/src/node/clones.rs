@@ -10,7 +10,8 @@
 //! - From when the owner has told its partner until it has them in writing itself, it begins no write to what they are made of:
 //!   so both nodes make them at the same place in the order of writes.
 //! - They are acknowledged only when they are durable on both nodes, or on the one whose data stand.
-//! - Writes do not wait for longer than [`HOLDS_LEASES`] leases until the partner is told; nor does it take longer to write the clones down.
+//! - Writes do not wait for longer than [`HOLDS_LEASES`] leases until the partner is told; then until both have the clones in
+//!   writing, or the pair ends.
 
 use super::Node;
 use super::event::Notice;

@@ -228,7 +228,8 @@ impl Node {
     /// There is no such volume here. Of a mirrored one only a node that may serve can tell.
     fn why_gone(&self, volume: VolumeId) -> GuestError {
         let known = self.store().pool().metadata().volume(volume);
-        let mirrored = known.is_some_and(|meta| meta.mirrored);
+        // One that is unknown here the partner may have made.
+        let mirrored = known.is_none_or(|meta| meta.mirrored);
         match self.service() {
             Service::Hold | Service::Refuse if mirrored => GuestError::Unavailable,
             _ => GuestError::Gone,

@@ -337,6 +337,21 @@ fn disk_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
     }
 }
 
+/// A crash, a pause or a cut comes within one of these times, of which the last is a lease.
+fn met_by_trouble(plan: &mut Plan, rng: &mut Rng, at: u64, within: [u64; 4]) {
+    let unit = within[3];
+    let within = rng.pick(&within);
+    let hit = at + rng.below(within);
+    let victim = rng.pick(&NodeName::BOTH);
+    let (begin, undo) = match rng.below(4) {
+        0 => (Verb::Cut, Verb::Heal),
+        1 => (Verb::Pause { who: victim }, Verb::Resume { who: victim }),
+        _ => (death(rng, victim), Verb::Start { who: victim }),
+    };
+    plan.at(hit, begin);
+    plan.at(hit + rng.between(1_000, unit * 3), undo);
+}
+
 /// In some plans volumes grow and are deleted, whatever else happens. Half of the changes are met by a crash or a cut.
 fn volume_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
     let last = plan.steps.iter().map(|step| step.at_us).max().unwrap_or(0).max(unit * 4);
@@ -358,16 +373,7 @@ fn volume_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
         plan.at(at, verb);
         if rng.chance(0.5) {
             // A change takes some messages and log writes.
-            let within = rng.pick(&[500, 2_000, 10_000, unit]);
-            let hit = at + rng.below(within);
-            let victim = rng.pick(&NodeName::BOTH);
-            let (begin, undo) = match rng.below(4) {
-                0 => (Verb::Cut, Verb::Heal),
-                1 => (Verb::Pause { who: victim }, Verb::Resume { who: victim }),
-                _ => (death(rng, victim), Verb::Start { who: victim }),
-            };
-            plan.at(hit, begin);
-            plan.at(hit + rng.between(1_000, unit * 3), undo);
+            met_by_trouble(plan, rng, at, [500, 2_000, 10_000, unit]);
         }
     }
 }
@@ -432,16 +438,7 @@ fn snapshots(plan: &mut Plan, rng: &mut Rng, unit: u64) {
         plan.at(at, verb);
         if rng.chance(0.5) {
             // What is dirty is written back first, then it takes some messages and log writes.
-            let within = rng.pick(&[2_000, 10_000, 50_000, unit]);
-            let hit = at + rng.below(within);
-            let victim = rng.pick(&NodeName::BOTH);
-            let (begin, undo) = match rng.below(4) {
-                0 => (Verb::Cut, Verb::Heal),
-                1 => (Verb::Pause { who: victim }, Verb::Resume { who: victim }),
-                _ => (death(rng, victim), Verb::Start { who: victim }),
-            };
-            plan.at(hit, begin);
-            plan.at(hit + rng.between(1_000, unit * 3), undo);
+            met_by_trouble(plan, rng, at, [2_000, 10_000, 50_000, unit]);
         }
     }
 }

@@ -3,7 +3,7 @@
 use twinsan::block::{BLOCK_BYTES, payload_from};
 use twinsan::guest::{Command, GuestResult, Items, Sectors};
 use twinsan::ids::{NodeName, VolumeId};
-use twinsan::mirror::message::{NewClone, VolumeChange, VolumeRefusal};
+use twinsan::mirror::message::{NewClone, PeerPhase, VolumeChange, VolumeRefusal};
 use twinsan::node::event::Event;
 
 use super::Pair;
@@ -108,5 +108,35 @@ impl Pair {
         let at = Sectors::new(block * 8, 8);
         let id = self.ask_volume(node, volume, Command::Write { at, data, fua: false });
         self.finish(id)
+    }
+
+    /// One of the two dies in the midst of something that is held at the other, which goes on alone; then it comes back.
+    pub(crate) fn dies_and_comes_back(&mut self, victim: NodeName) {
+        self.crash(victim);
+        self.release(victim.partner());
+        self.release_disk(victim.partner());
+        self.until_phase(victim.partner(), PeerPhase::Alone);
+        self.pass_millis(100);
+        self.restart(victim);
+        self.until_paired();
+    }
+
+    /// Both die, and come back, this one first.
+    pub(crate) fn both_die(&mut self, first: NodeName) {
+        self.crash(NodeName::A);
+        self.crash(NodeName::B);
+        self.start(first);
+        self.pass_millis(5000);
+        self.restart(first.partner());
+        self.until_paired();
+    }
+
+    /// The link is cut, and nothing is held any more.
+    pub(crate) fn cut_and_release(&mut self) {
+        self.cut();
+        NodeName::BOTH.into_iter().for_each(|node| {
+            self.release_disk(node);
+            self.release(node);
+        });
     }
 }

@@ -77,6 +77,65 @@ fn one_volume_that_needs_a_person_stops_all_and_is_named() {
     assert_eq!(plans, (refused(3, Refusal::Missing), refused(3, Refusal::Missing)));
 }
 
+/// What one node alone has in writing: it is made at the other if the data stand where it is, and refused otherwise.
+#[test]
+fn a_volume_of_one_node_goes_the_way_of_the_data() {
+    let changed = HalfSummary { change: 1, ..half(3, 1, &[]) };
+    let sound = || (half(1, 5, &[4]), half(1, 4, &[]));
+    let (first, second) = sound();
+    let (mine, _) = both_ways(vec![first, changed.clone()], vec![second]);
+    let volumes = vec![(VolumeId(1), Amount::Delta), (VolumeId(3), Amount::Full)];
+    assert_eq!(mine, Plan::Resync { role: Role::Source, volumes });
+    let (first, second) = sound();
+    let missing = Plan::Refused { volume: VolumeId(3), reason: Refusal::Missing };
+    assert_eq!(both_ways(vec![first], vec![second, changed]), (missing.clone(), missing));
+}
+
+/// A clone that the target can make of its own half is brought up by the log; one that it has deleted, or whose model it does
+/// not have, or that its half has outlived, as a whole.
+#[test]
+fn a_clone_begins_as_what_the_target_has() {
+    let clone = |volume, of, generation, ancestors: &[u128]| HalfSummary {
+        of: Some(VolumeId(of)),
+        change: 1,
+        ..half(volume, generation, ancestors)
+    };
+    let amount = |clones: Vec<HalfSummary>, deleted: &[u32]| {
+        let mine = [vec![half(1, 5, &[4])], clones].concat();
+        let (a, b, authority) = alone_and_lost(mine, vec![half(1, 4, &[])]);
+        let b = Hello { deleted: deleted.iter().copied().map(VolumeId).collect(), ..b };
+        match decide_all(&a, &b, authority) {
+            Plan::Resync { role: Role::Source, volumes } => volumes.last().copied(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let is = |volume, amount| Some((VolumeId(volume), amount));
+    let snapshot = || clone(1000, 1, 5, &[4]);
+    assert_eq!(amount(vec![snapshot()], &[]), is(1000, Amount::Delta));
+    assert_eq!(amount(vec![clone(1000, 1, 4, &[])], &[]), is(1000, Amount::Delta), "of before it went alone");
+    assert_eq!(amount(vec![snapshot(), clone(1003, 1000, 5, &[4])], &[]), is(1003, Amount::Delta));
+    assert_eq!(
+        amount(vec![snapshot()], &[1000]),
+        is(1000, Amount::Full),
+        "deleted there: its model has gone on"
+    );
+    assert_eq!(
+        amount(vec![clone(1000, 7, 5, &[4])], &[]),
+        is(1000, Amount::Full),
+        "of a volume that is nowhere"
+    );
+    assert_eq!(
+        amount(vec![clone(1000, 1, 5, &[])], &[]),
+        is(1000, Amount::Full),
+        "its log reaches back to nothing"
+    );
+    // What only the target has of clones goes: it was never acknowledged.
+    let (mine, theirs) = both_ways(vec![half(1, 5, &[4])], vec![half(1, 4, &[]), snapshot()]);
+    let volumes = vec![(VolumeId(1), Amount::Delta)];
+    assert_eq!(mine, Plan::Resync { role: Role::Source, volumes: volumes.clone() });
+    assert_eq!(theirs, Plan::Resync { role: Role::Target, volumes });
+}
+
 #[test]
 fn one_volume_that_cannot_be_decided_stops_all() {
     let (mine, theirs) =

@@ -3,7 +3,7 @@
 
 use crate::pair_support::{A, B, DiskHold, LINEAR, Pair, Setup, VOLUME, said};
 use crate::{NEW, OLD};
-use twinsan::guest::{Command, GuestError};
+use twinsan::guest::{Command, GuestError, Sectors};
 use twinsan::ids::{ItemName, NodeName, Uuid, VolumeId};
 use twinsan::mirror::message::{NewClone, PeerPhase, VolumeChange, VolumeRefusal};
 use twinsan::planted::Bug;
@@ -251,13 +251,7 @@ fn a_snapshot_is_on_both_or_on_neither_whoever_dies() {
     for at in STEPS {
         for victim in NodeName::BOTH {
             let (mut pair, take, _) = stopped_at(at);
-            pair.crash(victim);
-            pair.release(victim.partner());
-            pair.release_disk(victim.partner());
-            pair.until_phase(victim.partner(), PeerPhase::Alone);
-            pair.pass_millis(100);
-            pair.restart(victim);
-            pair.until_paired();
+            pair.dies_and_comes_back(victim);
             let acknowledged = pair.outcome(take) == Some(Ok(()));
             assert!(happened(&mut pair) || !acknowledged, "{victim} dies at {at:?}");
             assert!(victim == A || acknowledged, "the owner goes on with what it was asked for, {at:?}");
@@ -271,12 +265,7 @@ fn a_snapshot_is_on_both_or_on_neither_though_both_die() {
         for first in NodeName::BOTH {
             let (mut pair, take, _) = stopped_at(at);
             let acknowledged = pair.outcome(take) == Some(Ok(()));
-            pair.crash(A);
-            pair.crash(B);
-            pair.start(first);
-            pair.pass_millis(5000);
-            pair.restart(first.partner());
-            pair.until_paired();
+            pair.both_die(first);
             let happened = happened(&mut pair);
             assert!(happened || !acknowledged, "{first} comes back first, {at:?}");
             // A number that only one node has heard of can be given out again.
@@ -289,10 +278,7 @@ fn a_snapshot_is_on_both_or_on_neither_though_both_die() {
 fn a_snapshot_survives_a_link_that_comes_back() {
     for at in STEPS {
         let (mut pair, take, write) = stopped_at(at);
-        pair.cut();
-        NodeName::BOTH.into_iter().for_each(|node| pair.release_disk(node));
-        pair.release(A);
-        pair.release(B);
+        pair.cut_and_release();
         pair.pass_millis(50);
         pair.heal();
         pair.until("the operator has an answer", |pair| pair.outcome(take).is_some());
@@ -306,10 +292,7 @@ fn a_snapshot_survives_a_link_that_comes_back() {
 fn a_snapshot_is_settled_by_the_one_that_goes_on() {
     for at in STEPS {
         let (mut pair, take, _) = stopped_at(at);
-        pair.cut();
-        NodeName::BOTH.into_iter().for_each(|node| pair.release_disk(node));
-        pair.release(A);
-        pair.release(B);
+        pair.cut_and_release();
         pair.pass_millis(6000);
         let outcome = pair.outcome(take).expect("nobody is kept waiting");
         pair.heal();
@@ -458,4 +441,21 @@ fn snapshots_have_to_be_wanted() {
     }
     let name = VolumeChange::Keep { name: ItemName::NAME, expect: 0, value: (*b"accounts").into() };
     assert_eq!(pair.change(B, VOLUME, name), Ok(()), "names are not experimental");
+}
+
+/// A node that may not serve cannot tell whether there is a volume: its partner may have made it meanwhile.
+#[test]
+fn a_node_that_may_not_serve_does_not_say_that_a_volume_is_gone() {
+    let mut pair = Pair::with(&[]);
+    pair.crash(B);
+    pair.until_phase(A, PeerPhase::Alone);
+    assert_eq!(pair.make(A, snapshot()), Ok(()));
+    pair.hold(B, said::sets_ask);
+    pair.restart(B);
+    pair.pass_millis(20);
+    let read = pair.ask_volume(B, SNAPSHOT, Command::Read { at: Sectors::new(0, 8) });
+    assert_eq!(pair.refusal(read), Some(GuestError::Unavailable));
+    pair.release(B);
+    pair.until_whole();
+    assert_eq!(on_both(&mut pair, SNAPSHOT, 0), OLD);
 }

@@ -186,13 +186,7 @@ fn a_change_happens_on_both_or_on_neither_whoever_dies() {
         for at in STEPS {
             for victim in NodeName::BOTH {
                 let (mut pair, change) = stopped_at(at, &what);
-                pair.crash(victim);
-                pair.release(victim.partner());
-                pair.release_disk(victim.partner());
-                pair.until_phase(victim.partner(), PeerPhase::Alone);
-                pair.pass_millis(100);
-                pair.restart(victim);
-                pair.until_paired();
+                pair.dies_and_comes_back(victim);
                 pair.pass_millis(500);
                 let happened = happened(&mut pair, &what);
                 let acknowledged = pair.outcome(change) == Some(Ok(()));
@@ -212,12 +206,7 @@ fn a_change_happens_on_both_or_on_neither_though_both_die() {
             for first in NodeName::BOTH {
                 let (mut pair, change) = stopped_at(at, &what);
                 let acknowledged = pair.outcome(change) == Some(Ok(()));
-                pair.crash(A);
-                pair.crash(B);
-                pair.start(first);
-                pair.pass_millis(5000);
-                pair.restart(first.partner());
-                pair.until_paired();
+                pair.both_die(first);
                 pair.pass_millis(500);
                 assert!(happened(&mut pair, &what) || !acknowledged, "{what:?} at {at:?}");
             }
@@ -231,10 +220,7 @@ fn a_change_survives_a_link_that_comes_back() {
     for what in changes() {
         for at in STEPS {
             let (mut pair, change) = stopped_at(at, &what);
-            pair.cut();
-            NodeName::BOTH.into_iter().for_each(|node| pair.release_disk(node));
-            pair.release(A);
-            pair.release(B);
+            pair.cut_and_release();
             pair.pass_millis(50);
             pair.heal();
             pair.until("the operator has an answer", |pair| pair.outcome(change).is_some());
@@ -251,10 +237,7 @@ fn a_change_is_settled_by_the_one_that_goes_on() {
     for what in changes() {
         for at in STEPS {
             let (mut pair, change) = stopped_at(at, &what);
-            pair.cut();
-            NodeName::BOTH.into_iter().for_each(|node| pair.release_disk(node));
-            pair.release(A);
-            pair.release(B);
+            pair.cut_and_release();
             pair.pass_millis(6000);
             let outcome = pair.outcome(change).expect("nobody is kept waiting");
             pair.heal();

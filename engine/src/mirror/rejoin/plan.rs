@@ -66,7 +66,30 @@ pub fn decide_all(mine: &Hello, theirs: &Hello, authority: Authority) -> Plan {
         }
     }
     let plan = if whole.any { whole.plan } else { direction_alone(mine, theirs, authority) };
+    if let Some(volume) = left_over(&plan, mine, theirs) {
+        return Plan::Refused { volume, reason: Refusal::Missing };
+    }
     with_revived(plan, mine, theirs)
+}
+
+/// A volume that only a node has whose data do not stand, or only one of a pair, and that is no clone: nobody would write it down
+/// at the other. (A clone of which the source has never heard goes from the target.)
+fn left_over(plan: &Plan, mine: &Hello, theirs: &Hello) -> Option<VolumeId> {
+    match plan {
+        Plan::Nothing => lacking(mine, theirs, |_| true).or_else(|| lacking(theirs, mine, |_| true)),
+        Plan::Resync { role: Role::Source, .. } => lacking(theirs, mine, |_| true),
+        Plan::Resync { role: Role::Target, .. } => lacking(mine, theirs, |_| true),
+        Plan::Refused { .. } | Plan::Retry => None,
+    }
+}
+
+/// The first of the volumes that one node has and the other neither has nor knows to be deleted; no clone, and of this kind.
+fn lacking(has: &Hello, lacks: &Hello, counts: fn(&HalfSummary) -> bool) -> Option<VolumeId> {
+    let known = |volume: VolumeId| {
+        lacks.halves.iter().any(|other| other.volume == volume) || lacks.deleted.contains(&volume)
+    };
+    let lacking = |half: &&HalfSummary| half.of.is_none() && counts(half) && !known(half.volume);
+    has.halves.iter().find(lacking).map(|half| half.volume)
 }
 
 /// A volume that is deleted only where data do not stand is made again there, and copied as a whole. One that was made of
@@ -123,14 +146,9 @@ fn direction_alone(mine: &Hello, theirs: &Hello, authority: Authority) -> Plan {
 }
 
 fn mismatch(mine: &Hello, theirs: &Hello) -> Option<(VolumeId, Refusal)> {
-    let lacks = |a: &Hello, b: &Hello| {
-        let known = |half: &&HalfSummary| {
-            b.halves.iter().any(|other| other.volume == half.volume) || b.deleted.contains(&half.volume)
-        };
-        // What was made while nodes ran the configuration need not name.
-        a.halves.iter().find(|half| !known(half) && half.change == 0).map(|half| half.volume)
-    };
-    if let Some(volume) = lacks(mine, theirs).or_else(|| lacks(theirs, mine)) {
+    // One that was ever changed the node whose data stand has its partner make, as one that was made while nodes ran.
+    let unchanged = |half: &HalfSummary| half.change == 0;
+    if let Some(volume) = lacking(mine, theirs, unchanged).or_else(|| lacking(theirs, mine, unchanged)) {
         return Some((volume, Refusal::Missing));
     }
     // One that was changed on one node only is as the node has it whose data stand.
