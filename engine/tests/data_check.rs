@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use pool_support::{Disk, open};
 use store_support::{Bench, Op, V};
-use twinsan::ids::DiskId;
+use twinsan::ids::{DiskId, Uuid, VolumeId};
 use twinsan::io::{DiskError, DiskOp};
 use twinsan::planted::{Bug, Planted};
 use twinsan::pool::SumArea;
@@ -150,6 +150,28 @@ fn what_a_crash_puts_in_doubt_is_no_damage() {
     do_all(&mut bench, &[Op::Idle]);
     let report = check_now(&bench);
     assert_eq!((report.in_doubt, report.bad, report.good > 0), (0, 0, true));
+}
+
+/// A block in doubt that is copied to a place of its own, away from a clone, is in doubt there too, also after one more crash.
+#[test]
+fn doubt_that_goes_along_is_no_damage() {
+    let mut bench = settled(Planted::NONE);
+    torn(&mut bench);
+    bench.restart();
+    bench.store_mut().ask_in_doubt(true);
+    bench.store_mut().clone_volume(VolumeId(7), V, Uuid(7), (true, true));
+    let (before, unsure) = (bench.store().pool().shared_extents(), bench.unsure());
+    do_all(&mut bench, &[Op::Overwrite]);
+    assert_eq!(bench.store().pool().shared_extents(), before - 1);
+    assert!(bench.unsure() > unsure, "the new place is in doubt too: {}", bench.unsure());
+    bench.cut_power(|_| true);
+    let report = check_now(&bench);
+    assert!(report.is_clean() && report.in_doubt > 0, "{report:?}");
+    bench.restart();
+    do_all(&mut bench, &[Op::Idle]);
+    bench.read_all().unwrap();
+    let report = check_now(&bench);
+    assert!(report.is_clean(), "{report:?}");
 }
 
 #[test]

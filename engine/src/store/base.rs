@@ -296,6 +296,14 @@ impl Base {
         if self.has(Bug::UnsureNotAwaited) { Lsn(0) } else { lsn }
     }
 
+    /// What is in doubt of a new extent, which lies there, is so after a crash too. No need to wait: the map comes later.
+    pub(super) fn guard_doubt(&mut self, place: (DiskId, u64), doubtful: &[u64]) {
+        let records = self.sums.make_blocks_unsure(place, doubtful, self.pool.metadata());
+        if !records.is_empty() {
+            self.pool.append(&records);
+        }
+    }
+
     /// A job's data is on stable media.
     pub(super) fn release_sums(&mut self, claim: &Claim) {
         let records = self.sums.release(claim, self.pool.metadata());

@@ -233,6 +233,7 @@ impl VolumeStore {
         let places = job.runs.iter().map(|(first, data)| (offset + first * BLOCK, data.len() as u64 * BLOCK));
         job.claim = base.sums.claim(job.disk, places);
         let lsn = job.claim.as_ref().map_or(Lsn(0), |claim| base.guard(claim, job.slot.is_some()));
+        base.guard_doubt((job.disk, offset), &job.doubtful);
         job.stage = Stage::Preparing(lsn);
         job.offset = offset;
         let moves = job.moves;

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::page::Lines;
 use super::{PageKey, SumTable};
-use crate::block::Block;
+use crate::block::{BLOCK_BYTES, Block};
 use crate::format::sums::PAGE_LINES;
 use crate::ids::DiskId;
 use crate::planted::Bug;
@@ -74,14 +74,37 @@ impl SumTable {
 
     /// Records that make the lines unsure that are not.
     pub(in crate::store) fn make_unsure(&mut self, claim: &Claim, metadata: &Metadata) -> Vec<Record> {
+        self.unsure_records(claim.disk, claim.lines(), metadata)
+    }
+
+    /// Records that make the lines unsure that have these blocks, of an extent that lies at byte `offset`.
+    pub(in crate::store) fn make_blocks_unsure(
+        &mut self,
+        (disk, offset): (DiskId, u64),
+        blocks: &[u64],
+        metadata: &Metadata,
+    ) -> Vec<Record> {
+        let Some(area) = self.area(disk) else { return Vec::new() };
+        let mut lines: Vec<u64> =
+            blocks.iter().map(|block| area.place(offset + block * BLOCK_BYTES as u64).0).collect();
+        lines.dedup();
+        self.unsure_records(disk, lines.into_iter(), metadata)
+    }
+
+    fn unsure_records(
+        &mut self,
+        disk: DiskId,
+        lines: impl Iterator<Item = u64>,
+        metadata: &Metadata,
+    ) -> Vec<Record> {
         let mut records = Vec::new();
-        for line in claim.lines().filter(|line| !metadata.is_unsure(claim.disk, *line)) {
+        for line in lines.filter(|line| !metadata.is_unsure(disk, *line)) {
             self.counters.unsure += 1;
             match records.last_mut() {
                 Some(Record::UnsureAdd { first, count, .. }) if *first + u64::from(*count) == line => {
                     *count += 1;
                 }
-                _ => records.push(Record::UnsureAdd { disk: claim.disk, first: line, count: 1 }),
+                _ => records.push(Record::UnsureAdd { disk, first: line, count: 1 }),
             }
         }
         records
