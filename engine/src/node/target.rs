@@ -113,13 +113,21 @@ impl Node {
         bases: &[(VolumeId, Generation)],
         table: &[VolumeEntry],
     ) {
-        // A volume that has to be made again is made when its old extents are gone, a clone when nothing is in hand of what it
-        // is made of: the source asks again.
-        let waits = self.must_purge_first(table) || !self.may_clone_for(table);
+        // A volume that has to be made again is made when its old extents are gone: the source asks again.
+        let waits = self.must_purge_first(table);
         if !self.ready_to_rejoin() || waits || !self.may_take_over(table) {
             return;
         }
-        if !matches!(self.phase, Phase::Target(_)) {
+        // The source goes on, so what was sent to it and has not come back is no business of this node any more.
+        let idle = matches!(self.phase, Phase::Starting(_) | Phase::Lost(_));
+        if idle {
+            self.forget_mirrored();
+        }
+        // A clone is made when nothing is in hand of what it is made of: the source asks again.
+        if !self.may_clone_for(table) {
+            return;
+        }
+        if !idle && !matches!(self.phase, Phase::Target(_)) {
             self.forget_mirrored();
         }
         let record = self.record();
