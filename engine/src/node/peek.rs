@@ -4,6 +4,7 @@ use super::Node;
 use super::phase::Phase;
 use super::view::{Peek, View, VolumeView};
 use super::volume::right::Service;
+use crate::block::Block;
 use crate::ids::{DiskId, Epoch, Members, NodeName, VolumeId};
 use crate::store::{Store, SumCounters};
 use crate::time::Instant;
@@ -100,6 +101,20 @@ impl Node {
     /// Has the block there a checksum, which no crash has put in doubt?
     pub fn is_beyond_doubt(&self, disk: DiskId, offset: u64) -> bool {
         self.store.as_ref().is_some_and(|store| store.is_beyond_doubt(disk, offset))
+    }
+
+    /// Was the block of this content damaged where it lay before its extent was copied to where it is on disk? `read` reads a
+    /// page of checksums of a disk.
+    pub fn is_lost(
+        &self,
+        volume: VolumeId,
+        block: u64,
+        content: &Block,
+        read: impl FnOnce(DiskId, u64) -> Block,
+    ) -> bool {
+        let Some(store) = &self.store else { return false };
+        let device = self.locate(volume, block).and_then(|(disk, _)| store.pool().device(disk));
+        device.is_some_and(|disk| store.is_lost(volume, block, content, |offset| read(disk, offset)))
     }
 
     /// Where a block of a volume would be read from now.

@@ -401,13 +401,6 @@ fn item_changes(plan: &mut Plan, rng: &mut Rng, unit: u64) {
     }
 }
 
-fn is_damage(verb: &Verb) -> bool {
-    matches!(
-        verb,
-        Verb::Rot { .. } | Verb::ReadErrors { .. } | Verb::LoseWrite { .. } | Verb::Misdirect { .. }
-    )
-}
-
 /// In some plans volumes are cloned, whatever else happens. Half of these questions are met by a crash or a cut.
 fn snapshots(plan: &mut Plan, rng: &mut Rng, unit: u64) {
     let last = plan.steps.iter().map(|step| step.at_us).max().unwrap_or(0).max(unit * 4);
@@ -420,8 +413,6 @@ fn snapshots(plan: &mut Plan, rng: &mut Rng, unit: u64) {
         volumes.map(|(index, _)| VolumeId(index as u32 + 1)).collect::<Vec<_>>()
     };
     let (mirrored, linear) = (kind(true), kind(false));
-    // Damage goes along with shared extents, which nobody here keeps account of yet.
-    plan.steps.retain(|step| !is_damage(&step.verb));
     for _ in 0..rng.between(1, 6) {
         let who = rng.pick(&NodeName::BOTH);
         let at = unit * 2 + rng.below(last);

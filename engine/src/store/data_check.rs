@@ -72,6 +72,7 @@ impl fmt::Display for Defect {
             Defect::Block { offset, volume, block, damage, .. } => {
                 let what = match damage {
                     Damage::Unreadable => "the disk cannot read it",
+                    Damage::Lost => "it was damaged where it lay before, and not copied",
                     Damage::Rotten | Damage::Unsure => "it is not what was written there",
                 };
                 write!(f, "byte {offset}: block {block} of volume {volume}: {what}")
@@ -476,8 +477,9 @@ impl Disk {
     ) {
         let (line, at) = self.area.place(offset);
         let sums = self.line(line);
-        let matches = sums
-            .is_some_and(|sums| sums.sums[at].get() == content.crc() ^ address(pool.family(volume), block));
+        let due = content.crc() ^ address(pool.family(volume), block);
+        let is = |sum: u32| sums.is_some_and(|sums| sums.sums[at].get() == sum);
+        let matches = is(due);
         let batch = self.batch.as_mut().expect("data are read when their checksums are here");
         if pool.metadata().is_unsure(self.place, line) {
             report.in_doubt += 1;
@@ -493,7 +495,7 @@ impl Disk {
         } else if matches {
             report.good += 1;
         } else {
-            let (disk, damage) = (self.device, Damage::Rotten);
+            let (disk, damage) = (self.device, if is(!due) { Damage::Lost } else { Damage::Rotten });
             report.name(Defect::Block { disk, offset, volume, block, damage });
         }
     }

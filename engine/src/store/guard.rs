@@ -1,7 +1,8 @@
 //! What can be asked of the checksums of a store.
 
 use super::Store;
-use super::sums::{Damage, SumCounters};
+use super::sums::{Address, Damage, SumCounters};
+use crate::block::Block;
 use crate::ids::{DiskId, VolumeId};
 
 impl Store {
@@ -23,6 +24,20 @@ impl Store {
     /// Has the block that lies there a checksum that is not in doubt?
     pub fn is_beyond_doubt(&self, disk: DiskId, offset: u64) -> bool {
         self.base.sums.is_beyond_doubt(disk, offset)
+    }
+
+    /// Was the block damaged where it lay before its extent was copied to where it is? `content` is what lies there now;
+    /// `read` reads a page of checksums of its disk, at this byte offset.
+    pub fn is_lost(
+        &self,
+        volume: VolumeId,
+        block: u64,
+        content: &Block,
+        read: impl FnOnce(u64) -> Block,
+    ) -> bool {
+        let address = Address { family: self.pool().family(volume), volume, block };
+        let place = self.pool().locate(volume, block);
+        place.is_some_and(|place| self.base.sums.is_spoiled(place, address, content, read))
     }
 
     /// The first extent from this one on with blocks that a crash has put in doubt.

@@ -158,7 +158,7 @@ impl VolumeStore {
                     doubtful.push(at);
                     content
                 }
-                (Some(Damage::Unreadable | Damage::Rotten), None) => {
+                (Some(Damage::Unreadable | Damage::Rotten | Damage::Lost), None) => {
                     spoiled.push(at);
                     Block::Data(PagePool::new().take_zeroed().freeze())
                 }

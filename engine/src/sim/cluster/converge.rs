@@ -206,8 +206,11 @@ impl Cluster {
         for volume in self.volumes(true) {
             let blocks: Vec<u64> = self.watch.blocks(volume).collect();
             for block in blocks {
-                let contents =
-                    NodeName::BOTH.map(|node| self.content(node, volume, block).unwrap_or_default());
+                let [Some(a), Some(b)] = NodeName::BOTH.map(|node| self.content(node, volume, block)) else {
+                    self.counters.blocks_lost_in_copies += 1;
+                    continue;
+                };
+                let contents = [a, b];
                 self.check_status(volume, block, &contents[0]);
                 if !contents[0].same(&contents[1]) {
                     let [a, b] = contents.map(|content| say(volume, block, &content));

@@ -194,8 +194,7 @@ impl Cluster {
             }
             Err(GuestError::Medium) => {
                 self.counters.medium_errors += 1;
-                let counters = &self.counters;
-                if counters.read_errors + counters.blocks_rotted + self.writes_astray() == 0 {
+                if !self.was_damaged() {
                     let request = self.hosts.pending[&op].request;
                     self.fail(
                         13,

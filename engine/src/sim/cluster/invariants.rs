@@ -229,12 +229,19 @@ impl Cluster {
         }
     }
 
-    /// What a node would read there.
+    /// What a node would read there if its disks were sound. What was damaged when its extent was copied would be read from
+    /// the partner, or not at all.
     pub(super) fn content(&self, node: NodeName, volume: VolumeId, block: u64) -> Option<Block> {
         let slot = &self.slots[node.index()];
-        Some(match slot.node.as_ref()?.peek(volume, block) {
+        let alive = slot.node.as_ref()?;
+        Some(match alive.peek(volume, block) {
             Peek::Cached(block) => block,
-            Peek::OnDisk(disk, offset) => slot.disk(disk).truth(Cluster::disk_block(offset)),
+            Peek::OnDisk(disk, offset) => {
+                let content = slot.disk(disk).truth(Cluster::disk_block(offset));
+                let read = |disk, offset| slot.disk(disk).truth(Cluster::disk_block(offset));
+                let lost = alive.is_lost(volume, block, &content, read);
+                return (!lost).then_some(content);
+            }
             Peek::Unmapped => Block::Zero,
         })
     }

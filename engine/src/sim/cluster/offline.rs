@@ -8,7 +8,7 @@ use crate::io::{DiskError, DiskOp, DiskResult, Geometry};
 use crate::planted::Planted;
 use crate::pool::{CheckReport, OpenError, Opening, check};
 use crate::sim::disk::SimDisk;
-use crate::store::{DataCheck, DataReport, Defect};
+use crate::store::{Damage, DataCheck, DataReport, Defect};
 
 fn answer(disk: &SimDisk, op: &DiskOp) -> DiskResult {
     match op {
@@ -62,7 +62,11 @@ impl Cluster {
                 self.counters.pools_checked += 1;
                 self.counters.data_checked += data.good;
                 self.counters.data_in_doubt += data.in_doubt;
-                if let Some(defect) = data.defects.first() {
+                // A block that was damaged on a disk is damaged where its extent is copied to.
+                let goes_along = |defect: &&Defect| {
+                    self.was_damaged() && matches!(defect, Defect::Block { damage: Damage::Lost, .. })
+                };
+                if let Some(defect) = data.defects.iter().find(|defect| !goes_along(defect)) {
                     self.fail(
                         13,
                         format!("an offline check of node {node} finds disk {}, {defect}", defect.disk().0),

@@ -114,6 +114,8 @@ counters! {
     blocks_repaired,
     /// Answers that no good copy of a block is left.
     blocks_lost,
+    /// Blocks of which no good copy was left when a shared extent was copied.
+    blocks_lost_in_copies,
     /// Blocks that scrubs looked at.
     blocks_scrubbed,
     /// Damaged blocks that scrubs put right.

@@ -238,6 +238,11 @@ impl Cluster {
         }
     }
 
+    /// Has any disk damaged anything?
+    pub(super) fn was_damaged(&self) -> bool {
+        self.counters.read_errors + self.counters.blocks_rotted + self.writes_astray() > 0
+    }
+
     /// Byte offset of a block on a disk, as its number.
     pub(super) fn disk_block(offset: u64) -> u64 {
         offset / BLOCK_BYTES as u64

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::CacheConfig;
 use crate::block::{BLOCK_BYTES, Block, PagePool};
-use crate::format::sums::{LINE_DATA_BYTES, PAGE_LINES, address};
+use crate::format::sums::{LINE_DATA_BYTES, PAGE_LINES, SumPage, address};
 use crate::ids::{DiskId, Uuid, VolumeId};
 use crate::planted::{Bug, Planted};
 use crate::pool::{Pool, SumArea};
@@ -80,6 +80,8 @@ pub enum Damage {
     Unreadable,
     /// The bytes are not those that were written there.
     Rotten,
+    /// It was damaged where it lay before its extent was copied to this place, so it was not copied.
+    Lost,
     /// The bytes may or may not be: after a crash its sum may be older, or its sum is damaged.
     Unsure,
 }
@@ -306,12 +308,13 @@ impl SumTable {
         if page.known >> bit & 1 == 0 && self.doubt.lose(disk, line) {
             self.counters.lines_lost += 1;
         }
-        let matches = page.known >> bit & 1 == 1 && page.sum(bit, at) == sum;
+        let known = page.known >> bit & 1 == 1;
+        let (matches, lost) = (known && page.sum(bit, at) == sum, known && page.sum(bit, at) == !sum);
         match (matches, self.doubt.has(disk, line, at)) {
             (true, false) => {}
             (false, false) => {
                 self.counters.bad += 1;
-                return Err(Damage::Rotten);
+                return Err(if lost { Damage::Lost } else { Damage::Rotten });
             }
             (false, true) if ask && !self.doubt.is_trusted(volume, block) => {
                 self.counters.asked += 1;
@@ -355,6 +358,28 @@ impl SumTable {
     ) {
         let sum = self.sum(address.family, address.block, content);
         self.set(now, disk, offset, !sum);
+    }
+
+    /// Has the block that lies there, with this content, the checksum of one that was [spoiled](Self::spoil)? `read` reads a
+    /// page of checksums that is not in memory.
+    pub(super) fn is_spoiled(
+        &self,
+        (disk, offset): (DiskId, u64),
+        address: Address,
+        content: &Block,
+        read: impl FnOnce(u64) -> Block,
+    ) -> bool {
+        let Some(area) = self.area(disk) else { return false };
+        let (line, at) = area.place(offset);
+        let (key, bit) = ((disk, line / PAGE_LINES as u64), (line % PAGE_LINES as u64) as usize);
+        let sum = match self.pages.get(&key).filter(|page| page.known >> bit & 1 == 1) {
+            Some(page) => page.sum(bit, at),
+            None => {
+                let page: SumPage = bytemuck::pod_read_unaligned(read(self.offset(key)).bytes());
+                page.lines[bit].sums[at].get()
+            }
+        };
+        sum == !self.sum(address.family, address.block, content)
     }
 
     /// The block that lies there, of this extent, is in doubt, as it was where it comes from.
