@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::Cluster;
+use super::invariants::REGION_BLOCKS;
 use crate::block::SECTORS_PER_BLOCK;
 use crate::guest::{Command, GuestError, GuestResult, Sectors};
 use crate::ids::{NodeName, RequestId, Uuid, VolumeId};
@@ -14,6 +15,7 @@ use crate::mirror::message::{NewClone, VolumeChange, VolumeRefusal};
 use crate::node::event::Event;
 use crate::node::view::View;
 use crate::sim::history::{Kind, Moment, Op, Outcome};
+use crate::sim::hosts::{Pending, Request};
 use crate::sim::pattern::{self, Value, ZERO};
 use crate::time::Duration;
 
@@ -132,6 +134,33 @@ impl Cluster {
             made.doomed = true;
         }
         self.send_change(node.partner(), volume, VolumeChange::Delete);
+    }
+
+    /// The source has a region that it cannot read, and so the mirror does not become whole. Of what was damaged when a shared
+    /// extent was copied no disk has the good copy: a volume gets it back from elsewhere, a clone is dropped.
+    pub(super) fn cannot_be_copied(&mut self, node: NodeName, volume: VolumeId, region: u64) {
+        if !self.healing {
+            return;
+        }
+        let blocks = region * REGION_BLOCKS..(region + 1) * REGION_BLOCKS;
+        let lost: Vec<u64> = blocks.filter(|block| self.content(node, volume, *block).is_none()).collect();
+        if lost.is_empty() {
+            return;
+        }
+        self.counters.blocks_restored += lost.len() as u64;
+        if let Some(made) = self.clones.made.get_mut(&volume) {
+            if !core::mem::replace(&mut made.doomed, true) {
+                self.send_change(node, volume, VolumeChange::Delete);
+            }
+            return;
+        }
+        for block in lost {
+            let at = Sectors::new(block * SECTORS_PER_BLOCK, SECTORS_PER_BLOCK);
+            let open = |pending: &Pending| pending.request.kind == Kind::Write && pending.request.at == at;
+            if !self.hosts.pending.values().any(open) {
+                self.request(Request { kind: Kind::Write, volume, at, fua: false }, node, None);
+            }
+        }
     }
 
     fn acknowledged(&self) -> impl Iterator<Item = (VolumeId, &Made)> + '_ {

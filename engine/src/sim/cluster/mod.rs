@@ -446,8 +446,8 @@ impl Cluster {
                 self.counters.takeovers += 1;
             }
             Notice::Lost => slot.phase = PeerPhase::Lost,
-            Notice::Unreadable { .. }
-            | Notice::ReservationShort { .. }
+            Notice::Unreadable { volume, region } => self.cannot_be_copied(name, volume, region),
+            Notice::ReservationShort { .. }
             | Notice::DiskJoined(_)
             | Notice::VolumeGrown { .. }
             | Notice::VolumeDeleted(_)

@@ -116,6 +116,8 @@ counters! {
     blocks_lost,
     /// Blocks of which no good copy was left when a shared extent was copied.
     blocks_lost_in_copies,
+    /// Blocks of which the source had no good copy, that were written anew or dropped with their clone.
+    blocks_restored,
     /// Blocks that scrubs looked at.
     blocks_scrubbed,
     /// Damaged blocks that scrubs put right.
