@@ -417,8 +417,8 @@ fn snapshots(plan: &mut Plan, rng: &mut Rng, unit: u64) {
         let who = rng.pick(&NodeName::BOTH);
         let at = unit * 2 + rng.below(last);
         let verb = match rng.below(10) {
-            0..2 => Verb::Clone { who, which: rng.below(8) as u32 },
-            2..4 => Verb::DropClone { who, which: rng.below(8) as u32 },
+            0..3 => Verb::Clone { who, which: rng.below(8) as u32 },
+            3 => Verb::DropClone { who, which: rng.below(8) as u32 },
             4 if !linear.is_empty() => Verb::Snapshot { who, volumes: linear.clone() },
             5..8 if !mirrored.is_empty() => Verb::Snapshot { who, volumes: mirrored.clone() },
             _ => Verb::Snapshot {
@@ -426,7 +426,14 @@ fn snapshots(plan: &mut Plan, rng: &mut Rng, unit: u64) {
                 volumes: vec![VolumeId(rng.below(plan.setup.volumes.len() as u64) as u32 + 1)],
             },
         };
+        let cloned = matches!(verb, Verb::Clone { .. });
         plan.at(at, verb);
+        let mut begin = at;
+        for _ in 0..if cloned { rng.between(4, 40) } else { rng.below(3) } {
+            begin += rng.below(unit / 8 + 1);
+            let (which, place) = (rng.below(8) as u32, rng.below(1 << 20) as u32);
+            plan.at(begin, Verb::WriteClone { who: rng.pick(&NodeName::BOTH), which, place });
+        }
         if rng.chance(0.5) {
             // What is dirty is written back first, then it takes some messages and log writes.
             met_by_trouble(plan, rng, at, [2_000, 10_000, 50_000, unit]);
@@ -558,6 +565,7 @@ mod tests {
             "Snapshot",
             "Clone",
             "DropClone",
+            "WriteClone",
             "HealAll",
             "NewDisks",
             "Rot",

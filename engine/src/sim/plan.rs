@@ -385,6 +385,15 @@ pub enum Verb {
         /// Which of the snapshots that were acknowledged, counted round.
         which: u32,
     },
+    /// A host writes to a clone by the node.
+    WriteClone {
+        /// Which node is asked.
+        who: NodeName,
+        /// Which of the clones that were acknowledged, counted round.
+        which: u32,
+        /// Decides where.
+        place: u32,
+    },
     /// An operator at the node deletes a snapshot or a clone.
     DropClone {
         /// Which node is asked.

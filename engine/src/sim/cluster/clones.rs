@@ -4,7 +4,9 @@
 //! nodes: they must show the same, and all that were taken by one question must show one moment of the hosts' history,
 //! between the question and the answer: no value that was written after it, none that was overwritten before.
 
-use std::collections::BTreeMap;
+mod writes;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Cluster;
 use super::invariants::REGION_BLOCKS;
@@ -69,6 +71,7 @@ pub(super) struct Clones {
     questions: Vec<Question>,
     /// Who waits for an answer: the node's question, and all of ours that it is.
     waiting: BTreeMap<(NodeName, u64), usize>,
+    writes: writes::Writes,
     last_read: u64,
     /// Reads under way, and what came of them.
     reads: BTreeMap<u64, Option<GuestResult>>,
@@ -265,7 +268,11 @@ impl Cluster {
                 }
             }
             self.counters.clones_verified += 1;
-            shown.entry(made.moment).or_default().push((made.root, first.unwrap_or_default()));
+            let mut first = first.unwrap_or_default();
+            if let Some(wrong) = self.clones.writes.check(volume, &mut first) {
+                return self.fail(27, wrong);
+            }
+            shown.entry(made.moment).or_default().push((made.root, first));
         }
         for (question, volumes) in shown {
             self.check_moment(question, &volumes);
@@ -282,7 +289,9 @@ impl Cluster {
         patience: Duration,
     ) -> Option<Shown> {
         let size = self.view(node)?.volumes.iter().find(|each| each.id == volume)?.sectors_shown;
-        let blocks: Vec<u64> = self.watch.blocks(root).filter(|block| (block + 1) * 8 <= size).collect();
+        let blocks: BTreeSet<u64> =
+            self.watch.blocks(root).chain(self.clones.writes.blocks(volume)).collect();
+        let blocks: Vec<u64> = blocks.into_iter().filter(|block| (block + 1) * 8 <= size).collect();
         let mut found = Vec::new();
         let runs = blocks.chunk_by(|a, b| a + 1 == *b).flat_map(|run| run.chunks(READ_BLOCKS));
         for run in runs.collect::<Vec<_>>() {
@@ -315,8 +324,11 @@ impl Cluster {
         Some(found)
     }
 
-    /// The answer to a read of a clone.
-    pub(super) fn clone_was_read(&mut self, id: RequestId, result: GuestResult) {
+    /// The answer to a request for a clone.
+    pub(super) fn clone_answered(&mut self, id: RequestId, result: GuestResult) {
+        if self.clone_was_written(id, &result) {
+            return;
+        }
         if let Some(answer) = self.clones.reads.get_mut(&id.0) {
             *answer = Some(result);
         }

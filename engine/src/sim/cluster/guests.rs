@@ -164,7 +164,7 @@ impl Cluster {
 
     pub(super) fn completed(&mut self, node: NodeName, attempt: RequestId, result: GuestResult) {
         let Some(&(op, path)) = self.hosts.attempts.get(&attempt) else {
-            return self.clone_was_read(attempt, result);
+            return self.clone_answered(attempt, result);
         };
         if path != node {
             self.fail(16, format!("node {node} answers request {attempt}, which node {path} was asked"));

@@ -168,6 +168,10 @@ counters! {
     clones_made,
     /// Those that were refused.
     clones_refused,
+    /// Writes of hosts to clones that were acknowledged.
+    clone_writes,
+    /// Writes to snapshots that were refused as such.
+    snapshot_writes_refused,
     /// Those of which the operator did not hear what came of them.
     clones_interrupted,
     /// Times a node could not make the clones that its partner had.

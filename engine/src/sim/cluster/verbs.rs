@@ -85,6 +85,7 @@ impl Cluster {
             Verb::Snapshot { who, volumes } => self.take_snapshots(who, &volumes),
             Verb::Clone { who, which } => self.make_clone(who, which),
             Verb::DropClone { who, which } => self.drop_clone(who, which),
+            Verb::WriteClone { who, which, place } => self.write_clone(who, which, place),
             Verb::Check => {
                 self.check_history();
                 self.inspect();
