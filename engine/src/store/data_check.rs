@@ -11,7 +11,7 @@
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::sums::Damage;
+use super::sums::{Damage, LOST};
 use crate::block::{BLOCK_BYTES, Block, Payload};
 use crate::format::sums::{LINE_BLOCKS, PAGE_LINES, SumLine, SumPage, address};
 use crate::ids::{DiskId, VolumeId};
@@ -479,7 +479,7 @@ impl Disk {
         let sums = self.line(line);
         let due = content.crc() ^ address(pool.family(volume), block);
         let is = |sum: u32| sums.is_some_and(|sums| sums.sums[at].get() == sum);
-        let matches = is(due);
+        let (matches, lost) = (is(due), is(due ^ LOST));
         let batch = self.batch.as_mut().expect("data are read when their checksums are here");
         if pool.metadata().is_unsure(self.place, line) {
             report.in_doubt += 1;
@@ -495,7 +495,7 @@ impl Disk {
         } else if matches {
             report.good += 1;
         } else {
-            let (disk, damage) = (self.device, if is(!due) { Damage::Lost } else { Damage::Rotten });
+            let (disk, damage) = (self.device, if lost { Damage::Lost } else { Damage::Rotten });
             report.name(Defect::Block { disk, offset, volume, block, damage });
         }
     }

@@ -283,12 +283,16 @@ impl VolumeStore {
                 base.sums.set_run(now, disk, offset + first * BLOCK, (family, start + first), data);
                 let end = first + data.len() as u64;
                 // Neither has a sum that matches, and what is in doubt is told from what is damaged.
-                for at in job.spoiled.iter().chain(&job.doubtful).filter(|at| (*first..end).contains(*at)) {
-                    let address = Address { family, volume, block: start + at };
-                    base.sums.spoil(now, disk, offset + at * BLOCK, address, &data[(at - first) as usize]);
+                let here = |at: &&u64| (*first..end).contains(*at);
+                let content = |at: u64| &data[(at - first) as usize];
+                for at in job.spoiled.iter().filter(here) {
+                    let (place, block) = ((disk, offset + at * BLOCK), start + at);
+                    base.sums.spoil(now, place, Address { family, volume, block }, content(*at));
                 }
-                for at in job.doubtful.iter().filter(|at| (*first..end).contains(*at)) {
-                    base.sums.put_in_doubt(disk, offset + at * BLOCK, (volume, extent));
+                for at in job.doubtful.iter().filter(here) {
+                    let (place, block) = ((disk, offset + at * BLOCK), start + at);
+                    let address = Address { family, volume, block };
+                    base.sums.put_in_doubt(now, place, (address, extent), content(*at));
                 }
             }
             if job.slot.is_some() {

@@ -39,6 +39,10 @@ pub(super) type PageKey = (DiskId, u64);
 
 /// Fewest pages kept: a job on the largest extent needs 36.
 const PAGES_MIN: usize = 64;
+/// What the checksum of a block that was lost before it came to its place differs by from one that matches.
+pub(super) const LOST: u32 = u32::MAX;
+/// The same of a block that was in doubt before it came to its place.
+const DOUBTED: u32 = 0x5a5a_5a5a;
 /// A page that cannot be read is tried so often.
 const LOADS_MAX: u32 = 2;
 
@@ -308,13 +312,21 @@ impl SumTable {
         if page.known >> bit & 1 == 0 && self.doubt.lose(disk, line) {
             self.counters.lines_lost += 1;
         }
-        let known = page.known >> bit & 1 == 1;
-        let (matches, lost) = (known && page.sum(bit, at) == sum, known && page.sum(bit, at) == !sum);
+        let found = (page.known >> bit & 1 == 1).then(|| page.sum(bit, at) ^ sum);
+        let matches = found == Some(0);
+        if found == Some(LOST) {
+            // That is beyond doubt: it is the checksum of what lies there, which is nothing that anybody wrote.
+            if self.doubt.has(disk, line, at) {
+                self.set(now, disk, offset, sum ^ LOST);
+            }
+            self.counters.bad += 1;
+            return Err(Damage::Lost);
+        }
         match (matches, self.doubt.has(disk, line, at)) {
             (true, false) => {}
             (false, false) => {
                 self.counters.bad += 1;
-                return Err(if lost { Damage::Lost } else { Damage::Rotten });
+                return Err(Damage::Rotten);
             }
             (false, true) if ask && !self.doubt.is_trusted(volume, block) => {
                 self.counters.asked += 1;
@@ -347,17 +359,10 @@ impl SumTable {
         self.doubt.resolve(disk, line, at);
     }
 
-    /// The block that lies there is not what its volume has lost: whoever reads it is told so.
-    pub(super) fn spoil(
-        &mut self,
-        now: Instant,
-        disk: DiskId,
-        offset: u64,
-        address: Address,
-        content: &Block,
-    ) {
+    /// The block that lies there, with this content, is not what its volume has lost: whoever reads it is told so.
+    pub(super) fn spoil(&mut self, now: Instant, place: (DiskId, u64), address: Address, content: &Block) {
         let sum = self.sum(address.family, address.block, content);
-        self.set(now, disk, offset, !sum);
+        self.set(now, place.0, place.1, sum ^ LOST);
     }
 
     /// Has the block that lies there, with this content, the checksum of one that was [spoiled](Self::spoil)? `read` reads a
@@ -379,12 +384,20 @@ impl SumTable {
                 page.lines[bit].sums[at].get()
             }
         };
-        sum == !self.sum(address.family, address.block, content)
+        sum ^ self.sum(address.family, address.block, content) == LOST
     }
 
-    /// The block that lies there, of this extent, is in doubt, as it was where it comes from.
-    pub(super) fn put_in_doubt(&mut self, disk: DiskId, offset: u64, extent: (VolumeId, u32)) {
+    /// The block that lies there, with this content, of this extent, is in doubt, as it was where it comes from.
+    pub(super) fn put_in_doubt(
+        &mut self,
+        now: Instant,
+        (disk, offset): (DiskId, u64),
+        (address, extent): (Address, u32),
+        content: &Block,
+    ) {
         let Some(area) = self.area(disk) else { return };
+        let (sum, extent) = (self.sum(address.family, address.block, content), (address.volume, extent));
+        self.set(now, disk, offset, sum ^ DOUBTED);
         let (line, at) = area.place(offset);
         self.doubt.add(disk, line, at, extent);
     }
