@@ -192,6 +192,10 @@ bugs! {
     SharedExtentOverwritten,
     /// An extent counts as one volume's alone before it is durable that the others have let go of it.
     PartingNotAwaited,
+    /// What the partner's half lacked is not marked in a clone that the partner is to make of it.
+    CloneMarksForgotten,
+    /// A block that was lost when its extent was copied is taken as it is if its checksum is in doubt.
+    LostTakenForData,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

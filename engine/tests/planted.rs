@@ -26,6 +26,7 @@ use twinsan::sim::trace::Detail;
 /// Found by these tests, each of which fails if it does not find its bugs. Paths are relative to this file. Those of
 /// `pool_crash.rs` are in [`BY_CRASH_STATES`].
 const BY_TESTS: &[(&str, &[Bug])] = &[
+    ("clones.rs", &[Bug::LostTakenForData]),
     ("disks.rs", &[Bug::LeavingDiskAllocated, Bug::EvacuatedWithoutFlush, Bug::DiskErasedEarly]),
     ("moves.rs", &[Bug::DepartingDiskHidden, Bug::MovedUncompared]),
     ("pair.rs", &[Bug::StoppedUnmarked]),
@@ -136,12 +137,21 @@ const BY_SEEDS: &[Bug] = &[
     Bug::UnwrittenBlocksForgotten,
     Bug::ChecksumNotCompared,
     Bug::SumsTrustedAfterCrash,
+    Bug::CloneMarksForgotten,
+];
+
+/// Of clones: seeds with clones find them.
+const OF_CLONES: &[Bug] = &[
+    Bug::SharedExtentOverwritten,
+    Bug::PartingNotAwaited,
+    Bug::ClonedUnderWrites,
+    Bug::ClonedBeforePartner,
+    Bug::CloneMarksForgotten,
+    Bug::LostTakenForData,
 ];
 
 /// How many seeds have to do, whatever is asked for: a seed of another generator finds another bug first.
 const BY_SEEDS_WITHIN: u64 = 400;
-
-const SCALE: Scale = Scale { ops: 2_000, snapshots: false };
 
 struct Found {
     bug: Bug,
@@ -152,10 +162,11 @@ struct Found {
 
 /// The first seed that shows the bug and passes without it.
 fn search(bug: Bug, seeds: u64) -> Option<Found> {
+    let scale = Scale { ops: 2_000, snapshots: OF_CLONES.contains(&bug) };
     (1..=seeds).find_map(|seed| {
-        let report = run_seed(seed, SCALE, Planted::only(bug), Detail::None).ok()?;
+        let report = run_seed(seed, scale, Planted::only(bug), Detail::None).ok()?;
         let violation = report.failure?.violation;
-        let sound = run_seed(seed, SCALE, Planted::NONE, Detail::None);
+        let sound = run_seed(seed, scale, Planted::NONE, Detail::None);
         let passes = sound.is_ok_and(|report| report.failure.is_none());
         let what = violation.text.lines().next().unwrap_or_default().chars().take(90).collect();
         passes.then_some(Found { bug, seed, invariant: violation.invariant, what })

@@ -129,6 +129,7 @@ impl Node {
 
     /// All marks are here: write them down with this node's own.
     pub(super) fn sets_complete(&mut self, epoch: Epoch) {
+        let forgets = self.has(Bug::CloneMarksForgotten);
         let Some(alone) = self.alone().filter(|alone| alone.epoch == epoch) else { return };
         let Rejoin::Gathering { regions, full, made } = &mut alone.rejoin else { return };
         let (regions, full, made) = (core::mem::take(regions), core::mem::take(full), core::mem::take(made));
@@ -138,7 +139,7 @@ impl Node {
         };
         regions.iter().for_each(|(volume, runs)| log(*volume, runs));
         // A clone that the partner makes of its half may lack what that lacks.
-        for (clone, model) in &made {
+        for (clone, model) in made.iter().filter(|_| !forgets) {
             log(*clone, regions.get(model).map_or(&[], Vec::as_slice));
         }
         let bases = self.begin_full(&full, epoch, &mut records);

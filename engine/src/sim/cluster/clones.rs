@@ -72,6 +72,8 @@ pub(super) struct Clones {
     /// Who waits for an answer: the node's question, and all of ours that it is.
     waiting: BTreeMap<(NodeName, u64), usize>,
     writes: writes::Writes,
+    /// Regions that a source could not read.
+    unreadable: BTreeSet<(NodeName, VolumeId, u64)>,
     last_read: u64,
     /// Reads under way, and what came of them.
     reads: BTreeMap<u64, Option<GuestResult>>,
@@ -142,7 +144,21 @@ impl Cluster {
     /// The source has a region that it cannot read, and so the mirror does not become whole. Of what was damaged when a shared
     /// extent was copied no disk has the good copy: a volume gets it back from elsewhere, a clone is dropped.
     pub(super) fn cannot_be_copied(&mut self, node: NodeName, volume: VolumeId, region: u64) {
-        if !self.healing {
+        self.clones.unreadable.insert((node, volume, region));
+        if self.healing {
+            self.bring_back(node, volume, region);
+        }
+    }
+
+    /// All faults have ended: what no disk has any more is brought back.
+    pub(super) fn bring_back_all(&mut self) {
+        for (node, volume, region) in self.clones.unreadable.clone() {
+            self.bring_back(node, volume, region);
+        }
+    }
+
+    fn bring_back(&mut self, node: NodeName, volume: VolumeId, region: u64) {
+        if !self.slots[node.index()].opened || self.is_deleted(volume) {
             return;
         }
         let blocks = region * REGION_BLOCKS..(region + 1) * REGION_BLOCKS;
@@ -152,10 +168,9 @@ impl Cluster {
         }
         self.counters.blocks_restored += lost.len() as u64;
         if let Some(made) = self.clones.made.get_mut(&volume) {
-            if !core::mem::replace(&mut made.doomed, true) {
-                self.send_change(node, volume, VolumeChange::Delete);
-            }
-            return;
+            // An earlier question may have come at the wrong time.
+            made.doomed = true;
+            return self.send_change(node, volume, VolumeChange::Delete);
         }
         for block in lost {
             let at = Sectors::new(block * SECTORS_PER_BLOCK, SECTORS_PER_BLOCK);

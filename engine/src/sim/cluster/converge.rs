@@ -39,6 +39,7 @@ impl Cluster {
             }
             self.start_or_restart(node);
         }
+        self.bring_back_all();
     }
 
     /// Runs until everything has converged, and checks all that must hold at rest.

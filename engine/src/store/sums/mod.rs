@@ -314,7 +314,7 @@ impl SumTable {
         }
         let found = (page.known >> bit & 1 == 1).then(|| page.sum(bit, at) ^ sum);
         let matches = found == Some(0);
-        if found == Some(LOST) {
+        if found == Some(LOST) && !self.planted.has(Bug::LostTakenForData) {
             // That is beyond doubt: it is the checksum of what lies there, which is nothing that anybody wrote.
             if self.doubt.has(disk, line, at) {
                 self.set(now, disk, offset, sum ^ LOST);
