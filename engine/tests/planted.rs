@@ -63,7 +63,7 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
             Bug::WholeTooEarly,
         ],
     ),
-    ("stories/clones.rs", &[Bug::ClonedUnderWrites, Bug::ClonedBeforePartner]),
+    ("stories/clones.rs", &[Bug::ClonedUnderWrites, Bug::ClonedBeforePartner, Bug::CloneMarksForgotten]),
     ("stories/preferred.rs", &[Bug::PreferredGoesOnAfterRestart, Bug::RightKeptAtJoin, Bug::JoinedUnlooked]),
     ("stories/rejoin.rs", &[Bug::MarkForgottenAtTakeover, Bug::TargetHotIgnored, Bug::RegisterBeforeTarget]),
     ("stories/restart.rs", &[Bug::GrantUsedAfterRestart, Bug::SwapsAfterRestart, Bug::RegisterReadIsGrant]),
@@ -137,7 +137,6 @@ const BY_SEEDS: &[Bug] = &[
     Bug::UnwrittenBlocksForgotten,
     Bug::ChecksumNotCompared,
     Bug::SumsTrustedAfterCrash,
-    Bug::CloneMarksForgotten,
 ];
 
 /// Of clones: seeds with clones find them.

@@ -360,6 +360,31 @@ fn a_partner_that_was_away_makes_the_snapshots_of_its_own_half() {
     }
 }
 
+/// The owner dies with a write that it never sent, and its partner takes a snapshot alone. What both then show there.
+fn the_owner_dies_before_a_snapshot(bugs: &[Bug]) -> [u8; 2] {
+    let mut pair = Pair::with(bugs);
+    pair.hold(B, said::write);
+    pair.begin_write(A, 0, NEW);
+    pair.pass_millis(1200);
+    pair.crash_keeping_unflushed(A);
+    pair.release(B);
+    pair.until_phase(B, PeerPhase::Alone);
+    assert_eq!(pair.make(B, snapshot()), Ok(()));
+    pair.restart(A);
+    pair.until_whole();
+    NodeName::BOTH.map(|node| pair.read_of(node, SNAPSHOT, 0))
+}
+
+/// A clone that a partner makes of its own half lacks what that lacked: it is marked, though another rule sees to it that a half
+/// holds nothing that the other has not.
+#[test]
+fn what_a_half_lacked_is_marked_in_the_clone_of_it() {
+    assert_eq!(the_owner_dies_before_a_snapshot(&[]), [OLD; 2]);
+    assert_eq!(the_owner_dies_before_a_snapshot(&[Bug::OwnerReadsUnacknowledged]), [OLD; 2]);
+    let both = [Bug::CloneMarksForgotten, Bug::OwnerReadsUnacknowledged];
+    assert_eq!(the_owner_dies_before_a_snapshot(&both), [NEW, OLD]);
+}
+
 /// What a partner that was away is told of while it is brought up to date.
 #[test]
 fn a_target_learns_of_a_snapshot_too() {
