@@ -1,0 +1,105 @@
+//! Snapshots and clones where several things go wrong at once: numbers that were given out twice, tables that do not fit, orders
+//! that come late, disks that hang.
+
+use crate::NEW;
+use crate::pair_support::{A, B, DiskHold, LINEAR, Pair, Setup, VOLUME, said};
+use twinsan::block::{BLOCK_BYTES, PagePool, Payload, payload_from};
+use twinsan::guest::Sectors;
+use twinsan::ids::{Epoch, Generation, NodeName, Uuid, VolumeId};
+use twinsan::io::Geometry;
+use twinsan::mirror::message::{
+    Body, Control, Deadline, Message, NewClone, PeerPhase, VolumeChange, VolumeEntry, VolumeRefusal,
+};
+use twinsan::pool::CloneRefusal;
+
+const SNAPSHOT: VolumeId = VolumeId(1000);
+const CLONE: VolumeId = VolumeId(1003);
+const LATER: u8 = 2;
+
+fn new(volume: VolumeId, of: VolumeId, read_only: bool) -> NewClone {
+    NewClone { volume, of, uuid: Uuid(u128::from(volume.0)), name: format!("{volume} of {of}"), read_only }
+}
+
+fn has(pair: &Pair, node: NodeName, volume: VolumeId) -> bool {
+    pair.table(node).0.iter().any(|(id, _)| *id == volume)
+}
+
+fn epoch(pair: &Pair, node: NodeName) -> Epoch {
+    pair.view(node).expect("alive").epoch
+}
+
+/// Whoever stops in the midst of it leaves nobody waiting.
+#[test]
+fn a_stop_leaves_nobody_waiting() {
+    let holds: [(NodeName, Option<fn(&Body) -> bool>); 4] =
+        [(B, Some(said::clones_take)), (A, Some(said::clones_taken)), (A, None), (B, None)];
+    for (at, held) in holds {
+        for leaver in NodeName::BOTH {
+            for asked in NodeName::BOTH {
+                let mut pair = Pair::with(&[]);
+                pair.write(A, 0, NEW).expect("written");
+                pair.flush(A).expect("flushed");
+                match held {
+                    Some(held) => pair.hold(at, held),
+                    None => pair.hold_disk(at, DiskHold::Flushes),
+                }
+                let take = pair.begin_clones(asked, vec![new(SNAPSHOT, VOLUME, true)]);
+                let write = pair.begin_write(A, 0, LATER);
+                pair.stop(leaver);
+                pair.pass_millis(20);
+                pair.release(A);
+                pair.release(B);
+                NodeName::BOTH.iter().for_each(|node| pair.release_disk(*node));
+                pair.until_phase(leaver, PeerPhase::Stopped);
+                pair.until_phase(leaver.partner(), PeerPhase::Alone);
+                pair.pass_millis(15_000);
+                let what = format!("{at} {} leaver {leaver} asked {asked}", held.is_some());
+                assert!(pair.outcome(take).is_some(), "{what}");
+                assert!(!pair.is_open(write), "{what}");
+                let there = has(&pair, leaver.partner(), SNAPSHOT);
+                assert!(there || pair.outcome(take) != Some(Ok(())), "{what}");
+                assert!(there || matches!(pair.outcome(take), Some(Err(_))), "{what}");
+                pair.crash(leaver);
+                pair.write(leaver.partner(), 0, 3).expect("written alone");
+                pair.restart(leaver);
+                pair.until_whole();
+                assert_eq!(pair.table(A).0, pair.table(B).0, "{what}");
+                if there {
+                    let found = NodeName::BOTH.map(|node| pair.read_of(node, SNAPSHOT, 0));
+                    assert!(found == [NEW; 2] || found == [LATER; 2], "{what} {found:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Whatever an order says.
+#[test]
+fn an_order_that_makes_no_sense_kills_nobody() {
+    let [x, y] = [1000, 1003].map(VolumeId);
+    let orders: Vec<(&str, Vec<NewClone>)> = vec![
+        ("none", vec![]),
+        ("itself", vec![new(x, x, true)]),
+        ("volume itself", vec![new(VOLUME, VOLUME, true)]),
+        ("chain", vec![new(x, VOLUME, true), new(y, x, false)]),
+        ("twice", vec![new(x, VOLUME, true), new(x, VOLUME, true)]),
+        ("linear", vec![new(x, LINEAR, true)]),
+        ("over linear", vec![new(LINEAR, VOLUME, true)]),
+        ("many", (0..300).map(|n| new(VolumeId(2000 + n), VOLUME, true)).collect()),
+        ("long", vec![NewClone { name: "n".repeat(100_000), ..new(x, VOLUME, true) }]),
+    ];
+    for (what, clones) in orders {
+        let mut pair = Pair::with(&[]);
+        pair.write(A, 0, NEW).expect("written");
+        let epoch = epoch(&pair, A);
+        for to in NodeName::BOTH {
+            pair.slip(to, Control::ClonesTake { epoch, id: 7, clones: clones.clone() });
+            pair.slip(to, Control::ClonesAsk { epoch, id: 8, clones: clones.clone() });
+            pair.slip(to, Control::ClonesTaken { epoch, id: 7 });
+            let refusal = VolumeRefusal::Busy;
+            pair.slip(to, Control::ClonesRefused { epoch, id: 7, refusal });
+            pair.pass_millis(1000);
+        }
+        eprintln!("{what}: lives {:?}", pair.phases());
+    }
+}
