@@ -28,6 +28,23 @@ fn epoch(pair: &Pair, node: NodeName) -> Epoch {
     pair.view(node).expect("alive").epoch
 }
 
+/// What a snapshot is does not hang on the partner's word.
+#[test]
+fn a_forwarded_write_does_not_change_a_snapshot() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    assert_eq!(pair.make(A, vec![new(SNAPSHOT, VOLUME, true)]), Ok(()));
+    let epoch = epoch(&pair, A);
+    for (id, zero) in [(1, false), (2, true)] {
+        let deadline = Deadline { owner_clock: pair.now, spent_nanos: 0, left_nanos: 1_000_000_000 };
+        let body = Body::Forward { epoch, volume: SNAPSHOT, id, at: Sectors::new(0, 8), zero, deadline };
+        let data = if zero { Payload::new() } else { payload_from(&PagePool::new(), &[LATER; BLOCK_BYTES]) };
+        pair.slip_message(A, Message { body, data });
+        pair.pass_millis(1000);
+        assert_eq!(pair.read_of(A, SNAPSHOT, 0), NEW, "{zero}");
+    }
+}
+
 /// Whoever stops in the midst of it leaves nobody waiting.
 #[test]
 fn a_stop_leaves_nobody_waiting() {
