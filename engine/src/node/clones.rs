@@ -458,7 +458,7 @@ impl Node {
         }
         let known = |clone: &NewClone| {
             let meta = self.store().pool().metadata().volume(clone.volume);
-            meta.is_some_and(|meta| meta.uuid == clone.uuid)
+            meta.is_some_and(|meta| meta.uuid == clone.uuid && !meta.deleted)
         };
         if clones.iter().all(known) {
             // A resend of what is done.

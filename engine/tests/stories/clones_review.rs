@@ -28,6 +28,23 @@ fn epoch(pair: &Pair, node: NodeName) -> Epoch {
     pair.view(node).expect("alive").epoch
 }
 
+/// An order for what was made once and is deleted by now is not done by that.
+#[test]
+fn a_clone_that_is_deleted_is_not_there() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    assert_eq!(pair.make(A, vec![new(SNAPSHOT, VOLUME, true)]), Ok(()));
+    assert_eq!(pair.change(A, SNAPSHOT, VolumeChange::Delete), Ok(()));
+    pair.pass_millis(1000);
+    let before = pair.has_said(B, said::clones_taken);
+    let clones = vec![new(SNAPSHOT, VOLUME, true)];
+    let epoch = epoch(&pair, B);
+    pair.slip(B, Control::ClonesTake { epoch, id: 99, clones });
+    pair.pass_millis(100);
+    let taken = pair.has_said(B, said::clones_taken) - before;
+    assert!(taken == 0 || has(&pair, B, SNAPSHOT), "it says that it has what it has not");
+}
+
 /// What a snapshot is does not hang on the partner's word.
 #[test]
 fn a_forwarded_write_does_not_change_a_snapshot() {
