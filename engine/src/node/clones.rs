@@ -84,6 +84,11 @@ impl Clones {
         ours.chain(theirs).any(|clone| clone.of == volume || clone.volume == volume)
     }
 
+    /// Is this volume being made, and not in writing on both nodes?
+    pub(super) fn make(&self, volume: VolumeId) -> bool {
+        self.ours.iter().flat_map(|taking| &taking.clones).any(|clone| clone.volume == volume)
+    }
+
     /// Room in a checkpoint that they will take and do not yet.
     pub(super) fn room_pending(&self) -> usize {
         let ours = self.ours.iter().filter(|taking| !matches!(taking.stage, Stage::Writing(_)));

@@ -491,7 +491,8 @@ impl Node {
         let mine = self.volumes.iter().filter(|(_, state)| state.mirrored && state.owner == me);
         for volume in mine.map(|(id, _)| id).collect::<Vec<_>>() {
             let change = self.store().pool().metadata().volume(volume).map_or(0, |meta| meta.change);
-            if change > 0 && !self.changes.ours.contains_key(&volume) {
+            let shown = !self.changes.ours.contains_key(&volume) && !self.clones.make(volume);
+            if change > 0 && shown {
                 self.say(Control::VolumeShown { epoch, volume, change });
             }
         }

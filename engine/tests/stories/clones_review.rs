@@ -28,6 +28,25 @@ fn epoch(pair: &Pair, node: NodeName) -> Epoch {
     pair.view(node).expect("alive").epoch
 }
 
+/// Hosts of the partner see nothing that the owner does not have in writing, also when the link comes back.
+#[test]
+fn a_snapshot_is_not_shown_before_the_owner_has_it() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    pair.flush(A).expect("flushed");
+    pair.hold_disk(A, DiskHold::Flushes);
+    let take = pair.begin_clones(A, vec![new(SNAPSHOT, VOLUME, true)]);
+    assert_eq!((pair.outcome(take), pair.size(B, SNAPSHOT)), (None, None));
+    pair.cut();
+    pair.pass_millis(50);
+    pair.heal();
+    pair.pass_millis(50);
+    assert_eq!((pair.outcome(take), pair.size(B, SNAPSHOT)), (None, None));
+    pair.release_disk(A);
+    pair.until("the operator has an answer", |pair| pair.outcome(take).is_some());
+    assert_eq!((pair.outcome(take), pair.size(B, SNAPSHOT)), (Some(Ok(())), Some(200_000)));
+}
+
 /// An order for what was made once and is deleted by now is not done by that.
 #[test]
 fn a_clone_that_is_deleted_is_not_there() {
