@@ -308,12 +308,18 @@ impl Node {
         if !self.is_at_rest_for_clones() {
             return self.give_clones_up_if(late);
         }
+        let Some(taking) = &self.clones.ours else { return false };
+        let (clones, told) = (taking.clones.clone(), taking.told);
+        // What was written since they were asked for may have taken the space or the room.
+        if let (false, Err(refusal)) = (told, self.may_clone_beside(&clones, 0)) {
+            self.give_clones_up(refusal);
+            return true;
+        }
         self.clones.last += 1;
         let id = self.clones.last;
         self.set_clones_stage(Stage::Told(epoch, id));
         let Some(taking) = &mut self.clones.ours else { return false };
         taking.told = true;
-        let clones = taking.clones.clone();
         self.say(Control::ClonesTake { epoch, id, clones });
         if self.has(Bug::ClonedBeforePartner) {
             self.write_when_at_rest(false);

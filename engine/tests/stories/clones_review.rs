@@ -81,6 +81,33 @@ fn a_forwarded_write_does_not_change_a_snapshot() {
     }
 }
 
+/// The owner has no space for it any more when it is told: refused, and the pair goes on.
+#[test]
+fn an_owner_that_cannot_make_them_tells_nobody() {
+    let mut pair = Pair::set_up(Setup { reserved_bytes: 24 << 20, ..Setup::default() });
+    pair.until_paired();
+    for block in 0..8 {
+        pair.write(A, block * 256, NEW).expect("written");
+    }
+    pair.flush(A).expect("flushed");
+    pair.hold_disk(A, DiskHold::Data);
+    pair.write(A, 0, LATER).expect("in both caches");
+    let take = pair.begin_clones(A, vec![new(SNAPSHOT, VOLUME, true)]);
+    for block in 0..60 {
+        let write = pair.begin_linear_write(A, block * 256, NEW);
+        if pair.finish(write).is_err() {
+            break;
+        }
+    }
+    pair.release_disk(A);
+    pair.until("the operator has an answer", |pair| pair.outcome(take).is_some());
+    eprintln!("{:?}", pair.outcome(take));
+    assert!(matches!(pair.outcome(take), Some(Err(VolumeRefusal::Clone(CloneRefusal::NoSpace { .. })))));
+    pair.pass_millis(100);
+    assert_eq!(pair.phases(), [Some(PeerPhase::Paired); 2]);
+    assert!(NodeName::BOTH.iter().all(|node| !has(&pair, *node, SNAPSHOT)));
+}
+
 /// Whoever stops in the midst of it leaves nobody waiting.
 #[test]
 fn a_stop_leaves_nobody_waiting() {
