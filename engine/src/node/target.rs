@@ -113,14 +113,17 @@ impl Node {
         bases: &[(VolumeId, Generation)],
         table: &[VolumeEntry],
     ) {
-        // A volume that has to be made again is made when its old extents are gone, a clone when nothing is in hand of what it
-        // is made of: the source asks again.
-        let waits = self.must_purge_first(table) || !self.may_clone_for(table);
-        if !self.ready_to_rejoin() || waits || !self.may_take_over(table) {
+        // A volume that has to be made again is made when its old extents are gone: the source asks again.
+        if !self.ready_to_rejoin() || self.must_purge_first(table) || !self.may_take_over(table) {
             return;
         }
+        // Writes that were kept go first: nothing would come to rest as long as they are in hand.
         if !matches!(self.phase, Phase::Target(_)) {
             self.forget_mirrored();
+        }
+        // A clone is made when nothing is in hand of what it is made of: the source asks again.
+        if !self.may_clone_for(table) {
+            return;
         }
         let record = self.record();
         let members = Members::only(self.me().partner());

@@ -28,6 +28,28 @@ fn epoch(pair: &Pair, node: NodeName) -> Epoch {
     pair.view(node).expect("alive").epoch
 }
 
+/// A node that lost with a write in flight makes the snapshots that its partner took meanwhile, and comes back.
+#[test]
+fn a_node_that_lost_with_a_write_in_flight_comes_back() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    pair.flush(A).expect("flushed");
+    pair.hold(B, said::write);
+    let lost = pair.begin_write(A, 1, LATER);
+    pair.lose_arbiter(A);
+    pair.cut();
+    pair.release(B);
+    pair.until_phase(B, PeerPhase::Alone);
+    pair.release_arbiter(A);
+    pair.until_phase(A, PeerPhase::Lost);
+    assert!(!pair.is_acknowledged(lost));
+    assert_eq!(pair.make(B, vec![new(SNAPSHOT, VOLUME, true)]), Ok(()));
+    pair.write(B, 0, LATER).expect("written alone");
+    pair.heal();
+    pair.until_whole();
+    assert_eq!(NodeName::BOTH.map(|node| pair.read_of(node, SNAPSHOT, 0)), [NEW; 2]);
+}
+
 /// Hosts of the partner see nothing that the owner does not have in writing, also when the link comes back.
 #[test]
 fn a_snapshot_is_not_shown_before_the_owner_has_it() {
