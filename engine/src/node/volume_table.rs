@@ -47,6 +47,12 @@ impl Node {
     /// Target: can the source's table be taken over? Room for its volumes is needed, and nothing may lie beyond the
     /// end of one that is smaller there: no writes were acknowledged there, unless a person has put old disks back.
     pub(super) fn may_take_over(&mut self, table: &[VolumeEntry]) -> bool {
+        if !self.makes_sense(table) {
+            let what =
+                "the partner's table of volumes makes no sense; both nodes are to run the same version";
+            self.notice(Notice::NeedsDecision(what.into()));
+            return false;
+        }
         let pool = self.store().pool();
         let metadata = pool.metadata();
         let known = |entry: &&VolumeEntry| entry.sectors <= SECTORS_MAX;
@@ -56,8 +62,10 @@ impl Node {
         let foreign = table.iter().find(|entry| {
             !known(entry) || metadata.volume(entry.volume).is_some_and(|meta| other(entry, meta))
         });
-        let cut =
-            table.iter().find(|entry| self.lies_beyond(entry.volume, entry.sectors) || self.is_cut(entry));
+        let cuts = self.cut_clones(table);
+        let cut = table
+            .iter()
+            .find(|entry| self.lies_beyond(entry.volume, entry.sectors) || cuts.contains(&entry.volume));
         let problem = match (foreign, cut) {
             _ if self.room_for(table) > pool.volumes_max() => {
                 "this node's pool has no room for the volumes of its partner; add a disk".into()
@@ -100,9 +108,27 @@ impl Node {
         })
     }
 
-    /// Would the clone of this entry have more than it has at the source?
-    fn is_cut(&self, entry: &VolumeEntry) -> bool {
-        entry.of.is_some_and(|of| self.lies_beyond(of, entry.sectors))
+    /// Clones of the table that would have more than they have at the source.
+    fn cut_clones(&self, table: &[VolumeEntry]) -> BTreeSet<VolumeId> {
+        let (mut roots, mut cut) = (BTreeMap::new(), BTreeSet::new());
+        for (entry, of) in self.to_make(table) {
+            let root = roots.get(&of).copied().unwrap_or(of);
+            roots.insert(entry.volume, root);
+            if self.lies_beyond(root, entry.sectors) {
+                cut.insert(entry.volume);
+            }
+        }
+        cut
+    }
+
+    /// Has every volume one entry, and can every clone that is to be made be made of something?
+    fn makes_sense(&self, table: &[VolumeEntry]) -> bool {
+        let metadata = self.store().pool().metadata();
+        let made: BTreeSet<VolumeId> = self.to_make(table).iter().map(|(entry, _)| entry.volume).collect();
+        let known = |entry: &VolumeEntry| {
+            entry.of.is_none() || metadata.volume(entry.volume).is_some() || made.contains(&entry.volume)
+        };
+        table.is_sorted_by(|one, next| one.volume < next.volume) && table.iter().all(known)
     }
 
     /// Target: clones of the table that are to be made of halves that are here, each after what it is made of.
