@@ -114,7 +114,11 @@ impl Node {
         table: &[VolumeEntry],
     ) {
         // A volume that has to be made again is made when its old extents are gone: the source asks again.
-        if !self.ready_to_rejoin() || self.must_purge_first(table) || !self.may_take_over(table) {
+        if !self.ready_to_rejoin()
+            || self.must_purge_first(table)
+            || self.makes_way(table)
+            || !self.may_take_over(table)
+        {
             return;
         }
         // Writes that were kept go first: nothing would come to rest as long as they are in hand.

@@ -5,7 +5,7 @@ use crate::NEW;
 use crate::pair_support::{A, B, DiskHold, LINEAR, Pair, Setup, VOLUME, said};
 use twinsan::block::{BLOCK_BYTES, PagePool, Payload, payload_from};
 use twinsan::guest::Sectors;
-use twinsan::ids::{Epoch, Generation, NodeName, Uuid, VolumeId};
+use twinsan::ids::{Epoch, Generation, ItemName, NodeName, Uuid, VolumeId};
 use twinsan::io::Geometry;
 use twinsan::mirror::message::{
     Body, Control, Deadline, Message, NewClone, PeerPhase, VolumeChange, VolumeEntry, VolumeRefusal,
@@ -28,6 +28,71 @@ fn epoch(pair: &Pair, node: NodeName) -> Epoch {
     pair.view(node).expect("alive").epoch
 }
 
+/// A number that was given out for another snapshot, by a node that died, must not keep the mirror from becoming whole.
+#[test]
+fn a_number_that_the_partner_gave_out_too_does_not_keep_it_away() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    pair.flush(A).expect("flushed");
+    pair.hold(A, said::clones_taken);
+    pair.begin_clones(A, vec![new(SNAPSHOT, VOLUME, true)]);
+    assert!(has(&pair, B, SNAPSHOT) && !has(&pair, A, SNAPSHOT));
+    pair.crash(A);
+    pair.crash(B);
+    pair.start(B);
+    pair.pass_millis(5000);
+    pair.crash(B);
+    pair.start(A);
+    pair.until_phase(A, PeerPhase::Alone);
+    let again = NewClone { uuid: Uuid(9), ..new(SNAPSHOT, VOLUME, true) };
+    assert_eq!(pair.make(A, vec![again]), Ok(()));
+    pair.write(A, 0, LATER).expect("written alone");
+    pair.restart(B);
+    pair.until_whole();
+    assert_eq!(NodeName::BOTH.map(|node| pair.read_of(node, SNAPSHOT, 0)), [NEW; 2]);
+}
+
+/// The same of a snapshot and a clone of it: the one names the other.
+#[test]
+fn numbers_that_name_each_other_give_way() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    pair.flush(A).expect("flushed");
+    let epoch = epoch(&pair, B);
+    let both = || [new(SNAPSHOT, VOLUME, true), new(CLONE, SNAPSHOT, false)];
+    for (id, clone) in (50..).zip(both()) {
+        pair.slip(B, Control::ClonesTake { epoch, id, clones: vec![clone] });
+        pair.pass_millis(10);
+    }
+    assert!(has(&pair, B, CLONE) && !has(&pair, A, CLONE));
+    pair.crash(B);
+    pair.until_phase(A, PeerPhase::Alone);
+    for clone in both() {
+        let uuid = Uuid(clone.uuid.0 + 7);
+        assert_eq!(pair.make(A, vec![NewClone { uuid, ..clone }]), Ok(()));
+    }
+    pair.write(A, 0, LATER).expect("written alone");
+    pair.write_to(A, CLONE, 0, 3).expect("written alone");
+    pair.restart(B);
+    pair.until_whole();
+    assert_eq!(NodeName::BOTH.map(|node| pair.read_of(node, SNAPSHOT, 0)), [NEW; 2]);
+    assert_eq!(NodeName::BOTH.map(|node| pair.read_of(node, CLONE, 0)), [3; 2]);
+    for (volume, name) in [(SNAPSHOT, "1000 of 1"), (CLONE, "1003 of 1000")] {
+        for node in NodeName::BOTH {
+            assert_eq!(pair.kept(node, volume)[&ItemName::NAME].value[..], *name.as_bytes());
+        }
+    }
+    // And over a restart, from what is written down.
+    pair.crash(A);
+    pair.until_phase(B, PeerPhase::Alone);
+    pair.crash(B);
+    pair.restart(B);
+    pair.until_phase(B, PeerPhase::Alone);
+    assert_eq!([SNAPSHOT, CLONE].map(|volume| pair.read_of(B, volume, 0)), [NEW, 3]);
+    pair.restart(A);
+    pair.until_whole();
+}
+
 /// A node that lost with a write in flight makes the snapshots that its partner took meanwhile, and comes back.
 #[test]
 fn a_node_that_lost_with_a_write_in_flight_comes_back() {
@@ -47,6 +112,62 @@ fn a_node_that_lost_with_a_write_in_flight_comes_back() {
     pair.write(B, 0, LATER).expect("written alone");
     pair.heal();
     pair.until_whole();
+    assert_eq!(NodeName::BOTH.map(|node| pair.read_of(node, SNAPSHOT, 0)), [NEW; 2]);
+}
+
+/// Snapshots are made and deleted in turn: the partner that missed a whole round takes the new ones.
+#[test]
+fn a_partner_that_missed_a_round_of_snapshots_comes_back() {
+    let disk = Geometry { bytes: 4 << 30, sector_bytes: 512 };
+    let mut pair = Pair::set_up(Setup { disk, ..Setup::default() });
+    pair.until_paired();
+    pair.write(A, 0, NEW).expect("written");
+    let round = |first: u32, count: u32| -> Vec<NewClone> {
+        (0..count).map(|n| new(VolumeId(first + 3 * n), VOLUME, true)).collect()
+    };
+    for n in 0..3 {
+        assert_eq!(pair.make(A, round(2001 + 300 * n, 44)), Ok(()));
+    }
+    pair.crash(B);
+    pair.until_phase(A, PeerPhase::Alone);
+    for n in 0..3 {
+        for old in round(2001 + 300 * n, 44) {
+            assert_eq!(pair.change(A, old.volume, VolumeChange::Delete), Ok(()));
+        }
+        pair.pass_millis(1000);
+        assert_eq!(pair.make(A, round(4002 + 300 * n, 44)), Ok(()), "round {n}");
+    }
+    pair.restart(B);
+    pair.until_paired();
+    assert_eq!(pair.table(A).0, pair.table(B).0);
+}
+
+/// One that is made of a number which gives way at the target is made after it.
+#[test]
+fn a_clone_of_a_number_that_gives_way_is_made() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    pair.flush(A).expect("flushed");
+    // Only node b has ever heard of 1003.
+    pair.hold(A, said::clones_taken);
+    pair.begin_clones(A, vec![new(CLONE, VOLUME, true)]);
+    pair.crash(A);
+    pair.crash(B);
+    pair.start(B);
+    pair.pass_millis(5000);
+    pair.restart(A);
+    pair.until_whole();
+    pair.pass_millis(100);
+    assert!(pair.table(B).1.contains(&CLONE) && !pair.table(A).1.contains(&CLONE));
+    pair.crash(B);
+    pair.until_phase(A, PeerPhase::Alone);
+    let again = NewClone { uuid: Uuid(9), ..new(CLONE, VOLUME, true) };
+    assert_eq!(pair.make(A, vec![again]), Ok(()));
+    assert_eq!(pair.make(A, vec![new(SNAPSHOT, CLONE, false)]), Ok(()));
+    pair.write(A, 0, LATER).expect("written alone");
+    pair.restart(B);
+    pair.pass_millis(20_000);
+    assert_eq!(pair.phases(), [Some(PeerPhase::Paired); 2], "{:?}", pair.notices(B).last());
     assert_eq!(NodeName::BOTH.map(|node| pair.read_of(node, SNAPSHOT, 0)), [NEW; 2]);
 }
 
