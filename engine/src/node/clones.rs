@@ -211,7 +211,13 @@ impl Node {
         match taking.stage {
             Stage::Writing(lsn) if self.is_durable(lsn) => self.clones_done(),
             Stage::Writing(_) => return false,
-            Stage::Told(epoch, _) if self.is_paired_in(epoch) => return false,
+            Stage::Told(epoch, _) if self.is_paired_in(epoch) => {
+                if self.now < self.order_ends(taking.since) {
+                    return false;
+                }
+                // The partner's disk hangs: guests go on without it.
+                self.leave_pair();
+            }
             // The pair ended, and nothing is in writing here: it begins anew, if this node goes on.
             Stage::Told(..) => self.set_clones_stage(Stage::Held),
             Stage::Settling => {
@@ -269,6 +275,11 @@ impl Node {
     /// Until when it may take, if it began then.
     fn patience_ends(&self, since: Instant) -> Instant {
         since + self.config.mirror.lease * HOLDS_LEASES
+    }
+
+    /// Until when the partner may take that was told then: it says by itself when it does not come to rest.
+    fn order_ends(&self, since: Instant) -> Instant {
+        since + self.config.mirror.lease * HOLDS_LEASES * 2
     }
 
     fn set_clones_stage(&mut self, stage: Stage) {
@@ -541,13 +552,15 @@ impl Node {
     /// When something has taken too long.
     pub(super) fn clones_deadline(&self) -> Option<Instant> {
         let ours = self.clones.ours.as_ref();
-        let ours = ours
-            .filter(|taking| matches!(taking.stage, Stage::Settling | Stage::Held))
-            .map(|taking| taking.since);
+        let ours = ours.and_then(|taking| match taking.stage {
+            Stage::Settling | Stage::Held => Some(self.patience_ends(taking.since)),
+            Stage::Told(..) => Some(self.order_ends(taking.since)),
+            Stage::Writing(_) => None,
+        });
         let theirs = self.clones.theirs.as_ref();
-        let theirs = theirs.filter(|ordered| ordered.writing.is_none()).map(|ordered| ordered.since);
-        let ends = |since| self.patience_ends(since);
+        let theirs = theirs.filter(|ordered| ordered.writing.is_none());
+        let theirs = theirs.map(|ordered| self.patience_ends(ordered.since));
         // What is late and waits for a decision is looked at when that has come.
-        [ours, theirs].into_iter().flatten().map(ends).filter(|at| *at > self.now).min()
+        [ours, theirs].into_iter().flatten().filter(|at| *at > self.now).min()
     }
 }

@@ -251,6 +251,25 @@ fn an_owner_that_cannot_make_them_tells_nobody() {
     assert!(NodeName::BOTH.iter().all(|node| !has(&pair, *node, SNAPSHOT)));
 }
 
+/// A partner whose disk hangs with the order is left behind: writes are not held for ever.
+#[test]
+fn a_partner_that_hangs_with_an_order_does_not_hold_writes_for_ever() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    pair.flush(A).expect("flushed");
+    pair.hold_disk(B, DiskHold::Flushes);
+    let take = pair.begin_clones(A, vec![new(SNAPSHOT, VOLUME, true)]);
+    let write = pair.begin_write(A, 0, LATER);
+    pair.pass_millis(7_500);
+    assert!(pair.is_open(write) && pair.outcome(take).is_none());
+    pair.pass_millis(5_000);
+    assert!(pair.is_acknowledged(write));
+    assert_eq!((pair.outcome(take), pair.phase(A)), (Some(Ok(())), Some(PeerPhase::Alone)));
+    pair.release_disk(B);
+    pair.until_whole();
+    assert_eq!(NodeName::BOTH.map(|node| pair.read_of(node, SNAPSHOT, 0)), [NEW; 2]);
+}
+
 /// Whoever stops in the midst of it leaves nobody waiting.
 #[test]
 fn a_stop_leaves_nobody_waiting() {
