@@ -10,8 +10,9 @@
 //! - From when the owner has told its partner until it has them in writing itself, it begins no write to what they are made of:
 //!   so both nodes make them at the same place in the order of writes.
 //! - They are acknowledged only when they are durable on both nodes, or on the one whose data stand.
-//! - Writes do not wait for longer than [`HOLDS_LEASES`] leases until the partner is told; then until both have the clones in
-//!   writing, or the pair ends.
+//! - Writes do not wait for longer than [`HOLDS_LEASES`] leases until the partner is told, and twice as long until it has the clones
+//!   in writing or the pair ends. They do not wait for this node's own record: behind it they lie elsewhere, so no crash shows
+//!   them without it.
 
 use super::Node;
 use super::event::Notice;
@@ -348,6 +349,8 @@ impl Node {
             Ok(()) => {
                 let lsn = self.append_clones(&clones);
                 self.set_clones_stage(Stage::Writing(lsn));
+                // What is written from now on lies elsewhere, and its records come behind those of the clones.
+                self.hold_for_clones(false);
             }
             // The partner has them by now: it must not stay a pair that differs. Whoever goes on says what there is.
             Err(_) if told && matches!(self.phase, Phase::Paired(_)) => self.leave_pair(),
