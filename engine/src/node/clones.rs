@@ -211,6 +211,10 @@ impl Node {
         let Some(taking) = &self.clones.ours else { return false };
         match taking.stage {
             Stage::Writing(lsn) if self.is_durable(lsn) => self.clones_done(),
+            // It never will be.
+            Stage::Writing(_) if matches!(self.phase, Phase::Failed) => {
+                self.give_clones_up(VolumeRefusal::Interrupted);
+            }
             Stage::Writing(_) => return false,
             Stage::Told(epoch, _) if self.is_paired_in(epoch) => {
                 if self.now < self.order_ends(taking.since) {

@@ -410,6 +410,15 @@ impl Pair {
         }
     }
 
+    /// The requests that are held in a node's disk fail.
+    pub(crate) fn fail_disk(&mut self, node: NodeName) {
+        let failed = self.side(node).disk.fail_held();
+        for event in failed {
+            self.happens(node, event);
+        }
+        self.settle();
+    }
+
     /// Has anything with this byte all over reached a node's disk, flushed or not?
     pub(crate) fn is_on_disk(&self, node: NodeName, fill: u8) -> bool {
         self.sides[node.index()].disk.has_block_of(fill)

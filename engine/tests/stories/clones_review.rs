@@ -273,6 +273,40 @@ fn a_partner_that_hangs_with_an_order_does_not_hold_writes_for_ever() {
     assert_eq!(NodeName::BOTH.map(|node| pair.read_of(node, SNAPSHOT, 0)), [NEW; 2]);
 }
 
+/// An operator is told when the disk fails that was to take the clones.
+#[test]
+fn a_disk_that_fails_leaves_no_operator_waiting() {
+    for (asked, clone) in [(A, VOLUME), (B, VOLUME), (A, LINEAR)] {
+        let mut pair = Pair::with(&[]);
+        pair.write(A, 0, NEW).expect("written");
+        pair.flush(A).expect("flushed");
+        pair.hold_disk(A, DiskHold::Flushes);
+        let take = pair.begin_clones(asked, vec![new(SNAPSHOT, clone, true)]);
+        assert_eq!(pair.outcome(take), None);
+        pair.fail_disk(A);
+        pair.pass_millis(10_000);
+        assert_eq!(pair.outcome(take), Some(Err(VolumeRefusal::Interrupted)), "{asked} {clone}");
+    }
+}
+
+/// And so when it was to take a change of a volume.
+#[test]
+fn a_disk_that_fails_leaves_no_change_waiting() {
+    for (volume, what) in [
+        (VOLUME, VolumeChange::Grow { sectors: 300_000 }),
+        (LINEAR, VolumeChange::Delete),
+        (VOLUME, VolumeChange::Keep { name: ItemName::NAME, expect: 0, value: (*b"name").into() }),
+    ] {
+        let mut pair = Pair::with(&[]);
+        pair.hold_disk(A, DiskHold::Flushes);
+        let change = pair.begin_change(A, volume, what);
+        assert_eq!(pair.outcome(change), None);
+        pair.fail_disk(A);
+        pair.pass_millis(10_000);
+        assert_eq!(pair.outcome(change), Some(Err(VolumeRefusal::Interrupted)), "{volume}");
+    }
+}
+
 /// An owner whose disk hangs when its partner has the clones holds no write: what is written from then on lies elsewhere.
 #[test]
 fn an_owner_that_writes_clones_down_holds_no_writes() {
