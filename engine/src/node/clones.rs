@@ -10,8 +10,9 @@
 //! - From when the owner has told its partner until it has them in writing itself, it begins no write to what they are made of:
 //!   so both nodes make them at the same place in the order of writes.
 //! - They are acknowledged only when they are durable on both nodes, or on the one whose data stand.
-//! - Writes do not wait for longer than [`HOLDS_LEASES`] leases until the partner is told; then until both have the clones in
-//!   writing, or the pair ends.
+//! - Writes do not wait for longer than [`HOLDS_LEASES`] leases until the partner is told, and twice as long until it has the clones
+//!   in writing or the pair ends. They do not wait for this node's own record: behind it they lie elsewhere, so no crash shows
+//!   them without it.
 
 use super::Node;
 use super::event::Notice;
@@ -82,6 +83,11 @@ impl Clones {
         let ours = self.ours.iter().flat_map(|taking| &taking.clones);
         let theirs = self.theirs.iter().flat_map(|ordered| &ordered.clones);
         ours.chain(theirs).any(|clone| clone.of == volume || clone.volume == volume)
+    }
+
+    /// Is this volume being made, and not in writing on both nodes?
+    pub(super) fn make(&self, volume: VolumeId) -> bool {
+        self.ours.iter().flat_map(|taking| &taking.clones).any(|clone| clone.volume == volume)
     }
 
     /// Room in a checkpoint that they will take and do not yet.
@@ -205,8 +211,18 @@ impl Node {
         let Some(taking) = &self.clones.ours else { return false };
         match taking.stage {
             Stage::Writing(lsn) if self.is_durable(lsn) => self.clones_done(),
+            // It never will be.
+            Stage::Writing(_) if matches!(self.phase, Phase::Failed) => {
+                self.give_clones_up(VolumeRefusal::Interrupted);
+            }
             Stage::Writing(_) => return false,
-            Stage::Told(epoch, _) if self.is_paired_in(epoch) => return false,
+            Stage::Told(epoch, _) if self.is_paired_in(epoch) => {
+                if self.now < self.order_ends(taking.since) {
+                    return false;
+                }
+                // The partner's disk hangs: guests go on without it.
+                self.leave_pair();
+            }
             // The pair ended, and nothing is in writing here: it begins anew, if this node goes on.
             Stage::Told(..) => self.set_clones_stage(Stage::Held),
             Stage::Settling => {
@@ -266,6 +282,11 @@ impl Node {
         since + self.config.mirror.lease * HOLDS_LEASES
     }
 
+    /// Until when the partner may take that was told then: it says by itself when it does not come to rest.
+    fn order_ends(&self, since: Instant) -> Instant {
+        since + self.config.mirror.lease * HOLDS_LEASES * 2
+    }
+
     fn set_clones_stage(&mut self, stage: Stage) {
         let now = self.now;
         if let Some(taking) = &mut self.clones.ours {
@@ -303,12 +324,18 @@ impl Node {
         if !self.is_at_rest_for_clones() {
             return self.give_clones_up_if(late);
         }
+        let Some(taking) = &self.clones.ours else { return false };
+        let (clones, told) = (taking.clones.clone(), taking.told);
+        // What was written since they were asked for may have taken the space or the room.
+        if let (false, Err(refusal)) = (told, self.may_clone_beside(&clones, 0)) {
+            self.give_clones_up(refusal);
+            return true;
+        }
         self.clones.last += 1;
         let id = self.clones.last;
         self.set_clones_stage(Stage::Told(epoch, id));
         let Some(taking) = &mut self.clones.ours else { return false };
         taking.told = true;
-        let clones = taking.clones.clone();
         self.say(Control::ClonesTake { epoch, id, clones });
         if self.has(Bug::ClonedBeforePartner) {
             self.write_when_at_rest(false);
@@ -326,6 +353,8 @@ impl Node {
             Ok(()) => {
                 let lsn = self.append_clones(&clones);
                 self.set_clones_stage(Stage::Writing(lsn));
+                // What is written from now on lies elsewhere, and its records come behind those of the clones.
+                self.hold_for_clones(false);
             }
             // The partner has them by now: it must not stay a pair that differs. Whoever goes on says what there is.
             Err(_) if told && matches!(self.phase, Phase::Paired(_)) => self.leave_pair(),
@@ -458,7 +487,7 @@ impl Node {
         }
         let known = |clone: &NewClone| {
             let meta = self.store().pool().metadata().volume(clone.volume);
-            meta.is_some_and(|meta| meta.uuid == clone.uuid)
+            meta.is_some_and(|meta| meta.uuid == clone.uuid && !meta.deleted)
         };
         if clones.iter().all(known) {
             // A resend of what is done.
@@ -530,13 +559,15 @@ impl Node {
     /// When something has taken too long.
     pub(super) fn clones_deadline(&self) -> Option<Instant> {
         let ours = self.clones.ours.as_ref();
-        let ours = ours
-            .filter(|taking| matches!(taking.stage, Stage::Settling | Stage::Held))
-            .map(|taking| taking.since);
+        let ours = ours.and_then(|taking| match taking.stage {
+            Stage::Settling | Stage::Held => Some(self.patience_ends(taking.since)),
+            Stage::Told(..) => Some(self.order_ends(taking.since)),
+            Stage::Writing(_) => None,
+        });
         let theirs = self.clones.theirs.as_ref();
-        let theirs = theirs.filter(|ordered| ordered.writing.is_none()).map(|ordered| ordered.since);
-        let ends = |since| self.patience_ends(since);
+        let theirs = theirs.filter(|ordered| ordered.writing.is_none());
+        let theirs = theirs.map(|ordered| self.patience_ends(ordered.since));
         // What is late and waits for a decision is looked at when that has come.
-        [ours, theirs].into_iter().flatten().map(ends).filter(|at| *at > self.now).min()
+        [ours, theirs].into_iter().flatten().filter(|at| *at > self.now).min()
     }
 }

@@ -114,11 +114,15 @@ impl Node {
         table: &[VolumeEntry],
     ) {
         // A volume that has to be made again is made when its old extents are gone: the source asks again.
-        let waits = self.must_purge_first(table);
-        if !self.ready_to_rejoin() || waits || !self.may_take_over(table) {
+        if !self.ready_to_rejoin()
+            || self.must_purge_first(table)
+            || self.makes_way(table)
+            || !self.may_take_over(table)
+        {
             return;
         }
-        // The source goes on, so what was sent to it and has not come back is no business of this node any more.
+        // The source goes on, so what was sent to it and has not come back is no business of this node any more. Nothing would
+        // come to rest as long as that is in hand.
         let idle = matches!(self.phase, Phase::Starting(_) | Phase::Lost(_));
         if idle {
             self.forget_mirrored();

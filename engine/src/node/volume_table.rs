@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::Node;
 use super::event::Notice;
 use super::machines::Known;
+use super::phase::Phase;
 use crate::cache::Cache;
 use crate::guest::Items;
-use crate::ids::{ItemName, VolumeId};
+use crate::ids::{ItemName, Uuid, VolumeId};
 use crate::mirror::message::VolumeEntry;
 use crate::planted::Bug;
 use crate::pool::{CloneRefusal, Lsn, Record, SECTORS_MAX, VolumeMeta, room};
@@ -47,17 +48,27 @@ impl Node {
     /// Target: can the source's table be taken over? Room for its volumes is needed, and nothing may lie beyond the
     /// end of one that is smaller there: no writes were acknowledged there, unless a person has put old disks back.
     pub(super) fn may_take_over(&mut self, table: &[VolumeEntry]) -> bool {
+        if !self.makes_sense(table) {
+            let what =
+                "the partner's table of volumes makes no sense; both nodes are to run the same version";
+            self.notice(Notice::NeedsDecision(what.into()));
+            return false;
+        }
         let pool = self.store().pool();
         let metadata = pool.metadata();
         let known = |entry: &&VolumeEntry| entry.sectors <= SECTORS_MAX;
+        let gone = self.forgettable(table);
         let other = |entry: &VolumeEntry, meta: &VolumeMeta| {
-            !self.gives_way_to(entry) && (!meta.mirrored || (meta.kin.is_some() && meta.uuid != entry.uuid))
+            !gone.contains(&entry.volume)
+                && (!meta.mirrored || (meta.kin.is_some() && meta.uuid != entry.uuid))
         };
         let foreign = table.iter().find(|entry| {
             !known(entry) || metadata.volume(entry.volume).is_some_and(|meta| other(entry, meta))
         });
-        let cut =
-            table.iter().find(|entry| self.lies_beyond(entry.volume, entry.sectors) || self.is_cut(entry));
+        let cuts = self.cut_clones(table);
+        let cut = table
+            .iter()
+            .find(|entry| self.lies_beyond(entry.volume, entry.sectors) || cuts.contains(&entry.volume));
         let problem = match (foreign, cut) {
             _ if self.room_for(table) > pool.volumes_max() => {
                 "this node's pool has no room for the volumes of its partner; add a disk".into()
@@ -79,12 +90,80 @@ impl Node {
         false
     }
 
-    /// Is only the number of another volume left here, of which the source has never heard? It may have been a clone that was
-    /// never acknowledged.
-    fn gives_way_to(&self, entry: &VolumeEntry) -> bool {
+    /// Clones here of which the source has never heard, and of which nothing is left but a number that no other names. They
+    /// may never have been acknowledged: another volume may get the number.
+    fn forgettable(&self, table: &[VolumeEntry]) -> BTreeSet<VolumeId> {
+        let theirs: BTreeSet<(VolumeId, Uuid)> =
+            table.iter().map(|entry| (entry.volume, entry.uuid)).collect();
+        let purging: BTreeSet<VolumeId> = self.store().purging().map(|(id, _)| id).collect();
         let metadata = self.store().pool().metadata();
-        let other = metadata.volume(entry.volume).filter(|meta| meta.uuid != entry.uuid);
-        !metadata.is_named(entry.volume) && other.is_some_and(|meta| meta.kin.is_some() && meta.gives_way())
+        let left = metadata.volumes().filter(|(id, meta)| {
+            meta.kin.is_some() && meta.gives_way() && !theirs.contains(&(*id, meta.uuid))
+        });
+        let mut gone: BTreeSet<VolumeId> =
+            left.map(|(id, _)| id).filter(|id| !purging.contains(id)).collect();
+        loop {
+            let stay = metadata.volumes().filter(|(id, _)| !gone.contains(id));
+            let named: BTreeSet<VolumeId> =
+                stay.filter_map(|(_, meta)| meta.kin).flat_map(|kin| [kin.of, kin.family]).collect();
+            let before = gone.len();
+            gone.retain(|id| !named.contains(id));
+            if gone.len() == before {
+                return gone;
+            }
+        }
+    }
+
+    /// Target: volumes that the source has deleted, or of which it has never heard, go first where they have a number that it
+    /// has given to another, or the room that its clones need. True if that is so: it asks again.
+    pub(super) fn makes_way(&mut self, table: &[VolumeEntry]) -> bool {
+        let other = |id: &VolumeId| {
+            let here = self.store().pool().metadata().volume(*id).map(|meta| meta.uuid);
+            table.iter().any(|entry| entry.volume == *id && Some(entry.uuid) != here)
+        };
+        let mut goes = self.unheard_of(table);
+        let purging: Vec<VolumeId> = self.store().purging().map(|(id, _)| id).collect();
+        let (taken, crowded) = (goes.iter().chain(&purging).any(other), self.may_make(table).is_err());
+        if !taken && !crowded {
+            return false;
+        }
+        if crowded {
+            goes.extend(self.deleted_by(table));
+        }
+        if goes.is_empty() {
+            return !purging.is_empty();
+        }
+        if !matches!(self.phase, Phase::Target(_)) {
+            self.forget_mirrored();
+        }
+        let records: Vec<Record> = goes.iter().map(|volume| self.deletion(*volume)).collect();
+        let lsn = self.append(&records);
+        for volume in goes {
+            self.drop_volume(volume);
+            self.store_mut().purge(volume, lsn);
+        }
+        self.hello_due = true;
+        true
+    }
+
+    /// Volumes here that the source has deleted, but for those of which clones are to be made.
+    fn deleted_by(&self, table: &[VolumeEntry]) -> Vec<VolumeId> {
+        let models: BTreeSet<VolumeId> = self.to_make(table).into_iter().map(|(_, of)| of).collect();
+        let metadata = self.store().pool().metadata();
+        let here = |entry: &&VolumeEntry| {
+            let meta = metadata.volume(entry.volume);
+            let same = meta.is_some_and(|meta| meta.mirrored && !meta.deleted && meta.uuid == entry.uuid);
+            entry.deleted && same && !models.contains(&entry.volume)
+        };
+        table.iter().filter(here).map(|entry| entry.volume).collect()
+    }
+
+    /// The record of a deletion by this node.
+    fn deletion(&self, volume: VolumeId) -> Record {
+        let meta = self.store().pool().metadata().volume(volume).expect("its caller has found it");
+        let (sectors, change, read_only) = (meta.sectors, meta.change + 1, meta.read_only);
+        let (epoch, deleted) = (self.acting_epoch(), true);
+        Record::VolumeState { volume, sectors, change, epoch, deleted, read_only }
     }
 
     /// Is anything of the volume beyond this end?
@@ -100,20 +179,40 @@ impl Node {
         })
     }
 
-    /// Would the clone of this entry have more than it has at the source?
-    fn is_cut(&self, entry: &VolumeEntry) -> bool {
-        entry.of.is_some_and(|of| self.lies_beyond(of, entry.sectors))
+    /// Clones of the table that would have more than they have at the source.
+    fn cut_clones(&self, table: &[VolumeEntry]) -> BTreeSet<VolumeId> {
+        let (mut roots, mut cut) = (BTreeMap::new(), BTreeSet::new());
+        for (entry, of) in self.to_make(table) {
+            let root = roots.get(&of).copied().unwrap_or(of);
+            roots.insert(entry.volume, root);
+            if self.lies_beyond(root, entry.sectors) {
+                cut.insert(entry.volume);
+            }
+        }
+        cut
+    }
+
+    /// Has every volume one entry, and can every clone that is to be made be made of something?
+    fn makes_sense(&self, table: &[VolumeEntry]) -> bool {
+        let metadata = self.store().pool().metadata();
+        let made: BTreeSet<VolumeId> = self.to_make(table).iter().map(|(entry, _)| entry.volume).collect();
+        let known = |entry: &VolumeEntry| {
+            entry.of.is_none() || metadata.volume(entry.volume).is_some() || made.contains(&entry.volume)
+        };
+        table.is_sorted_by(|one, next| one.volume < next.volume) && table.iter().all(known)
     }
 
     /// Target: clones of the table that are to be made of halves that are here, each after what it is made of.
     fn to_make<'a>(&self, table: &'a [VolumeEntry]) -> Vec<(&'a VolumeEntry, VolumeId)> {
         let metadata = self.store().pool().metadata();
+        let gone = self.forgettable(table);
         let mut left: Vec<(&VolumeEntry, VolumeId)> = table
             .iter()
-            .filter(|entry| metadata.volume(entry.volume).is_none() || self.gives_way_to(entry))
+            .filter(|entry| metadata.volume(entry.volume).is_none() || gone.contains(&entry.volume))
             .filter_map(|entry| Some((entry, entry.of?)))
             .collect();
-        let mut known: BTreeSet<VolumeId> = metadata.volumes().map(|(id, _)| id).collect();
+        let mut known: BTreeSet<VolumeId> =
+            metadata.volumes().map(|(id, _)| id).filter(|id| !gone.contains(id)).collect();
         let mut made = Vec::new();
         loop {
             let (ready, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|(_, of)| known.contains(of));
@@ -145,10 +244,12 @@ impl Node {
 
     /// Target: clones that only this node has were never acknowledged, or a person has given them up with its data.
     fn unheard_of(&self, table: &[VolumeEntry]) -> Vec<VolumeId> {
-        let named: BTreeSet<VolumeId> = table.iter().map(|entry| entry.volume).collect();
+        let named: BTreeSet<(VolumeId, Uuid)> =
+            table.iter().map(|entry| (entry.volume, entry.uuid)).collect();
         let here = self.store().pool().metadata().volumes();
-        let mine = here
-            .filter(|(id, meta)| meta.mirrored && !meta.deleted && meta.kin.is_some() && !named.contains(id));
+        let mine = here.filter(|(id, meta)| {
+            meta.mirrored && !meta.deleted && meta.kin.is_some() && !named.contains(&(*id, meta.uuid))
+        });
         mine.map(|(id, _)| id).collect()
     }
 
@@ -163,34 +264,34 @@ impl Node {
             records.extend(gone.map(|(&name, _)| item_record(entry.volume, name, 0, Arc::default())));
         }
         let made = self.to_make(table);
-        let other = table.iter().filter(|entry| self.gives_way_to(entry));
-        records.extend(other.map(|entry| Record::VolumeDelete { volume: entry.volume }));
+        let gone = self.forgettable(table);
+        if table.iter().any(|entry| gone.contains(&entry.volume)) {
+            records.extend(gone.iter().map(|&volume| Record::VolumeDelete { volume }));
+        }
         records.extend(made.into_iter().map(|(entry, of)| {
             let VolumeEntry { volume, uuid, read_only, .. } = *entry;
             Record::VolumeClone { volume, of, uuid, read_only, mirrored: true }
         }));
         for entry in table {
-            self.take_over_entry(entry, items_for(entry, &received), &mut records);
+            let new = gone.contains(&entry.volume);
+            self.take_over_entry(entry, new, items_for(entry, &received), &mut records);
         }
         for volume in self.unheard_of(table) {
-            let epoch = self.acting_epoch();
-            let meta = self.store().pool().metadata().volume(volume).expect("found there");
-            let (sectors, change, read_only) = (meta.sectors, meta.change + 1, meta.read_only);
-            let deleted = true;
-            records.push(Record::VolumeState { volume, sectors, change, epoch, deleted, read_only });
+            records.push(self.deletion(volume));
             self.drop_volume(volume);
         }
         records
     }
 
-    fn take_over_entry(&mut self, entry: &VolumeEntry, theirs: &Items, records: &mut Vec<Record>) {
+    /// `new`: what this node has by that number is another volume, which gives way.
+    fn take_over_entry(&mut self, entry: &VolumeEntry, new: bool, theirs: &Items, records: &mut Vec<Record>) {
         let VolumeEntry { volume, uuid, sectors, change, epoch, deleted, read_only, of } = *entry;
-        let here = self.store().pool().metadata().volume(volume).filter(|_| !self.gives_way_to(entry));
+        let here = self.store().pool().metadata().volume(volume).filter(|_| !new);
         let now = here.map(|meta| (meta.sectors, meta.change, meta.changed_in, meta.deleted));
         if now.is_none() && of.is_none() {
             records.push(Record::VolumeCreate { volume, uuid, sectors, mirrored: true });
         }
-        let kept = self.items_of(volume);
+        let kept = if new { &NOTHING } else { self.items_of(volume) };
         let come = theirs.iter().filter(|(name, item)| kept.get(name) != Some(*item));
         records.extend(
             come.map(|(&name, item)| item_record(volume, name, item.revision, Arc::clone(&item.value))),

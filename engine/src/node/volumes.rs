@@ -235,6 +235,10 @@ impl Node {
     fn change_step(&mut self, volume: VolumeId) -> bool {
         match self.changes.ours[&volume].stage {
             Stage::Writing(lsn) if self.is_durable(lsn) => self.change_done(volume),
+            // It never will be.
+            Stage::Writing(_) if matches!(self.phase, Phase::Failed) => {
+                self.give_change_up(volume, VolumeRefusal::Interrupted);
+            }
             Stage::Writing(_) => return false,
             Stage::Told(epoch, _) if self.is_paired_in(epoch) => return false,
             // The pair ended, and nothing is in writing here: it begins anew, if this node goes on.
@@ -491,7 +495,8 @@ impl Node {
         let mine = self.volumes.iter().filter(|(_, state)| state.mirrored && state.owner == me);
         for volume in mine.map(|(id, _)| id).collect::<Vec<_>>() {
             let change = self.store().pool().metadata().volume(volume).map_or(0, |meta| meta.change);
-            if change > 0 && !self.changes.ours.contains_key(&volume) {
+            let shown = !self.changes.ours.contains_key(&volume) && !self.clones.make(volume);
+            if change > 0 && shown {
                 self.say(Control::VolumeShown { epoch, volume, change });
             }
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use twinsan::block::{BLOCK_BYTES, Block, Payload};
 use twinsan::format::superblock::Superblock;
 use twinsan::ids::{NodeName, Uuid};
-use twinsan::io::{DiskOp, DiskRequest, Geometry};
+use twinsan::io::{DiskError, DiskOp, DiskRequest, Geometry};
 use twinsan::node::event::Event;
 use twinsan::pool::{FormatIds, PoolOptions, format};
 
@@ -97,6 +97,13 @@ impl Disk {
         }
         let (request, covers) = self.held.remove(0);
         Some(self.answer(request, covers))
+    }
+
+    /// Every request that is held fails.
+    pub(super) fn fail_held(&mut self) -> Vec<Event> {
+        let failed =
+            |(request, _): (DiskRequest, u64)| Event::Disk { id: request.id, result: Err(DiskError::Failed) };
+        core::mem::take(&mut self.held).into_iter().map(failed).collect()
     }
 
     /// Unflushed writes are lost, or happen to be there.

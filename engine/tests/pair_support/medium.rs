@@ -6,7 +6,7 @@ use twinsan::node::event::Event;
 use twinsan::node::view::Peek;
 
 use super::disk::Disk;
-use super::{DISK, Pair, VOLUME};
+use super::{Pair, VOLUME};
 
 impl Pair {
     fn place(&self, node: NodeName, block: u64) -> u64 {
@@ -32,9 +32,10 @@ impl Pair {
 
     /// A dead node gets a blank disk instead of its own, with a new pool on it.
     pub(crate) fn replace_disk(&mut self, node: NodeName) {
+        let disk = self.setup.disk;
         let side = self.side(node);
         assert!(side.node.is_none(), "node {node} uses it");
-        side.disk = Disk::formatted(node, DISK);
+        side.disk = Disk::formatted(node, disk);
     }
 
     /// A scrub begins or ends.

@@ -52,6 +52,9 @@ pub(crate) struct Setup {
     pub(crate) mirror: MirrorConfig,
     /// Snapshots and clones may be made.
     pub(crate) snapshots: bool,
+    /// Space that is kept for the mirrored volume.
+    pub(crate) reserved_bytes: u64,
+    pub(crate) disk: Geometry,
 }
 
 impl Default for Setup {
@@ -62,6 +65,8 @@ impl Default for Setup {
             cache: CacheConfig::default(),
             mirror: MirrorConfig::default(),
             snapshots: true,
+            reserved_bytes: 0,
+            disk: DISK,
         }
     }
 }
@@ -146,10 +151,11 @@ impl Pair {
     }
 
     pub(crate) fn set_up(setup: Setup) -> Pair {
+        let disk = setup.disk;
         let side = |name| Side {
             node: None,
             life: 0,
-            disk: Disk::formatted(name, DISK),
+            disk: Disk::formatted(name, disk),
             inbox: Inbox::default(),
             paused: None,
             way: Way::Open,
@@ -199,18 +205,21 @@ impl Pair {
             boot: BootId(self.lives),
             arbitration: self.setup.arbitration,
             preferred: A,
-            volumes: vec![volume(VOLUME, "v", true), volume(LINEAR, "w", false)],
+            volumes: vec![
+                VolumeConfig { reserved_bytes: self.setup.reserved_bytes, ..volume(VOLUME, "v", true) },
+                volume(LINEAR, "w", false),
+            ],
             cache: self.setup.cache,
             mirror: self.setup.mirror,
             space: SpaceConfig::default(),
             experimental_snapshots: self.setup.snapshots,
             planted: self.setup.planted,
         };
-        let life = self.lives;
+        let (life, disk) = (self.lives, self.setup.disk);
         let side = self.side(node);
         assert!(side.node.is_none(), "node {node} lives");
         side.items.clear();
-        (side.node, side.life) = (Some(Node::new(config, &[DISK])), life);
+        (side.node, side.life) = (Some(Node::new(config, &[disk])), life);
         self.happens(node, Event::Tick);
         self.settle();
     }
@@ -334,7 +343,12 @@ impl Pair {
 
     /// A node gets a message that its partner has not sent.
     pub(crate) fn slip(&mut self, to: NodeName, control: Control) {
-        let (link, message) = (self.link, Message::control(control));
+        self.slip_message(to, Message::control(control));
+    }
+
+    /// The same of any message.
+    pub(crate) fn slip_message(&mut self, to: NodeName, message: Message) {
+        let link = self.link;
         self.happens(to, Event::Message { link, message });
         self.settle();
     }
@@ -394,6 +408,15 @@ impl Pair {
             self.happens(node, done);
             self.settle();
         }
+    }
+
+    /// The requests that are held in a node's disk fail.
+    pub(crate) fn fail_disk(&mut self, node: NodeName) {
+        let failed = self.side(node).disk.fail_held();
+        for event in failed {
+            self.happens(node, event);
+        }
+        self.settle();
     }
 
     /// Has anything with this byte all over reached a node's disk, flushed or not?

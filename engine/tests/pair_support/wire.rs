@@ -105,6 +105,8 @@ pub(crate) mod said {
         read_ask: Body::Control(Control::ReadAsk { .. }),
         /// Where may you differ?
         sets_ask: Body::Control(Control::SetsAsk { .. }),
+        /// You are behind; this is the table.
+        be_target: Body::Control(Control::BeTarget { .. }),
         /// A copy of a region, or a guest's new write for a target.
         copy: Body::Copy { .. },
         /// The copies are stable.

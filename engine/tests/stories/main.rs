@@ -14,6 +14,7 @@
 mod pair_support;
 
 mod clones;
+mod clones_review;
 mod copies;
 mod flush;
 mod lease;

@@ -128,6 +128,11 @@ impl Volume {
             self.say(cx, Control::ForwardRefused { epoch, id, error: GuestError::Gone });
             return;
         }
+        if self.read_only {
+            // The partner's machine refuses it already: one that does not is not believed.
+            self.say(cx, Control::ForwardRefused { epoch, id, error: GuestError::ReadOnly });
+            return;
+        }
         let fits = at.count > 0
             && at.start.checked_add(at.count).is_some_and(|end| end <= self.sectors)
             && (zero || data.len() as u64 == at.blocks().end - at.blocks().start);
