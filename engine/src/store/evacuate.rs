@@ -129,7 +129,7 @@ impl Store {
         self.base.evacuation.news.pop_front()
     }
 
-    /// A damaged block that keeps its extent on a leaving disk, told each time that it does: [`repair`](Self::repair)
+    /// A block, damaged or in doubt, that keeps its extent on a leaving disk, told each time that it does: [`repair`](Self::repair)
     /// lets it go.
     pub fn poll_in_the_way(&mut self) -> Option<(VolumeId, u64)> {
         self.base.evacuation.in_the_way.pop_front()
@@ -275,7 +275,7 @@ impl Base {
 }
 
 impl Evacuation {
-    /// Damaged blocks that keep their extent where it is.
+    /// Blocks that keep their extent where it is.
     pub(super) fn note_in_the_way(&mut self, blocks: impl Iterator<Item = (VolumeId, u64)>) {
         let room = PLACES_MAX.saturating_sub(self.in_the_way.len());
         self.in_the_way.extend(blocks.take(room));

@@ -223,9 +223,9 @@ impl VolumeStore {
         let has = |cache: &Cache, at: u64| !shared && cache.peek(first + at).is_some();
         let mut lost = bad.iter().filter(|(at, _)| !has(cache, **at));
         if let Some((at, damage)) = lost.next() {
+            // Of a block in doubt too the partner can tell: of a clone nobody else may ask.
             let all = core::iter::once((at, damage)).chain(lost);
-            let damaged = all.filter(|(_, damage)| **damage != Damage::Unsure);
-            base.evacuation.note_in_the_way(damaged.map(|(at, _)| (volume, first + at)));
+            base.evacuation.note_in_the_way(all.map(|(at, _)| (volume, first + at)));
             let unmovable = Unmovable { volume, block: first + at, disk, offset: offset + at * 4096 };
             base.evacuation.leave_behind(unmovable, *damage);
             return self.finish_job(base, now, extent);

@@ -131,10 +131,12 @@ impl Cluster {
     /// A node cannot make the clones that its partner has: the operator drops one that was acknowledged, at the partner.
     pub(super) fn clones_in_the_way(&mut self, node: NodeName) {
         self.counters.clones_in_the_way += 1;
-        let victim = self.acknowledged().find(|(_, made)| made.mirrored && !made.doomed).map(|(id, _)| id);
-        // Of those of which nobody knows whether they are there any may be in the way.
-        let unsure = self.clones.made.iter().find(|(_, made)| made.mirrored && !made.doomed);
-        let Some(volume) = victim.or(unsure.map(|(id, _)| *id)) else { return };
+        let there = self.view(node.partner()).map_or_else(Vec::new, |view| view.volumes);
+        let there = there.iter().map(|volume| volume.id).filter(|id| is_clone(*id));
+        // First those that nobody wants gone as it is; an earlier question for another may have come at the wrong time.
+        let mirrored =
+            there.filter_map(|id| Some((id, self.clones.made.get(&id).filter(|made| made.mirrored)?)));
+        let Some((volume, _)) = mirrored.min_by_key(|(id, made)| (made.doomed, *id)) else { return };
         if let Some(made) = self.clones.made.get_mut(&volume) {
             made.doomed = true;
         }
@@ -147,6 +149,14 @@ impl Cluster {
         self.clones.unreadable.insert((node, volume, region));
         if self.healing {
             self.bring_back(node, volume, region);
+        }
+    }
+
+    /// A block keeps a disk from leaving, for no disk has a good copy of it.
+    pub(super) fn cannot_be_moved(&mut self, node: NodeName, volume: VolumeId, block: u64) {
+        self.counters.unmovable_blocks += 1;
+        if self.content(node.partner(), volume, block).is_none() {
+            self.cannot_be_copied(node, volume, block / REGION_BLOCKS);
         }
     }
 

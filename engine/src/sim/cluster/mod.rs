@@ -454,7 +454,7 @@ impl Cluster {
             | Notice::VolumeCloned { .. }
             | Notice::DiskNotOurs(_) => {}
             Notice::DiskLeft { .. } => self.counters.disks_left += 1,
-            Notice::Unmovable { .. } => self.counters.unmovable_blocks += 1,
+            Notice::Unmovable { volume, block, .. } => self.cannot_be_moved(name, volume, block),
             Notice::PartnerDropped => self.counters.partners_dropped += 1,
             Notice::SpaceReached { .. } => self.counters.thresholds_reached += 1,
             Notice::SpaceRegained { .. } => self.counters.thresholds_left += 1,
