@@ -192,6 +192,12 @@ bugs! {
     SharedExtentOverwritten,
     /// An extent counts as one volume's alone before it is durable that the others have let go of it.
     PartingNotAwaited,
+    /// A comparison that is read before its write has the range to itself.
+    ComparedUnlocked,
+    /// A comparison that may have had an effect is refused as if it had none.
+    UncertainToldToRetry,
+    /// Alone, that a comparison failed is told before what it tells of is stable.
+    MismatchUnstableAlone,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -42,6 +42,7 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
         ],
     ),
     ("stories/copies.rs", &[Bug::ResyncOverwritesNewer, Bug::NewHalfGetsAll, Bug::UnreadableCopiedTwice]),
+    ("stories/compare.rs", &[Bug::ComparedUnlocked, Bug::UncertainToldToRetry, Bug::MismatchUnstableAlone]),
     ("stories/flush.rs", &[Bug::FlushMissesUnconfirmed]),
     (
         "stories/lease.rs",

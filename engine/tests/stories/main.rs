@@ -14,6 +14,7 @@
 mod pair_support;
 
 mod clones;
+mod compare;
 mod copies;
 mod flush;
 mod lease;
