@@ -119,7 +119,7 @@ fn a_comparison_with_a_rotten_block_asks_the_partner() {
         let mut pair = cold_pair();
         pair.rot(victim, 4);
         let wrong = pair.begin_compare(path, Sectors::new(4 * 8, 8), 6, 0x99);
-        assert_eq!(pair.finish(wrong), Err(GuestError::Miscompare { offset: 0 }));
+        assert!(matches!(pair.finish(wrong), Err(GuestError::Miscompare { offset: 0 })));
         let right = pair.begin_compare(path, Sectors::new(4 * 8, 8), 5, 0x99);
         pair.finish(right).expect("written");
         assert_eq!((pair.read(A, 4), pair.read(B, 4)), (0x99, 0x99));
@@ -129,7 +129,7 @@ fn a_comparison_with_a_rotten_block_asks_the_partner() {
     pair.rot(B, 4);
     for node in NodeName::BOTH {
         let lost = pair.begin_compare(node, Sectors::new(4 * 8, 8), 5, 0x99);
-        assert_eq!(pair.finish(lost), Err(GuestError::Medium));
+        assert!(matches!(pair.finish(lost), Err(GuestError::Medium)));
         let beside = pair.begin_compare(node, Sectors::new(5 * 8, 8), 6, 6);
         pair.finish(beside).expect("the block beside it is whole");
     }

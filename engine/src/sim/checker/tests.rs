@@ -282,7 +282,7 @@ fn a_refused_write_must_not_appear() {
     assert!(check(&history).is_err());
 }
 
-fn compare(history: &mut History, expected: Value, value: Value, done: bool) {
+fn compare_and_write(history: &mut History, expected: Value, value: Value, done: bool) {
     let op = history.begin(0, Kind::Compare, volume(), block(), value);
     history.ops[op].expected = expected;
     history.attempt(op, NodeName::A);
@@ -295,7 +295,7 @@ fn a_comparison_that_was_done_has_seen_what_it_expected() {
         let mut history = History::default();
         write(&mut history, 1);
         write(&mut history, 2);
-        compare(&mut history, expected, 3, true);
+        compare_and_write(&mut history, expected, 3, true);
         read(&mut history, then);
         check(&history).is_ok()
     };
@@ -307,7 +307,7 @@ fn a_comparison_that_failed_must_not_appear() {
     let build = |then| {
         let mut history = History::default();
         write(&mut history, 1);
-        compare(&mut history, 1, 2, false);
+        compare_and_write(&mut history, 1, 2, false);
         read(&mut history, then);
         check(&history).is_ok()
     };
