@@ -137,6 +137,8 @@ const BY_SEEDS: &[Bug] = &[
     Bug::UnwrittenBlocksForgotten,
     Bug::ChecksumNotCompared,
     Bug::SumsTrustedAfterCrash,
+    Bug::ComparedUnlocked,
+    Bug::UncertainToldToRetry,
 ];
 
 /// How many seeds have to do, whatever is asked for: a seed of another generator finds another bug first.

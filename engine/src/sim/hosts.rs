@@ -229,7 +229,10 @@ impl Hosts {
         }
         let start = block * SECTORS_PER_BLOCK;
         let whole = Request { at: Sectors::new(start, SECTORS_PER_BLOCK), ..write };
-        let Some(&expected) = self.seen.get(&(write.volume, block)) else { return whole };
+        let Some(&seen) = self.seen.get(&(write.volume, block)) else { return whole };
+        // Now and then it is something old.
+        let old = self.compare_rng.chance(0.1);
+        let expected = if old { self.compare_rng.below(self.last_value + 1) } else { seen };
         let at = if self.compare_rng.chance(0.2) {
             let from = self.compare_rng.below(SECTORS_PER_BLOCK);
             Sectors::new(start + from, self.compare_rng.between(1, SECTORS_PER_BLOCK - from))

@@ -196,14 +196,16 @@ fn entries(history: &History, ops: &[usize], sector: u64) -> Vec<Entry> {
         let value = if write { op.value } else { op.values[(sector - op.at.start) as usize] };
         let certain =
             Entry { write, value, start: op.answered_from(), end, stable: op.stable, optional: false };
-        entries.push(certain);
         if op.kind == Kind::Compare {
-            // One that was done has read what it expected. It is not tried again unless it had no effect.
+            // One that was done has read what it expected: first, which spares many ways of doing the rest.
             if op.outcome == Outcome::Done {
                 entries.push(Entry { write: false, value: op.expected, stable: false, ..certain });
             }
+            // It is not tried again unless it had no effect.
+            entries.push(certain);
             continue;
         }
+        entries.push(certain);
         let certain = op.end.map_or(0, |_| op.attempts.len().saturating_sub(1));
         for (index, (start, _)) in op.attempts.iter().enumerate().filter(|_| write) {
             if index != certain {
