@@ -402,3 +402,23 @@ fn bits_are_set_in_turn() {
         assert_eq!(both(&mut pair), [3; 2]);
     }
 }
+
+/// One of the pools is full: nothing was written, and that is sure.
+#[test]
+fn one_without_space_had_no_effect() {
+    for full in NodeName::BOTH {
+        let mut pair = Pair::with(&[]);
+        for extent in 0..90 {
+            let write = pair.begin_linear_write(full, extent * 256, 1);
+            let _ = pair.finish(write);
+        }
+        for node in [A, B, B, A] {
+            let compare = pair.begin_compare(node, BLOCK, OLD, NEW);
+            assert!(
+                matches!(pair.finish(compare), Err(GuestError::OutOfSpace)),
+                "{full} is full, {node} asked"
+            );
+            assert_eq!(both(&mut pair), [OLD; 2]);
+        }
+    }
+}
