@@ -24,7 +24,7 @@ pub struct Item {
 pub type Items = BTreeMap<ItemName, Item>;
 
 /// A run of 512-byte sectors.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Sectors {
     /// First sector.
     pub start: u64,
@@ -80,8 +80,49 @@ pub enum Command {
         /// Complete only when it is on stable media.
         fua: bool,
     },
+    /// Write if the sectors hold what is expected, as one step: no other write comes between. At most
+    /// [`COMPARE_SECTORS_MAX`] sectors. If they do not, nothing is written: [`GuestError::Miscompare`]. To be tried again
+    /// as it is only after an answer that says so; see [`GuestError::Uncertain`].
+    CompareAndWrite {
+        /// Where.
+        at: Sectors,
+        /// What is expected there: exactly the blocks that the sectors touch; bytes outside the sectors are ignored.
+        compare: Payload,
+        /// What to write there, in the same form.
+        data: Payload,
+        /// Complete only when it is on stable media.
+        fua: bool,
+    },
+    /// Set in the sectors the bits that are set in `data`, as one step.
+    OrWrite {
+        /// Where.
+        at: Sectors,
+        /// The blocks, as for a write.
+        data: Payload,
+        /// Complete only when it is on stable media.
+        fua: bool,
+    },
     /// All writes completed before this one are on stable media of both nodes (SYNCHRONIZE CACHE).
     Flush,
+}
+
+impl Command {
+    /// The sectors that it names.
+    pub fn sectors(&self) -> Option<Sectors> {
+        match self {
+            Command::Read { at }
+            | Command::Write { at, .. }
+            | Command::Zero { at, .. }
+            | Command::CompareAndWrite { at, .. }
+            | Command::OrWrite { at, .. } => Some(*at),
+            Command::Flush => None,
+        }
+    }
+
+    /// May it change what a read returns?
+    pub fn changes_data(&self) -> bool {
+        !matches!(self, Command::Read { .. } | Command::Flush)
+    }
 }
 
 /// What a 4 KiB block of a volume is.
@@ -108,6 +149,10 @@ pub struct StatusRun {
 pub const ZERO_SECTORS_MAX: u64 = (64 << 20) / 512;
 /// The longest read or write: 8 MiB, advertised as the maximum transfer length (VPD B0).
 pub const TRANSFER_SECTORS_MAX: u64 = (8 << 20) / 512;
+
+/// The longest [`Command::CompareAndWrite`]: as many sectors as a block has, so that one that is aligned is there as a whole or
+/// not at all, whatever fails.
+pub const COMPARE_SECTORS_MAX: u64 = SECTORS_PER_BLOCK;
 
 /// Why a guest's request failed. The front end turns each into sense data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, serde::Serialize, serde::Deserialize)]
@@ -140,6 +185,15 @@ pub enum GuestError {
     /// The volume is a snapshot: it is not written (07/27/00).
     #[error("the volume is a snapshot, which does not change; make a clone of it to write to")]
     ReadOnly,
+    /// The sectors do not hold what was expected (0E/1D/00). Nothing was written.
+    #[error("the blocks differ from what was expected, first at byte {offset}")]
+    Miscompare {
+        /// The first byte that differs, from the beginning of the first sector.
+        offset: u32,
+    },
+    /// It has been done, or will never be, and nobody here can tell which (04/44/00): look before trying again.
+    #[error("it is not known whether it was done; look before trying again")]
+    Uncertain,
 }
 
 /// Blocks for a read, an empty payload for the others.

@@ -196,6 +196,12 @@ bugs! {
     CloneMarksForgotten,
     /// A block that was lost when its extent was copied is taken as it is if its checksum is in doubt.
     LostTakenForData,
+    /// A comparison that is read before its write has the range to itself.
+    ComparedUnlocked,
+    /// A comparison that may have had an effect is refused as if it had none.
+    UncertainToldToRetry,
+    /// Alone, that a comparison failed is told before what it tells of is stable.
+    MismatchUnstableAlone,
 }
 
 /// Which bugs are planted in a node, if any. Some promises are kept twice: it takes two bugs to break them.

@@ -43,6 +43,7 @@ const BY_TESTS: &[(&str, &[Bug])] = &[
         ],
     ),
     ("stories/copies.rs", &[Bug::ResyncOverwritesNewer, Bug::NewHalfGetsAll, Bug::UnreadableCopiedTwice]),
+    ("stories/compare.rs", &[Bug::ComparedUnlocked, Bug::UncertainToldToRetry, Bug::MismatchUnstableAlone]),
     ("stories/flush.rs", &[Bug::FlushMissesUnconfirmed]),
     (
         "stories/lease.rs",
@@ -137,6 +138,8 @@ const BY_SEEDS: &[Bug] = &[
     Bug::UnwrittenBlocksForgotten,
     Bug::ChecksumNotCompared,
     Bug::SumsTrustedAfterCrash,
+    Bug::ComparedUnlocked,
+    Bug::UncertainToldToRetry,
 ];
 
 /// Of clones: seeds with clones find them.

@@ -112,6 +112,29 @@ fn a_part_written_over_a_rotten_block_does_not_launder_it() {
     assert_eq!(read_many(&mut pair, B, 4, 1), Ok(vec![0x77]));
 }
 
+/// One that compares needs all of the blocks that it names, and finds them where a read does.
+#[test]
+fn a_comparison_with_a_rotten_block_asks_the_partner() {
+    for (victim, path) in [(A, A), (A, B), (B, A), (B, B)] {
+        let mut pair = cold_pair();
+        pair.rot(victim, 4);
+        let wrong = pair.begin_compare(path, Sectors::new(4 * 8, 8), 6, 0x99);
+        assert!(matches!(pair.finish(wrong), Err(GuestError::Miscompare { offset: 0 })));
+        let right = pair.begin_compare(path, Sectors::new(4 * 8, 8), 5, 0x99);
+        pair.finish(right).expect("written");
+        assert_eq!((pair.read(A, 4), pair.read(B, 4)), (0x99, 0x99));
+    }
+    let mut pair = cold_pair();
+    pair.rot(A, 4);
+    pair.rot(B, 4);
+    for node in NodeName::BOTH {
+        let lost = pair.begin_compare(node, Sectors::new(4 * 8, 8), 5, 0x99);
+        assert!(matches!(pair.finish(lost), Err(GuestError::Medium)));
+        let beside = pair.begin_compare(node, Sectors::new(5 * 8, 8), 6, 6);
+        pair.finish(beside).expect("the block beside it is whole");
+    }
+}
+
 #[test]
 fn alone_a_rotten_block_is_a_medium_error_until_it_is_overwritten() {
     let mut pair = cold_pair();

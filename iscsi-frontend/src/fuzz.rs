@@ -11,7 +11,6 @@ pub use values::{chap_decode, parameters, text_keys};
 use std::sync::Arc;
 
 use twinsan::block::BLOCK_BYTES;
-use twinsan::guest::Command;
 
 use crate::access::{Access, Host, Mapping};
 use crate::chap::{Algorithm, Chap, Credentials, Secret};
@@ -178,14 +177,15 @@ pub fn command(input: &[u8]) {
     }
     if let Plan::Store { work, bytes, head, .. } = &mut plan {
         let blocks = (*head as usize + *bytes as usize).div_ceil(BLOCK_BYTES);
-        work.supply(twinsan::block::zeros(blocks), u64::from(*bytes / LOGICAL_BLOCK_BYTES));
+        let sectors = u64::from(*bytes / LOGICAL_BLOCK_BYTES);
+        work.supply(twinsan::block::zeros(blocks), sectors, &config.pages);
     }
     if let Plan::Run(mut work) | Plan::Fetch { mut work, .. } | Plan::Store { mut work, .. } = plan {
         let mut steps = 0;
         while let Some(command) = work.step() {
             steps += 1;
             assert!(steps <= 1024, "a command comes to finitely many requests");
-            if let Command::Read { at } | Command::Write { at, .. } | Command::Zero { at, .. } = &command {
+            if let Some(at) = command.sectors() {
                 assert!(at.end() <= SECTORS, "{at:?} is beyond the end");
             }
         }

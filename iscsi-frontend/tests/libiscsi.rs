@@ -103,7 +103,7 @@ fn copies_atomic_writes_and_mode_pages_pass_the_conformance_suite() {
     let unit = url(server.local_addrs()[0], "", &format!("/{TARGET}/0"));
     let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
     let (script, allow) = (format!("{tests}/iscsi-cu"), format!("{tests}/iscsi-cu.allow"));
-    let only = "ExtendedCopy|ReceiveCopyResults|WriteAtomic16|ModeSense6";
+    let only = "ExtendedCopy|ReceiveCopyResults|WriteAtomic16|ModeSense6|SCSI.CompareAndWrite|SCSI.OrWrite";
     let told = run("python3", &["-B", &script, &unit, "--allow", &allow, "--only", only]);
     let told = told.unwrap_or_else(|told| panic!("{told}"));
     assert!(told.contains("skip 0 hang 0 abort 0"), "{told}");

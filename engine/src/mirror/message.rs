@@ -16,7 +16,7 @@ pub(crate) use volumes::{CLONES_MAX, NAME_BYTES_MAX};
 pub use volumes::{ItemEntry, NewClone, VolumeChange, VolumeEntry, VolumeRefusal};
 
 /// Version of the protocol. A partner with another one is refused.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;
 
 /// One message.
 #[derive(Clone, Debug)]
@@ -58,6 +58,18 @@ impl Deadline {
             self.owner_clock.as_nanos().saturating_add(self.spent_nanos).saturating_add(self.left_nanos),
         )
     }
+}
+
+/// What a write makes of what is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Manner {
+    /// Its blocks take the place of the old ones.
+    #[default]
+    Replace,
+    /// The same, if the old ones are as expected.
+    IfEqual,
+    /// Its bits are set in the old ones.
+    Or,
 }
 
 /// What a message says.
@@ -104,6 +116,8 @@ pub enum Body {
         id: u64,
         /// Where.
         at: Sectors,
+        /// What is to become of what is there. What is expected there follows the blocks to be written.
+        manner: Manner,
         /// Clear instead of write.
         zero: bool,
         /// Until when it may be ordered.

@@ -164,9 +164,10 @@ impl Volume {
     /// How many blocks an event puts into the cache, at most.
     fn blocks_put_by(&self, event: &Event) -> u64 {
         match event {
-            Event::Guest { command: Command::Write { at, .. } | Command::Zero { at, .. }, .. } => {
+            Event::Guest { command, .. } if command.changes_data() => {
                 // A longer one is refused.
-                if at.count > ZERO_SECTORS_MAX { 0 } else { at.count / SECTORS_PER_BLOCK + 2 }
+                let count = command.sectors().map_or(0, |at| at.count);
+                if count > ZERO_SECTORS_MAX { 0 } else { count / SECTORS_PER_BLOCK + 2 }
             }
             Event::Message { message, .. } => match &message.body {
                 Body::Write { blocks, .. } => u64::from(*blocks),
@@ -188,8 +189,8 @@ impl Volume {
                     self.write_received(cx, epoch, Ordered { order, range, zero, data, origin });
                 }
                 Body::WriteDone { epoch, order, stored, .. } => self.write_done(cx, epoch, order, stored),
-                Body::Forward { epoch, id, at, zero, deadline, .. } => {
-                    let wish = Wish { id, at, zero, data, deadline: deadline.at_owner() };
+                Body::Forward { epoch, id, at, manner, zero, deadline, .. } => {
+                    let wish = Wish::new(id, at, manner, zero, data, deadline);
                     self.forward_received(cx, epoch, wish);
                 }
                 _ => unreachable!("Node::concerns"),

@@ -37,8 +37,8 @@ impl Node {
             Body::WriteDone { epoch, volume, order, stored } => {
                 self.with(volume, |volume, cx| volume.write_done(cx, epoch, order, stored));
             }
-            Body::Forward { epoch, volume, id, at, zero, deadline } => {
-                let wish = Wish { id, at, zero, data, deadline: deadline.at_owner() };
+            Body::Forward { epoch, volume, id, at, manner, zero, deadline } => {
+                let wish = Wish::new(id, at, manner, zero, data, deadline);
                 let known = self.with(volume, |volume, cx| volume.forward_received(cx, epoch, wish));
                 if known.is_none() && self.is_paired_in(epoch) {
                     self.say(Control::ForwardRefused { epoch, id, error: GuestError::Gone });

@@ -93,7 +93,10 @@ impl Lane {
         caller: Caller,
     ) -> Result<RequestId, Caller> {
         let mut intake = self.intake.lock();
-        let id = intake.requests.enter(caller)?;
+        // A comparison that may have been done is not to be made again.
+        let once = matches!(command, Command::CompareAndWrite { .. });
+        let at_end = if once { GuestError::Uncertain } else { GuestError::Unavailable };
+        let id = intake.requests.enter(caller, at_end)?;
         intake.events.push(Event::Guest { id, volume, command });
         Ok(id)
     }
@@ -134,8 +137,8 @@ impl Lane {
     /// Nothing is entered any more, and everyone has an answer. For the one who answers.
     pub(super) fn close(&self) {
         let waiting = self.intake.lock().requests.close();
-        for (sink, token) in waiting {
-            contain(|| sink.complete(token, Err(GuestError::Unavailable)));
+        for ((sink, token), answer) in waiting {
+            contain(|| sink.complete(token, Err(answer)));
         }
         let aborting = self.intake.lock().requests.close_aborts();
         for (sink, token) in aborting {

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::guest::Sink;
+use crate::guest::{GuestError, Sink};
 use crate::ids::RequestId;
 
 /// Whom to tell, with the token that the caller chose.
@@ -38,7 +38,8 @@ pub(super) struct Requests {
 #[derive(Default)]
 struct Slot {
     life: u32,
-    caller: Option<Caller>,
+    /// Whom to tell, and what if nothing comes any more.
+    caller: Option<(Caller, GuestError)>,
 }
 
 impl Requests {
@@ -53,15 +54,15 @@ impl Requests {
         }
     }
 
-    /// Enters a request; gives the caller back if nothing is entered any more, or there are 16 million.
-    pub(super) fn enter(&mut self, caller: Caller) -> Result<RequestId, Caller> {
+    /// Enters a request, to be answered with `at_end` if no answer comes any more; gives the caller back if nothing is entered any more, or there are 16 million.
+    pub(super) fn enter(&mut self, caller: Caller, at_end: GuestError) -> Result<RequestId, Caller> {
         if self.closed {
             return Err(caller);
         }
         let Some(index) = self.vacancy() else { return Err(caller) };
         let slot = &mut self.slots[index as usize];
         slot.life = slot.life % PART_MAX + 1;
-        slot.caller = Some(caller);
+        slot.caller = Some((caller, at_end));
         let (lane, life) = (u64::from(self.lane), u64::from(slot.life));
         Ok(RequestId((lane << PART_BITS | life) << PART_BITS | u64::from(index)))
     }
@@ -84,7 +85,7 @@ impl Requests {
         if slot.life != (id.0 >> PART_BITS) as u32 & PART_MAX {
             return None;
         }
-        let caller = slot.caller.take()?;
+        let (caller, _) = slot.caller.take()?;
         self.free.push_back(index);
         Some(caller)
     }
@@ -103,9 +104,9 @@ impl Requests {
         self.aborts.remove(&id).unwrap_or_default()
     }
 
-    /// No request is entered any more. Returns those that wait for an answer; when they have theirs, call
+    /// No request is entered any more. Returns those that wait for an answer, with it; when they have theirs, call
     /// [`close_aborts`](Self::close_aborts).
-    pub(super) fn close(&mut self) -> Vec<Caller> {
+    pub(super) fn close(&mut self) -> Vec<(Caller, GuestError)> {
         self.closed = true;
         self.slots.iter_mut().filter_map(|slot| slot.caller.take()).collect()
     }
@@ -132,7 +133,7 @@ mod tests {
     }
 
     fn enter(requests: &mut Requests, token: u64) -> RequestId {
-        requests.enter(caller(token)).ok().expect("open")
+        requests.enter(caller(token), GuestError::Unavailable).ok().expect("open")
     }
 
     #[test]
@@ -193,15 +194,17 @@ mod tests {
         let mut requests = Requests::new(3);
         let done = enter(&mut requests, 1);
         let open = enter(&mut requests, 2);
+        assert!(requests.enter(caller(6), GuestError::Uncertain).is_ok());
         assert!(requests.enter_abort(open, caller(3)).is_ok());
         requests.take(done);
         let waiting = requests.close();
         assert!(requests.enter_abort(open, caller(5)).is_ok());
         let aborting = requests.close_aborts();
-        assert_eq!(waiting.iter().map(|(_, token)| *token).collect::<Vec<_>>(), [2]);
+        let waiting: Vec<_> = waiting.iter().map(|((_, token), answer)| (*token, *answer)).collect();
+        assert_eq!(waiting, [(2, GuestError::Unavailable), (6, GuestError::Uncertain)]);
         assert_eq!(aborting.iter().map(|(_, token)| *token).collect::<Vec<_>>(), [3, 5]);
         assert!(requests.take(open).is_none());
-        assert!(requests.enter(caller(4)).is_err());
+        assert!(requests.enter(caller(4), GuestError::Unavailable).is_err());
         assert!(requests.enter_abort(open, caller(6)).is_err());
     }
 }

@@ -192,6 +192,7 @@ fn setup(seed: u64, scale: Scale, rng: &mut Rng) -> Setup {
         flush_percent: rng.pick(&[0, 2, 5]),
         fua_percent: rng.pick(&[0, 10, 50]),
         odd_percent: rng.pick(&[0, 20, 50]),
+        compare_percent: Rng::new(seed).fork("compares").pick(&[0, 10, 30]),
     }
 }
 

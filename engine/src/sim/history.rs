@@ -17,10 +17,19 @@ pub enum Kind {
     Read,
     /// Write of a value that no other write has.
     Write,
+    /// Write of such a value if the sectors hold what is expected.
+    Compare,
     /// Clear: the value is zero.
     Zero,
     /// Flush of the volume.
     Flush,
+}
+
+impl Kind {
+    /// Does it change what is read?
+    pub fn writes(self) -> bool {
+        matches!(self, Kind::Write | Kind::Compare | Kind::Zero)
+    }
 }
 
 /// What became of it.
@@ -47,6 +56,8 @@ pub struct Op {
     pub at: Sectors,
     /// What a write writes.
     pub value: Value,
+    /// What a comparison expects.
+    pub expected: Value,
     /// When the first attempt began.
     pub start: Moment,
     /// When the answer came.
@@ -62,6 +73,11 @@ pub struct Op {
 }
 
 impl Op {
+    /// Does it change what is read?
+    pub fn writes(&self) -> bool {
+        self.kind.writes()
+    }
+
     /// When the attempt began that was answered; if none was, the first.
     pub fn answered_from(&self) -> Moment {
         let attempt = if self.end.is_some() { self.attempts.last() } else { self.attempts.first() };
@@ -103,8 +119,21 @@ impl History {
     pub fn begin(&mut self, host: u32, kind: Kind, volume: VolumeId, at: Sectors, value: Value) -> usize {
         let start = self.tick();
         let (end, outcome, stable) = (None, Outcome::Open, false);
-        let (values, attempts) = (Vec::new(), Vec::new());
-        self.ops.push(Op { host, kind, volume, at, value, start, end, outcome, stable, values, attempts });
+        let (values, attempts, expected) = (Vec::new(), Vec::new(), 0);
+        self.ops.push(Op {
+            host,
+            kind,
+            volume,
+            at,
+            value,
+            expected,
+            start,
+            end,
+            outcome,
+            stable,
+            values,
+            attempts,
+        });
         self.ops.len() - 1
     }
 
@@ -129,6 +158,11 @@ impl History {
         if op.attempts.len() <= 1 {
             op.outcome = Outcome::Refused;
         }
+    }
+
+    /// The request is over, and no attempt of it has had an effect.
+    pub fn without_effect(&mut self, op: usize) {
+        self.ops[op].outcome = Outcome::Refused;
     }
 
     /// What is not stable may be lost now.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::history::Kind;
+use super::pattern::{Value, ZERO};
 use super::plan::Setup;
 use super::rng::Rng;
 use crate::block::SECTORS_PER_BLOCK;
@@ -26,6 +27,8 @@ pub struct Request {
     pub at: Sectors,
     /// Only stable.
     pub fua: bool,
+    /// What a comparison expects.
+    pub expected: Value,
 }
 
 /// A request on its way.
@@ -76,6 +79,10 @@ pub enum HostStep {
 #[derive(Debug)]
 pub struct Hosts {
     rng: Rng,
+    /// For what may compare.
+    compare_rng: Rng,
+    /// What hosts have last seen in a block, if all of its sectors were alike.
+    seen: BTreeMap<(VolumeId, u64), Value>,
     volumes: Vec<(VolumeId, u64, bool)>,
     /// Volumes that are deleted.
     gone: BTreeSet<VolumeId>,
@@ -98,6 +105,8 @@ impl Hosts {
     pub fn new(setup: &Setup, rng: Rng) -> Hosts {
         let volumes = setup.volumes.iter().enumerate();
         Hosts {
+            compare_rng: rng.fork("compares"),
+            seen: BTreeMap::new(),
             rng,
             volumes: volumes.map(|(index, v)| (VolumeId(index as u32 + 1), v.sectors, v.mirrored)).collect(),
             gone: BTreeSet::new(),
@@ -208,7 +217,44 @@ impl Hosts {
         } else {
             (Kind::Write, self.range(sectors))
         };
-        Request { kind, volume, at, fua: fua && matches!(kind, Kind::Write | Kind::Zero) }
+        let request = Request { kind, volume, at, fua: fua && kind.writes(), expected: ZERO };
+        if kind == Kind::Write { self.perhaps_compare(request) } else { request }
+    }
+
+    /// Some writes compare a block, or a part of it, first: if nobody has been faster it holds what was last seen there.
+    fn perhaps_compare(&mut self, write: Request) -> Request {
+        let block = write.at.blocks().start;
+        if self.compare_rng.below(100) >= u64::from(self.setup.compare_percent) {
+            return write;
+        }
+        let start = block * SECTORS_PER_BLOCK;
+        let whole = Request { at: Sectors::new(start, SECTORS_PER_BLOCK), ..write };
+        let Some(&seen) = self.seen.get(&(write.volume, block)) else { return whole };
+        // Now and then it is something old.
+        let old = self.compare_rng.chance(0.1);
+        let expected = if old { self.compare_rng.below(self.last_value + 1) } else { seen };
+        let at = if self.compare_rng.chance(0.2) {
+            let from = self.compare_rng.below(SECTORS_PER_BLOCK);
+            Sectors::new(start + from, self.compare_rng.between(1, SECTORS_PER_BLOCK - from))
+        } else {
+            whole.at
+        };
+        Request { kind: Kind::Compare, at, expected, ..write }
+    }
+
+    /// A host has seen, or written, these values.
+    pub fn sees(&mut self, volume: VolumeId, at: Sectors, values: &[Value]) {
+        for block in at.blocks() {
+            let first = block * SECTORS_PER_BLOCK;
+            let whole = at.start <= first && first + SECTORS_PER_BLOCK <= at.end();
+            let of_block = |sector: u64| values.get((sector - at.start) as usize).copied();
+            let value = if whole { of_block(first) } else { None };
+            let alike = (first..first + SECTORS_PER_BLOCK).all(|sector| whole && of_block(sector) == value);
+            match value {
+                Some(value) if alike => self.seen.insert((volume, block), value),
+                _ => self.seen.remove(&(volume, block)),
+            };
+        }
     }
 
     /// Mostly a block of the working set, which is strewn over the volume in clumps.
@@ -268,11 +314,12 @@ mod tests {
 
     #[test]
     fn requests_lie_inside_their_volumes_and_every_kind_occurs() {
-        let setup = Setup { hosts: 2, zero_percent: 5, ..Setup::default() };
+        let setup = Setup { hosts: 2, zero_percent: 5, compare_percent: 50, ..Setup::default() };
         let mut hosts = Hosts::new(&setup, Rng::new(4));
-        let (mut kinds, mut odd) = ([0u32; 4], 0);
+        let (mut kinds, mut odd) = ([0u32; 5], 0);
         for _ in 0..5_000 {
             let request = hosts.choose();
+            hosts.sees(request.volume, request.at, &vec![1; request.at.count as usize]);
             kinds[request.kind as usize] += 1;
             if request.kind != Kind::Flush {
                 assert!(request.at.count > 0 && request.at.end() <= setup.volumes[0].sectors, "{request:?}");

@@ -109,6 +109,8 @@ pub struct Setup {
     pub fua_percent: u32,
     /// Percent of requests not aligned to 4 KiB.
     pub odd_percent: u32,
+    /// Percent of writes that compare first, with what the host has last seen.
+    pub compare_percent: u32,
 }
 
 impl Default for Setup {
@@ -155,6 +157,7 @@ impl Default for Setup {
             flush_percent: 2,
             fua_percent: 10,
             odd_percent: 20,
+            compare_percent: 0,
         }
     }
 }

@@ -160,7 +160,7 @@ impl Trace {
                 self.number(id.0 ^ 3 << 60);
                 match result {
                     Ok(data) => self.payload(data),
-                    Err(error) => self.number(*error as u64),
+                    Err(error) => self.value(error),
                 }
             }
             Action::Aborted { id } => self.number(id.0 ^ 4 << 60),
@@ -213,6 +213,15 @@ impl Trace {
                 self.payload(data);
             }
             Command::Zero { at, fua } => self.sectors(at, 4 + u64::from(*fua)),
+            Command::CompareAndWrite { at, compare, data, fua } => {
+                self.sectors(at, 7 + u64::from(*fua));
+                self.payload(compare);
+                self.payload(data);
+            }
+            Command::OrWrite { at, data, fua } => {
+                self.sectors(at, 9 + u64::from(*fua));
+                self.payload(data);
+            }
             Command::Flush => self.number(6),
         }
     }
@@ -244,9 +253,9 @@ impl Trace {
                 self.number(first ^ u64::from(*blocks) << 48);
             }
             Body::WriteDone { order, stored, .. } => self.number(order << 1 | u64::from(*stored)),
-            Body::Forward { id, at, .. } => {
+            Body::Forward { id, at, manner, .. } => {
                 self.number(*id);
-                self.sectors(at, 1);
+                self.sectors(at, 1 + *manner as u64);
             }
             Body::Copy { tag, first, blocks, .. } => {
                 self.number(tag << 32 ^ first ^ u64::from(*blocks) << 48)
@@ -325,6 +334,8 @@ fn describe_command(command: &Command) -> String {
             format!("write{} {}+{}", if *fua { " fua" } else { "" }, at.start, at.count)
         }
         Command::Zero { at, .. } => format!("zero {}+{}", at.start, at.count),
+        Command::CompareAndWrite { at, .. } => format!("compare and write {}+{}", at.start, at.count),
+        Command::OrWrite { at, .. } => format!("or {}+{}", at.start, at.count),
         Command::Flush => "flush".into(),
     }
 }

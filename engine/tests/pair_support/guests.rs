@@ -24,7 +24,7 @@ pub(crate) enum Look {
 
 impl Pair {
     pub(crate) fn ask(&mut self, node: NodeName, command: Command) -> u64 {
-        if let Command::Write { at, .. } | Command::Zero { at, .. } = &command {
+        if let (true, Some(at)) = (command.changes_data(), command.sectors()) {
             self.touched.extend(at.blocks().take(WATCHED_BLOCKS));
         }
         self.ask_of(node, VOLUME, command)
@@ -102,6 +102,23 @@ impl Pair {
     pub(crate) fn begin_sector_write(&mut self, node: NodeName, at: Sectors, fill: u8) -> u64 {
         let data = payload_from(&self.pages, &[fill; BLOCK_BYTES]);
         self.ask(node, Command::Write { at, data, fua: false })
+    }
+
+    /// A write of some sectors if all of their bytes are `expected`. What lies outside them is junk.
+    pub(crate) fn begin_compare(&mut self, node: NodeName, at: Sectors, expected: u8, fill: u8) -> u64 {
+        let command = self.compare_of(at, expected, fill);
+        self.ask(node, command)
+    }
+
+    pub(crate) fn compare_of(&self, at: Sectors, expected: u8, fill: u8) -> Command {
+        let blocks = (at.blocks().end - at.blocks().start) as usize;
+        let head = (at.start % 8) as usize * 512;
+        let run = |byte: u8| {
+            let mut bytes = vec![0xee; blocks * BLOCK_BYTES];
+            bytes[head..head + at.count as usize * 512].fill(byte);
+            payload_from(&self.pages, &bytes)
+        };
+        Command::CompareAndWrite { at, compare: run(expected), data: run(fill), fua: false }
     }
 
     pub(crate) fn write(&mut self, node: NodeName, block: u64, fill: u8) -> GuestResult {

@@ -93,6 +93,8 @@ pub(crate) mod said {
         flush_done: Body::Control(Control::FlushDone { .. }),
         /// A write for the owner to order.
         forward: Body::Forward { .. },
+        /// A forwarded write that is not done.
+        forward_refused: Body::Control(Control::ForwardRefused { .. }),
         /// Who I am.
         hello: Body::Control(Control::Hello(_)),
         /// I am there.

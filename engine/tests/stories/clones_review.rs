@@ -8,7 +8,7 @@ use twinsan::guest::Sectors;
 use twinsan::ids::{Epoch, Generation, ItemName, NodeName, Uuid, VolumeId};
 use twinsan::io::Geometry;
 use twinsan::mirror::message::{
-    Body, Control, Deadline, Message, NewClone, PeerPhase, VolumeChange, VolumeEntry, VolumeRefusal,
+    Body, Control, Deadline, Manner, Message, NewClone, PeerPhase, VolumeChange, VolumeEntry, VolumeRefusal,
 };
 use twinsan::pool::CloneRefusal;
 
@@ -219,7 +219,15 @@ fn a_forwarded_write_does_not_change_a_snapshot() {
     let epoch = epoch(&pair, A);
     for (id, zero) in [(1, false), (2, true)] {
         let deadline = Deadline { owner_clock: pair.now, spent_nanos: 0, left_nanos: 1_000_000_000 };
-        let body = Body::Forward { epoch, volume: SNAPSHOT, id, at: Sectors::new(0, 8), zero, deadline };
+        let body = Body::Forward {
+            epoch,
+            volume: SNAPSHOT,
+            id,
+            at: Sectors::new(0, 8),
+            zero,
+            manner: Manner::Replace,
+            deadline,
+        };
         let data = if zero { Payload::new() } else { payload_from(&PagePool::new(), &[LATER; BLOCK_BYTES]) };
         pair.slip_message(A, Message { body, data });
         pair.pass_millis(1000);

@@ -15,6 +15,7 @@ mod pair_support;
 
 mod clones;
 mod clones_review;
+mod compare;
 mod copies;
 mod flush;
 mod lease;

@@ -132,6 +132,16 @@ pub(crate) enum Kind {
         at: Range,
         fua: bool,
     },
+    /// COMPARE AND WRITE.
+    CompareAndWrite {
+        at: Range,
+        fua: bool,
+    },
+    /// ORWRITE (16).
+    OrWrite {
+        at: Range,
+        fua: bool,
+    },
     Unmap {
         parameters: u32,
     },
@@ -207,6 +217,15 @@ impl Kind {
             0x83 if cdb.action() == 0x00 => Ok(Kind::ExtendedCopy { parameters: cdb.word(10) }),
             0x83 => Err(Sense::cdb(1)),
             0x84 => copy_results(cdb),
+            0x89 => {
+                protect(cdb)?;
+                let at = Range { lba: cdb.long(2), blocks: u32::from(b[13]) };
+                Ok(Kind::CompareAndWrite { at, fua: b[1] & 0x08 != 0 })
+            }
+            0x8b => {
+                let (at, fua) = medium(cdb)?;
+                Ok(Kind::OrWrite { at, fua })
+            }
             0x9c => write_atomic(cdb),
             _ => Kind::parse_other(cdb),
         }
@@ -259,6 +278,8 @@ impl Kind {
             Kind::Write { .. }
                 | Kind::WriteVerify { .. }
                 | Kind::WriteAtomic { .. }
+                | Kind::CompareAndWrite { .. }
+                | Kind::OrWrite { .. }
                 | Kind::Unmap { .. }
                 | Kind::WriteSame { .. }
                 | Kind::ReserveUnit
@@ -295,6 +316,9 @@ impl Kind {
             | Kind::Write { .. }
             | Kind::WriteVerify { .. }
             | Kind::WriteAtomic { .. }
+            // What keeps readers out keeps writers out too.
+            | Kind::CompareAndWrite { .. }
+            | Kind::OrWrite { .. }
             | Kind::SynchronizeCache { .. }
             | Kind::Unmap { .. }
             | Kind::WriteSame { .. }

@@ -7,8 +7,8 @@ use super::cdb::{ByteCheck, Range};
 use super::copy;
 use super::status;
 use super::unmap;
-use super::vpd::{ATOMIC_BLOCKS, WRITE_SAME_BLOCKS_MAX};
-use super::{Kind, LOGICAL_BLOCK_BYTES, Plan, Sense, Work};
+use super::vpd::{ATOMIC_BLOCKS, COMPARE_BLOCKS_MAX, WRITE_SAME_BLOCKS_MAX};
+use super::{COMPARE_BLOCKS_BYTE, Kind, LOGICAL_BLOCK_BYTES, Plan, Sense, Work};
 
 /// The sectors of `range` if the unit has them and there are at most `limit`.
 fn check(range: Range, capacity: u64, limit: u64) -> Result<Sectors, Sense> {
@@ -59,6 +59,11 @@ pub(super) fn plan(kind: Kind, capacity: u64) -> Result<Plan, Sense> {
             let work = Work::Write { at, fua, data };
             Plan::Store { work, bytes: bytes(at), head: head(at), whole: true }
         }
+        Kind::CompareAndWrite { at, fua } => compare_and_write(at, fua, capacity)?,
+        Kind::OrWrite { at, fua } => {
+            let at = transfer(at)?;
+            store(at, Work::OrWrite { at, fua, data })
+        }
         Kind::WriteVerify { at, check } => {
             let at = transfer(at)?;
             store(at, Work::WriteVerify { at, check, data })
@@ -102,6 +107,17 @@ fn atomic(range: Range, capacity: u64) -> Result<Sectors, Sense> {
         return Err(Sense::cdb(TRANSFER_LENGTH));
     }
     Ok(at)
+}
+
+/// The data are what is expected, and behind that what is to be written (SBC-3 5.2).
+fn compare_and_write(range: Range, fua: bool, capacity: u64) -> Result<Plan, Sense> {
+    let at = check(range, capacity, u64::MAX)?;
+    if at.count > u64::from(COMPARE_BLOCKS_MAX) {
+        return Err(Sense::cdb(COMPARE_BLOCKS_BYTE));
+    }
+    let (compare, data) = Default::default();
+    let work = Work::CompareAndWrite { at, fua, compare, data };
+    Ok(Plan::Store { work, bytes: 2 * bytes(at), head: head(at), whole: true })
 }
 
 /// Reads the first 8 MiB at most: a hint, answered with GOOD because nothing promises that it stays cached.

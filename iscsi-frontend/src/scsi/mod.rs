@@ -46,6 +46,9 @@ pub(crate) mod code {
 /// Bytes in a logical block.
 pub(crate) const LOGICAL_BLOCK_BYTES: u32 = 512;
 
+/// Where the CDB of COMPARE AND WRITE has its number of blocks.
+pub(crate) const COMPARE_BLOCKS_BYTE: u8 = 13;
+
 /// What a command comes to.
 #[derive(Debug)]
 pub(crate) enum Plan {

@@ -152,6 +152,9 @@ impl From<GuestError> for Sense {
             GuestError::Aborted => Sense::ABORTED,
             GuestError::Gone => Sense::NO_SUCH_LUN,
             GuestError::ReadOnly => Sense::WRITE_PROTECTED,
+            GuestError::Miscompare { offset } => Sense::miscompare(offset),
+            // Initiators try again by themselves what is not ready or aborted, and would compare with what they wrote.
+            GuestError::Uncertain => Sense::INTERNAL,
             _ => Sense::INTERNAL,
         }
     }

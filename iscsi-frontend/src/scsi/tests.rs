@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use twinsan::block::PagePool;
-use twinsan::guest::{Command, TRANSFER_SECTORS_MAX, ZERO_SECTORS_MAX};
+use twinsan::guest::{Command, GuestError, TRANSFER_SECTORS_MAX, ZERO_SECTORS_MAX};
 
 use super::opcodes::COMMANDS;
+use super::reservations::Need;
 use super::{Attention, Cdb, Kind, Plan, Port, Sense, Unit, Work, no_unit, plan_report_luns};
 use crate::session::drive::{HandVolume, SECTORS, nexus};
 
@@ -297,6 +298,62 @@ fn write_same_gives_zeros_back_and_repeats_the_rest() {
 }
 
 #[test]
+fn a_comparison_takes_exactly_twice_its_blocks() {
+    assert_eq!(vpd(0xb0)[5], 8, "MAXIMUM COMPARE AND WRITE LENGTH");
+    let compare = |flags: u8, lba: u64, blocks: u8| {
+        let mut bytes = [0; 16];
+        (bytes[0], bytes[1], bytes[13]) = (0x89, flags, blocks);
+        bytes[2..10].copy_from_slice(&lba.to_be_bytes());
+        plan(&bytes)
+    };
+    for (lba, blocks) in [(0, 1), (5, 8), (SECTORS - 8, 8), (SECTORS, 0), (3, 0)] {
+        let Plan::Store { bytes, head, whole: true, .. } = compare(0x18, lba, blocks) else {
+            panic!("a comparison")
+        };
+        assert_eq!((bytes, head), (u32::from(blocks) * 1024, (lba % 8) as u32 * 512));
+    }
+    let refusal = |plan| if let Plan::Fail(sense) = plan { sense } else { panic!("{plan:?}") };
+    for blocks in [9, 128, 255] {
+        assert_eq!(refusal(compare(0, 0, blocks)), Sense::cdb(13));
+    }
+    for (lba, blocks) in [(SECTORS - 7, 8), (SECTORS, 1), (u64::MAX, 1), (SECTORS + 1, 0)] {
+        assert_eq!(refusal(compare(0, lba, blocks)), Sense::OUT_OF_RANGE);
+    }
+    for protect in 1..8 {
+        assert_eq!(refusal(compare(protect << 5, 0, 1)), Sense::cdb(1), "WRPROTECT");
+    }
+}
+
+#[test]
+fn whoever_may_only_read_compares_and_sets_nothing() {
+    let mut unit = Unit::new(0, HandVolume::new(1), true, &nexus());
+    for opcode in [0x89, 0x8b] {
+        let mut bytes = [0; 16];
+        (bytes[0], bytes[13]) = (opcode, 1);
+        let Plan::Fail(sense) = unit.plan(&cdb(&bytes), &port()) else { panic!("refused") };
+        assert_eq!(sense, Sense::WRITE_PROTECTED);
+        let kind = Kind::parse(&cdb(&bytes)).expect("a command");
+        assert_eq!(kind.need(), Need::Write);
+    }
+    let Plan::Store { bytes: 512, head: 0, whole: false, .. } =
+        plan(&[0x8b, 0x18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+    else {
+        panic!("a write")
+    };
+    assert_eq!(failure(&[0x8b, 0x20]), Sense::cdb(1), "ORPROTECT");
+}
+
+#[test]
+fn what_came_of_a_comparison_is_told() {
+    let sense = Sense::from(GuestError::Miscompare { offset: 0x0102 });
+    let fixed = sense.fixed();
+    assert_eq!((fixed[0], fixed[2], fixed[12], fixed[13]), (0xf0, 0x0e, 0x1d, 0));
+    assert_eq!(fixed[3..7], [0, 0, 1, 2]);
+    let sense = Sense::from(GuestError::Uncertain);
+    assert_eq!((sense.key, sense.asc, sense.ascq), (4, 0x44, 0), "not to be tried again by itself");
+}
+
+#[test]
 fn an_atomic_write_is_one_block_of_the_volume() {
     let limits = vpd(0xb0);
     assert_eq!([44, 48, 52, 56, 60].map(|at| word(&limits, at)), [8, 8, 8, 0, 0]);
@@ -312,7 +369,7 @@ fn an_atomic_write_is_one_block_of_the_volume() {
         let Plan::Store { mut work, bytes: 4096, head: 0, whole: true } = atomic(lba, 0, 8) else {
             panic!("a write")
         };
-        work.supply(twinsan::block::zeros(1), 8);
+        work.supply(twinsan::block::zeros(1), 8, &twinsan::block::PagePool::new());
         assert!(matches!(work.step(), Some(Command::Write { at, fua: false, .. }) if at.is_aligned()));
     }
     assert!(matches!(atomic(0, 0, 0), Plan::Store { bytes: 0, .. }), "nothing is written whole too");

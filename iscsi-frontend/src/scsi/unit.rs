@@ -208,6 +208,8 @@ impl Unit {
             | Kind::Prefetch { .. }
             | Kind::SynchronizeCache { .. }
             | Kind::WriteAtomic { .. }
+            | Kind::CompareAndWrite { .. }
+            | Kind::OrWrite { .. }
             | Kind::Unmap { .. }
             | Kind::GetLbaStatus { .. }
             | Kind::ExtendedCopy { .. }

@@ -1,7 +1,7 @@
 //! Vital product data (SPC-4 7.8, SBC-3 6.6).
 
 use super::{Identity, Plan, Port, Sense, answer, copy};
-use twinsan::guest::{TRANSFER_SECTORS_MAX, VolumeInfo, ZERO_SECTORS_MAX};
+use twinsan::guest::{COMPARE_SECTORS_MAX, TRANSFER_SECTORS_MAX, VolumeInfo, ZERO_SECTORS_MAX};
 
 /// The pages there are.
 const PAGES: [u8; 8] = [0x00, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2];
@@ -14,6 +14,9 @@ const _: () = assert!(WRITE_SAME_BLOCKS_MAX as u64 <= ZERO_SECTORS_MAX);
 const TRANSFER_GRANULARITY: u16 = 8;
 /// WRITE ATOMIC writes so many blocks, no more, no fewer, at a multiple of it: what the engine writes whole or not at all.
 pub(super) const ATOMIC_BLOCKS: u32 = 8;
+/// Blocks of one COMPARE AND WRITE.
+pub(super) const COMPARE_BLOCKS_MAX: u8 = COMPARE_SECTORS_MAX as u8;
+const _: () = assert!(COMPARE_SECTORS_MAX <= u8::MAX as u64);
 /// 1 MiB in blocks: longer transfers gain nothing.
 const TRANSFER_OPTIMAL: u32 = 2048;
 
@@ -79,6 +82,7 @@ fn block_limits(info: &VolumeInfo, b: &mut Vec<u8>) {
     b.resize(64, 0);
     let granularity = u32::try_from(info.extent_sectors).unwrap_or(u32::MAX);
     b[4] = 0x01; // WSNZ: WRITE SAME of "the rest of the medium" is not offered
+    b[5] = COMPARE_BLOCKS_MAX;
     b[6..8].copy_from_slice(&TRANSFER_GRANULARITY.to_be_bytes());
     b[8..12].copy_from_slice(&(TRANSFER_SECTORS_MAX as u32).to_be_bytes());
     b[12..16].copy_from_slice(&TRANSFER_OPTIMAL.to_be_bytes());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use twinsan::block::{BLOCK_BYTES, Block, Payload, SECTOR_BYTES};
+use twinsan::block::{BLOCK_BYTES, Block, PagePool, Payload, SECTOR_BYTES, SECTORS_PER_BLOCK};
 use twinsan::guest::{Command, GuestError, Sectors, StatusRun, TRANSFER_SECTORS_MAX, VirtualVolume};
 
 use super::Sense;
@@ -22,6 +22,10 @@ pub(crate) enum Work {
     StableRead { at: Sectors },
     /// One write; the data comes with [`Work::supply`].
     Write { at: Sectors, fua: bool, data: Payload },
+    /// One write, if the medium holds what is expected.
+    CompareAndWrite { at: Sectors, fua: bool, compare: Payload, data: Payload },
+    /// One write of bits that are to be set.
+    OrWrite { at: Sectors, fua: bool, data: Payload },
     /// A write to stable media, then [`Work::Verify`] of it.
     WriteVerify { at: Sectors, check: ByteCheck, data: Payload },
     /// A read, compared with the data if there is any.
@@ -64,6 +68,10 @@ impl Work {
                 Some(Command::Flush)
             }
             Work::Write { at, fua, data } => (at.count > 0).then_some(Command::Write { at, data, fua }),
+            Work::CompareAndWrite { at, fua, compare, data } => {
+                (at.count > 0).then_some(Command::CompareAndWrite { at, compare, data, fua })
+            }
+            Work::OrWrite { at, fua, data } => (at.count > 0).then_some(Command::OrWrite { at, data, fua }),
             Work::WriteVerify { at, check, data } => {
                 if at.count == 0 {
                     return None;
@@ -166,9 +174,16 @@ impl Work {
     }
 
     /// The data of a write or a comparison: the blocks, and how many whole sectors of them count.
-    pub(crate) fn supply(&mut self, payload: Payload, sectors: u64) {
+    pub(crate) fn supply(&mut self, payload: Payload, sectors: u64, pages: &PagePool) {
         match self {
+            Work::CompareAndWrite { at, compare, data, .. } => {
+                debug_assert_eq!(sectors, 2 * at.count, "it takes all or nothing");
+                *data = second_half(*at, &payload, pages);
+                *compare = payload;
+                compare.truncate(data.len());
+            }
             Work::Write { at, data, .. }
+            | Work::OrWrite { at, data, .. }
             | Work::WriteVerify { at, data, .. }
             | Work::Verify { at, data, .. } => {
                 at.count = sectors;
@@ -177,6 +192,28 @@ impl Work {
             _ => {}
         }
     }
+}
+
+/// Of two runs of sectors, one behind the other, of which the first lies where `at` does in its blocks, the second, laid so too.
+fn second_half(at: Sectors, both: &Payload, pages: &PagePool) -> Payload {
+    let base = at.start - at.start % SECTORS_PER_BLOCK;
+    let sector = |number: u64| {
+        let place = number + at.count - base;
+        let from = (place % SECTORS_PER_BLOCK) as usize * SECTOR_BYTES;
+        &both[(place / SECTORS_PER_BLOCK) as usize].bytes()[from..from + SECTOR_BYTES]
+    };
+    at.blocks()
+        .map(|block| {
+            let mut page = pages.take_zeroed();
+            let first = block * SECTORS_PER_BLOCK;
+            for (number, to) in (first..).zip(page.bytes_mut().chunks_exact_mut(SECTOR_BYTES)) {
+                if (at.start..at.end()).contains(&number) {
+                    to.copy_from_slice(sector(number));
+                }
+            }
+            Block::Data(page.freeze())
+        })
+        .collect()
 }
 
 /// Are the sectors `at` of both runs of blocks equal?
@@ -199,14 +236,14 @@ fn compare(at: Sectors, sent: &Payload, found: &Payload) -> Result<(), Sense> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use twinsan::block::{PagePool, payload_from};
+    use twinsan::block::payload_from;
 
     fn steps(mut work: Work) -> Vec<Sectors> {
         let mut all = Vec::new();
         while let Some(command) = work.step() {
             match command {
-                Command::Zero { at, .. } | Command::Write { at, .. } | Command::Read { at } => all.push(at),
                 Command::Flush => all.push(Sectors::new(0, 0)),
+                command => all.extend(command.sectors()),
             }
         }
         all
@@ -221,6 +258,31 @@ mod tests {
         let blocks = at.blocks();
         assert_eq!(data.len() as u64, blocks.end - blocks.start);
         assert_eq!(steps(work), [Sectors::new(7 + TRANSFER_SECTORS_MAX, 2)]);
+    }
+
+    #[test]
+    fn what_is_to_be_written_lies_behind_what_is_expected() {
+        let pool = PagePool::new();
+        for (start, count) in [(0, 1), (3, 1), (0, 8), (5, 8), (7, 2), (6, 5)] {
+            let at = Sectors::new(start, count);
+            let (head, bytes) = (start as usize * SECTOR_BYTES, count as usize * SECTOR_BYTES);
+            let mut sent = vec![0; head + 2 * bytes];
+            sent[head..head + bytes].fill(1);
+            sent[head + bytes..].fill(2);
+            sent.resize(sent.len().next_multiple_of(BLOCK_BYTES), 0);
+            let empty = Payload::new();
+            let mut work = Work::CompareAndWrite { at, fua: true, compare: empty.clone(), data: empty };
+            work.supply(payload_from(&pool, &sent), 2 * count, &pool);
+            let Some(Command::CompareAndWrite { at: asked, compare, data, fua: true }) = work.step() else {
+                panic!("a comparison")
+            };
+            assert!(asked == at && work.is_done());
+            for (run, byte) in [(compare, 1), (data, 2)] {
+                assert_eq!(run.len() as u64, at.blocks().end);
+                let run: Vec<u8> = run.iter().flat_map(|block| block.bytes().to_vec()).collect();
+                assert!(run[head..head + bytes].iter().all(|found| *found == byte), "{at:?}");
+            }
+        }
     }
 
     #[test]

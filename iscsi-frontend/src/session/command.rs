@@ -143,6 +143,10 @@ impl Connection {
             Plan::Store { bytes, .. } | Plan::Parameters { bytes, .. } if task.reads && *bytes > 0 => {
                 task.plan = Sense::INFORMATION_UNIT.into();
             }
+            // 256 blocks do not fit into the CDB's field: to do nothing and answer GOOD would be a lie.
+            Plan::Store { work: Work::CompareAndWrite { .. }, bytes: 0, .. } if sends > 0 => {
+                task.plan = Sense::cdb(scsi::COMPARE_BLOCKS_BYTE).into();
+            }
             Plan::Store { bytes, whole: true, .. } if sends != *bytes => {
                 task.asked = *bytes;
                 task.plan = Sense::INFORMATION_UNIT.into();
@@ -219,7 +223,7 @@ impl Connection {
         let Some(task) = self.tasks.get_mut(slot) else { return };
         if let Into::Blocks(landing) = core::mem::replace(&mut task.flow.into, Into::Nowhere) {
             let sectors = task.flow.wanted / scsi::LOGICAL_BLOCK_BYTES;
-            work.supply(landing.into_payload(), u64::from(sectors));
+            work.supply(landing.into_payload(), u64::from(sectors), &self.target.config.pages);
         }
         self.run(slot, work);
     }

@@ -171,6 +171,13 @@ impl HandVolume {
     }
 }
 
+/// A sector of the blocks that `at` touches.
+fn sector_of(blocks: &[Block], at: Sectors, number: u64) -> &[u8] {
+    let from = (number % SECTORS_PER_BLOCK) as usize * SECTOR_BYTES;
+    let block = number / SECTORS_PER_BLOCK - at.blocks().start;
+    &blocks[block as usize].bytes()[from..from + SECTOR_BYTES]
+}
+
 impl Hand {
     /// As a volume does that somebody else may change too.
     pub(crate) fn keep(&mut self, name: ItemName, expect: u64, value: &[u8]) -> Result<(), VolumeRefusal> {
@@ -196,6 +203,25 @@ impl Hand {
             }
             Command::Flush => return Ok(twinsan::block::Payload::new()),
             Command::Write { at, data, .. } => (at, data),
+            Command::CompareAndWrite { at, compare, data, .. } => {
+                let differs = |number: &u64| self.sector(*number) != sector_of(&compare, at, *number);
+                if let Some(number) = (at.start..at.end()).find(differs) {
+                    let offset = (number - at.start) as u32 * SECTOR_BYTES as u32;
+                    return Err(GuestError::Miscompare { offset });
+                }
+                (at, data)
+            }
+            Command::OrWrite { at, mut data, .. } => {
+                for (number, bits) in at.blocks().zip(&mut data) {
+                    let pool = twinsan::block::PagePool::new();
+                    let mut page = pool.take();
+                    let old = self.blocks.get(&number).unwrap_or(&Block::Zero).bytes();
+                    let both = old.iter().zip(bits.bytes()).map(|(old, new)| old | new);
+                    page.bytes_mut().iter_mut().zip(both).for_each(|(to, byte)| *to = byte);
+                    *bits = Block::Data(page.freeze());
+                }
+                (at, data)
+            }
             Command::Zero { at, .. } => {
                 (at, twinsan::block::zeros((at.blocks().end - at.blocks().start) as usize))
             }
@@ -205,6 +231,12 @@ impl Hand {
             self.blocks.insert(number, merged);
         }
         Ok(twinsan::block::Payload::new())
+    }
+
+    fn sector(&self, number: u64) -> &[u8] {
+        let from = (number % SECTORS_PER_BLOCK) as usize * SECTOR_BYTES;
+        let block = self.blocks.get(&(number / SECTORS_PER_BLOCK)).unwrap_or(&Block::Zero);
+        &block.bytes()[from..from + SECTOR_BYTES]
     }
 
     fn merge(&self, number: u64, at: Sectors, new: &Block) -> Block {

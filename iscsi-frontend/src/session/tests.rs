@@ -155,6 +155,52 @@ fn an_atomic_write_with_less_data_or_more_than_its_block_writes_nothing() {
 }
 
 #[test]
+fn a_comparison_takes_both_runs_of_blocks_or_nothing() {
+    let mut bench = Bench::new();
+    let link = bench.session();
+    bench.write(link, 7, 0, &[7; 8192]);
+    let cdb = |blocks| [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, blocks, 0, 0];
+    let runs = |expected: u8, data: u8, each: usize| [vec![expected; each], vec![data; each]].concat();
+    for (flags, blocks, bytes, sense) in [
+        (0xa0, 2, 0, (2, 5, 0x0e, 3)),
+        (0xa0, 2, 512, (2, 5, 0x0e, 3)),
+        (0xa0, 2, 1024, (2, 5, 0x0e, 3)),
+        (0xa0, 2, 2560, (2, 5, 0x0e, 3)),
+        (0xc0, 2, 2048, (2, 5, 0x0e, 3)),
+        (0xa0, 9, 9216, (2, 5, 0x24, 0)),
+        // 256 blocks, of which the CDB says nothing.
+        (0xa0, 0, 8192, (2, 5, 0x24, 0)),
+    ] {
+        let sent = if flags == 0xa0 { vec![7; bytes as usize] } else { Vec::new() };
+        let command = bench.command(flags, 8, bytes, &cdb(blocks)).data(&sent);
+        assert_eq!(bench.ask(link, &command)[0].sense(), sense, "{blocks} blocks, {bytes} bytes");
+        assert_eq!(bench.read(link, 9, 0, 16)[0].data, [7; 8192], "{bytes} bytes");
+    }
+    let command = bench.command(0xa0, 8, 4096, &cdb(4)).data(&runs(7, 9, 2048));
+    assert_eq!(bench.ask(link, &command)[0].sense(), (0, 0, 0, 0));
+    let mut now = [7; 8192];
+    now[5 * 512..9 * 512].fill(9);
+    assert_eq!(bench.read(link, 9, 0, 16)[0].data, now);
+    let command = bench.command(0xa0, 8, 4096, &cdb(4)).data(&runs(7, 8, 2048));
+    assert_eq!(bench.ask(link, &command)[0].sense(), (2, 0x0e, 0x1d, 0));
+    assert_eq!(bench.read(link, 9, 0, 16)[0].data, now);
+    let nothing = bench.command(0x80, 8, 0, &cdb(0));
+    assert_eq!(bench.ask(link, &nothing)[0].sense(), (0, 0, 0, 0));
+}
+
+#[test]
+fn bits_are_set_in_what_is_there() {
+    let mut bench = Bench::new();
+    let link = bench.session();
+    bench.write(link, 7, 5, &[0x12; 1024]);
+    let cdb = [0x8b, 0x18, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 3, 0, 0];
+    let command = bench.command(0xa0, 8, 1536, &cdb).data(&[0x41; 1536]);
+    assert_eq!(bench.ask(link, &command)[0].sense(), (0, 0, 0, 0));
+    let found = bench.read(link, 9, 5, 3)[0].data.clone();
+    assert!(found[..1024].iter().all(|byte| *byte == 0x53) && found[1024..].iter().all(|byte| *byte == 0x41));
+}
+
+#[test]
 fn long_reads_are_cut_by_segment_and_burst() {
     let mut bench = Bench::new();
     let link = bench.login(HOST, 1, "MaxRecvDataSegmentLength=4096\0MaxBurstLength=10240\0").0;
@@ -334,6 +380,8 @@ fn guest_errors_become_the_sense_that_hosts_act_on() {
         (GuestError::Medium, (2, 3, 0x11, 0)),
         (GuestError::Gone, (2, 5, 0x25, 0)),
         (GuestError::ReadOnly, (2, 7, 0x27, 0)),
+        (GuestError::Miscompare { offset: 7 }, (2, 0x0e, 0x1d, 0)),
+        (GuestError::Uncertain, (2, 4, 0x44, 0)),
     ];
     let mut bench = Bench::new();
     let link = bench.session();

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use twinsan::block::{BLOCK_BYTES, Block, PagePool, Payload, SECTOR_BYTES, SECTORS_PER_BLOCK};
 use twinsan::guest::{
-    Command, GuestError, GuestResult, PathState, Sectors, Sink, TRANSFER_SECTORS_MAX, VirtualVolume,
-    VolumeInfo, ZERO_SECTORS_MAX,
+    COMPARE_SECTORS_MAX, Command, GuestError, GuestResult, PathState, Sectors, Sink, TRANSFER_SECTORS_MAX,
+    VirtualVolume, VolumeInfo, ZERO_SECTORS_MAX,
 };
 use twinsan::ids::{RequestId, Uuid, VolumeId};
 
@@ -22,6 +22,7 @@ pub(crate) struct RamVolume {
     mirrored: bool,
     pages: PagePool,
     shards: Vec<Mutex<Vec<Block>>>,
+    turn: RwLock<()>,
 }
 
 impl RamVolume {
@@ -36,6 +37,7 @@ impl RamVolume {
             mirrored: true,
             pages,
             shards,
+            turn: RwLock::new(()),
         }
     }
 
@@ -53,7 +55,10 @@ impl RamVolume {
 
     fn run(&self, command: Command) -> GuestResult {
         let (at, limit) = match &command {
-            Command::Read { at } | Command::Write { at, .. } => (*at, TRANSFER_SECTORS_MAX),
+            Command::Read { at } | Command::Write { at, .. } | Command::OrWrite { at, .. } => {
+                (*at, TRANSFER_SECTORS_MAX)
+            }
+            Command::CompareAndWrite { at, .. } => (*at, COMPARE_SECTORS_MAX),
             Command::Zero { at, .. } => (*at, ZERO_SECTORS_MAX),
             Command::Flush => return Ok(Payload::new()),
         };
@@ -63,7 +68,25 @@ impl RamVolume {
         if at.count > limit {
             return Err(GuestError::Invalid);
         }
+        // Those that look at what is there have the volume to themselves.
+        let (_shared, _alone);
+        if matches!(command, Command::CompareAndWrite { .. } | Command::OrWrite { .. }) {
+            _alone = self.turn.write();
+        } else {
+            _shared = self.turn.read();
+        }
         match command {
+            Command::CompareAndWrite { compare, data, .. } => {
+                if let Some(offset) = self.differs(at, &compare) {
+                    return Err(GuestError::Miscompare { offset });
+                }
+                self.write(at, data)
+            }
+            Command::OrWrite { data, .. } => {
+                let blocks = at.blocks().zip(data).map(|(number, bits)| self.set(&self.block(number), &bits));
+                let data = blocks.collect();
+                self.write(at, data)
+            }
             Command::Read { .. } => Ok(at.blocks().map(|block| self.block(block)).collect()),
             Command::Write { data, .. } => self.write(at, data),
             _ => {
@@ -71,6 +94,22 @@ impl RamVolume {
                 self.write(at, twinsan::block::zeros((blocks.end - blocks.start) as usize))
             }
         }
+    }
+
+    /// The first byte of the sectors that differs.
+    fn differs(&self, at: Sectors, expected: &Payload) -> Option<u32> {
+        let found: Vec<u8> = at.blocks().flat_map(|block| *self.block(block).bytes()).collect();
+        let expected: Vec<u8> = expected.iter().flat_map(|block| *block.bytes()).collect();
+        let head = (at.start % SECTORS_PER_BLOCK) as usize * SECTOR_BYTES;
+        let pairs = found[head..].iter().zip(&expected[head..]).take(at.count as usize * SECTOR_BYTES);
+        pairs.enumerate().find(|(_, (found, expected))| found != expected).map(|(place, _)| place as u32)
+    }
+
+    fn set(&self, old: &Block, bits: &Block) -> Block {
+        let mut page = self.pages.take();
+        page.bytes_mut().copy_from_slice(old.bytes());
+        page.bytes_mut().iter_mut().zip(bits.bytes()).for_each(|(byte, bits)| *byte |= bits);
+        Block::Data(page.freeze())
     }
 
     fn block(&self, block: u64) -> Block {

@@ -6,7 +6,7 @@ use super::layout::{CopyBody, CopyStableBody, ForwardBody, WriteBody, WriteDoneB
 use super::{CONTROL_BYTES_MAX, MESSAGE_BLOCKS_MAX, WireError};
 use crate::guest::Sectors;
 use crate::ids::{Epoch, VolumeId};
-use crate::mirror::message::{Body, Control, Deadline};
+use crate::mirror::message::{Body, Control, Deadline, Manner};
 use crate::time::Instant;
 
 /// How many blocks go with a body.
@@ -46,10 +46,14 @@ pub(super) fn check(body: &Body) -> Result<Expect, WireError> {
             run(first, u64::from(blocks))?;
             exactly(if carried { u64::from(blocks) } else { 0 })
         }
-        Body::Forward { at, zero, .. } => {
+        Body::Forward { at, manner, zero, .. } => {
+            if zero && manner == Manner::Or {
+                return Err(WireError::Malformed("bits of nothing are set"));
+            }
             run(at.start, at.count)?;
             let blocks = at.blocks();
-            exactly(if zero { 0 } else { blocks.end - blocks.start })
+            let runs = u64::from(!zero) + u64::from(manner == Manner::IfEqual);
+            exactly((blocks.end - blocks.start).checked_mul(runs).ok_or(WireError::Length)?)
         }
         Body::Copy { first, blocks, zero, .. } => {
             run(first, u64::from(blocks))?;
@@ -99,7 +103,13 @@ pub(super) fn encode(body: &Body, out: &mut Vec<u8>) -> Result<u8, WireError> {
             }));
             Ok(kind::WRITE_DONE)
         }
-        Body::Forward { epoch, volume, id, at, zero, deadline } => {
+        Body::Forward { epoch, volume, id, at, manner, zero, deadline } => {
+            let flags = if zero { flag::ZERO } else { 0 }
+                | match manner {
+                    Manner::Replace => 0,
+                    Manner::IfEqual => flag::COMPARE,
+                    Manner::Or => flag::OR,
+                };
             out.extend_from_slice(bytemuck::bytes_of(&ForwardBody {
                 epoch: epoch.0.into(),
                 id: id.into(),
@@ -109,7 +119,7 @@ pub(super) fn encode(body: &Body, out: &mut Vec<u8>) -> Result<u8, WireError> {
                 spent_nanos: deadline.spent_nanos.into(),
                 left_nanos: deadline.left_nanos.into(),
                 volume: volume.0.into(),
-                flags: if zero { flag::ZERO } else { 0 }.into(),
+                flags: flags.into(),
             }));
             Ok(kind::FORWARD)
         }
@@ -224,12 +234,19 @@ fn write_done(body: WriteDoneBody) -> Result<Body, WireError> {
 }
 
 fn forward(body: ForwardBody) -> Result<Body, WireError> {
-    let flags = known(body.flags.get(), flag::ZERO)?;
+    let flags = known(body.flags.get(), flag::ZERO | flag::COMPARE | flag::OR)?;
+    let manner = match (flags & flag::COMPARE != 0, flags & flag::OR != 0) {
+        (false, false) => Manner::Replace,
+        (true, false) => Manner::IfEqual,
+        (false, true) => Manner::Or,
+        (true, true) => return Err(WireError::Malformed("a write in two manners")),
+    };
     Ok(Body::Forward {
         epoch: Epoch(body.epoch.get()),
         volume: VolumeId(body.volume.get()),
         id: body.id.get(),
         at: Sectors::new(body.start.get(), body.count.get()),
+        manner,
         zero: flags & flag::ZERO != 0,
         deadline: Deadline {
             owner_clock: Instant::from_nanos(body.owner_clock.get()),

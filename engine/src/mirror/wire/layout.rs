@@ -32,6 +32,10 @@ pub(super) mod flag {
     pub(in super::super) const STORED: u32 = 8;
     /// Copy: a guest's new write.
     pub(in super::super) const FRESH: u32 = 16;
+    /// Forward: only if the blocks are as expected; what is expected follows what is to be written.
+    pub(in super::super) const COMPARE: u32 = 32;
+    /// Forward: set bits.
+    pub(in super::super) const OR: u32 = 64;
 }
 
 /// Bit in [`Header::more`].

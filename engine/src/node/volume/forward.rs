@@ -6,11 +6,11 @@
 
 use super::Volume;
 use super::context::Context;
-use super::op::{Flusher, Forwarded, Origin, Write};
+use super::op::{Flusher, Forwarded, Origin, Wanted, Write};
 use crate::block::Payload;
-use crate::guest::{Command, GuestError, Sectors};
+use crate::guest::{GuestError, Sectors};
 use crate::ids::{Epoch, RequestId};
-use crate::mirror::message::{Body, Control, Deadline, Message};
+use crate::mirror::message::{Body, Control, Deadline, Manner, Message};
 use crate::planted::Bug;
 use crate::time::Instant;
 
@@ -19,33 +19,40 @@ use crate::time::Instant;
 pub(in crate::node) struct Wish {
     /// The partner's number of it.
     pub(in crate::node) id: u64,
-    pub(in crate::node) at: Sectors,
-    pub(in crate::node) zero: bool,
-    pub(in crate::node) data: Payload,
+    pub(in crate::node) wanted: Wanted,
     /// Not ordered after this.
     pub(in crate::node) deadline: Instant,
 }
 
-impl Volume {
-    pub(super) fn forward(
-        &mut self,
-        cx: &mut Context<'_>,
-        request: RequestId,
+impl Wish {
+    /// A write as it comes in a message.
+    pub(in crate::node) fn new(
+        id: u64,
         at: Sectors,
+        manner: Manner,
         zero: bool,
-        data: Payload,
-        fua: bool,
-    ) {
+        mut data: Payload,
+        deadline: Deadline,
+    ) -> Wish {
+        let written = if zero { 0 } else { (at.blocks().end - at.blocks().start) as usize };
+        let compare = match manner {
+            Manner::IfEqual => data.drain(written.min(data.len())..).collect(),
+            Manner::Replace | Manner::Or => Payload::new(),
+        };
+        let wanted = Wanted { at, manner, zero, data, compare, fua: false };
+        Wish { id, wanted, deadline: deadline.at_owner() }
+    }
+}
+
+impl Volume {
+    pub(super) fn forward(&mut self, cx: &mut Context<'_>, request: RequestId, wanted: Wanted) {
         let id = self.next_id();
         let deadline = cx.now + cx.config.mirror.forward_deadline;
         self.forwarded.insert(
             id,
             Forwarded {
                 request,
-                at,
-                zero,
-                fua,
-                data,
+                wanted,
                 deadline,
                 sent: false,
                 ever_sent: false,
@@ -67,8 +74,15 @@ impl Volume {
             spent_nanos: cx.now.since(heard).as_nanos() as u64,
             left_nanos: forwarded.deadline.since(cx.now).as_nanos() as u64,
         };
-        let (at, zero, data) = (forwarded.at, forwarded.zero, forwarded.data.clone());
-        self.send(cx, Message { body: Body::Forward { epoch, volume, id, at, zero, deadline }, data });
+        let Wanted { at, manner, zero, data, compare, .. } = &forwarded.wanted;
+        let (at, manner, zero) = (*at, *manner, *zero);
+        let data = data.iter().chain(compare).cloned().collect();
+        let request = forwarded.request;
+        self.may_have_effect(request, manner);
+        self.send(
+            cx,
+            Message { body: Body::Forward { epoch, volume, id, at, manner, zero, deadline }, data },
+        );
     }
 
     /// The link is back: what the owner has not ordered, as far as known here, goes out again.
@@ -118,7 +132,8 @@ impl Volume {
         if !self.right.is_pair_of(epoch) {
             return;
         }
-        let Wish { id, at, zero, data, deadline } = wish;
+        let Wish { id, wanted, deadline } = wish;
+        let at = wanted.at;
         let origin = Origin::Partner(id);
         let known = self.writes.values().any(|write| write.origin == origin);
         if known && !cx.has(Bug::ForwardAppliedTwice) {
@@ -135,12 +150,13 @@ impl Volume {
         }
         let fits = at.count > 0
             && at.start.checked_add(at.count).is_some_and(|end| end <= self.sectors)
-            && (zero || data.len() as u64 == at.blocks().end - at.blocks().start);
+            && at.count <= wanted.sectors_max()
+            && wanted.is_complete();
         if !(fits && self.mirrored && self.owner == cx.me()) {
             self.say(cx, Control::ForwardRefused { epoch, id, error: GuestError::Invalid });
             return;
         }
-        let mut write = Write::new(origin, at, zero, false, data);
+        let mut write = Write::new(origin, wanted);
         write.answered = true;
         write.deadline = if cx.has(Bug::ForwardDeadlineIgnored) { Instant::NEVER } else { deadline };
         self.begin_write(cx, write);
@@ -156,8 +172,15 @@ impl Volume {
         if !self.right.is_pair_of(epoch) {
             return;
         }
-        if let Some(forwarded) = self.forwarded.remove(&id) {
-            let error = if forwarded.cancelled { self.given_up(forwarded.request) } else { error };
+        let Some(forwarded) = self.forwarded.remove(&id) else { return };
+        self.had_no_effect(forwarded.request);
+        // What it tells of the blocks counts only while this node may serve.
+        let tells = matches!(error, GuestError::Miscompare { .. });
+        if forwarded.cancelled {
+            self.refuse(cx, forwarded.request, self.given_up(forwarded.request));
+        } else if tells && !self.lease_runs(cx) {
+            self.compare_later(cx, forwarded.request, forwarded.wanted);
+        } else {
             self.refuse(cx, forwarded.request, error);
         }
     }
@@ -169,6 +192,7 @@ impl Volume {
 
     fn end_forwarded(&mut self, cx: &mut Context<'_>, id: u64) {
         if let Some(forwarded) = self.forwarded.remove(&id) {
+            self.had_no_effect(forwarded.request);
             let error = self.given_up(forwarded.request);
             self.refuse(cx, forwarded.request, error);
         }
@@ -214,17 +238,14 @@ impl Volume {
     /// Alone now: forwarded writes that were never ordered begin anew, here.
     pub(super) fn reclaim_forwarded(&mut self, cx: &mut Context<'_>) {
         for forwarded in core::mem::take(&mut self.forwarded).into_values() {
-            let (request, at, fua) = (forwarded.request, forwarded.at, forwarded.fua);
+            let request = forwarded.request;
+            self.had_no_effect(request);
             if forwarded.cancelled {
                 let error = self.given_up(request);
                 self.refuse(cx, request, error);
                 continue;
             }
-            let command = match forwarded.zero {
-                true => Command::Zero { at, fua },
-                false => Command::Write { at, data: forwarded.data, fua },
-            };
-            self.parked.push_back((request, command));
+            self.parked.push_back((request, forwarded.wanted.into_command()));
         }
     }
 

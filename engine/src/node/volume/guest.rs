@@ -2,30 +2,32 @@
 
 use super::Volume;
 use super::context::Context;
-use super::op::{Flusher, Origin, Reading, Write};
+use super::op::{Flusher, Origin, Reading, Wanted, Write};
 use super::right::Service;
 use crate::block::{Block, Payload, is_all_zero};
-use crate::guest::{Command, GuestError, Sectors, TRANSFER_SECTORS_MAX, ZERO_SECTORS_MAX};
+use crate::guest::{COMPARE_SECTORS_MAX, Command, GuestError, TRANSFER_SECTORS_MAX, ZERO_SECTORS_MAX};
 use crate::ids::RequestId;
+use crate::mirror::message::Manner;
 
 /// Checks a request against the volume's size and the limits that were advertised.
 fn validate(command: &Command, sectors: u64) -> Result<(), GuestError> {
-    let (at, most) = match command {
-        Command::Read { at } | Command::Write { at, .. } => (at, TRANSFER_SECTORS_MAX),
-        Command::Zero { at, .. } => (at, ZERO_SECTORS_MAX),
-        Command::Flush => return Ok(()),
+    let Some(at) = command.sectors() else { return Ok(()) };
+    let most = match command {
+        Command::Zero { .. } => ZERO_SECTORS_MAX,
+        Command::CompareAndWrite { .. } => COMPARE_SECTORS_MAX,
+        _ => TRANSFER_SECTORS_MAX,
     };
     if at.start.checked_add(at.count).is_none_or(|end| end > sectors) {
         return Err(GuestError::OutOfRange);
     }
     let blocks = at.blocks();
-    match command {
-        _ if at.count > most => Err(GuestError::Invalid),
-        Command::Write { data, .. } if data.len() as u64 != blocks.end - blocks.start => {
-            Err(GuestError::Invalid)
-        }
-        _ => Ok(()),
-    }
+    let is_whole = |data: &Payload| data.len() as u64 == blocks.end - blocks.start;
+    let fits = match command {
+        Command::Write { data, .. } | Command::OrWrite { data, .. } => is_whole(data),
+        Command::CompareAndWrite { compare, data, .. } => is_whole(compare) && is_whole(data),
+        Command::Read { .. } | Command::Zero { .. } | Command::Flush => true,
+    };
+    if at.count <= most && fits { Ok(()) } else { Err(GuestError::Invalid) }
 }
 
 impl Volume {
@@ -51,18 +53,16 @@ impl Volume {
             }
             Err(error) => return self.refuse(cx, id, error),
         }
-        if matches!(&command, Command::Read { at } | Command::Write { at, .. } | Command::Zero { at, .. } if at.count == 0)
-        {
+        if command.sectors().is_some_and(|at| at.count == 0) {
             self.complete(cx, id, Ok(Payload::new()));
             return;
         }
-        if self.read_only && matches!(command, Command::Write { .. } | Command::Zero { .. }) {
+        if self.read_only && command.changes_data() {
             return self.refuse(cx, id, GuestError::ReadOnly);
         }
-        match (service, &command) {
-            (Service::Hold, _) | (Service::AloneReads, Command::Write { .. } | Command::Zero { .. }) => {
-                self.parked.push_back((id, command));
-            }
+        match service {
+            Service::Hold => self.parked.push_back((id, command)),
+            Service::AloneReads if command.changes_data() => self.parked.push_back((id, command)),
             _ => self.serve(cx, id, command),
         }
     }
@@ -75,35 +75,27 @@ impl Volume {
     }
 
     fn serve(&mut self, cx: &mut Context<'_>, id: RequestId, command: Command) {
-        match command {
-            Command::Read { at } => self.begin_read(cx, id, at),
-            Command::Flush => self.begin_flush(cx, Flusher::Guest(id)),
-            Command::Write { at, data, fua } => self.begin_guest_write(cx, id, at, false, data, fua),
-            Command::Zero { at, fua } => self.begin_guest_write(cx, id, at, true, Payload::new(), fua),
+        match Wanted::of(command) {
+            Ok(wanted) => self.begin_guest_write(cx, id, wanted),
+            Err(Command::Read { at }) => self.begin_read(cx, id, at),
+            Err(_) => self.begin_flush(cx, Flusher::Guest(id)),
         }
     }
 
-    fn begin_guest_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        id: RequestId,
-        at: Sectors,
-        mut zero: bool,
-        mut data: Payload,
-        fua: bool,
-    ) {
-        if self.detect_zeros && !zero {
-            data = data.into_iter().map(Block::detect_zero).collect();
-            zero = at.is_aligned() && is_all_zero(&data);
-            if zero {
-                data.clear();
+    fn begin_guest_write(&mut self, cx: &mut Context<'_>, id: RequestId, mut wanted: Wanted) {
+        if self.detect_zeros && !wanted.zero && wanted.manner != Manner::Or {
+            let data = core::mem::take(&mut wanted.data);
+            wanted.data = data.into_iter().map(Block::detect_zero).collect();
+            wanted.zero = wanted.at.is_aligned() && is_all_zero(&wanted.data);
+            if wanted.zero {
+                wanted.data.clear();
             }
         }
         if self.mirrored && self.service(cx.now) == Service::Pair && self.owner != cx.me() {
-            self.forward(cx, id, at, zero, data, fua);
+            self.forward(cx, id, wanted);
             return;
         }
-        self.begin_write(cx, Write::new(Origin::Guest(id), at, zero, fua, data));
+        self.begin_write(cx, Write::new(Origin::Guest(id), wanted));
     }
 
     /// A guest gives a request up. It is answered when the request can no longer act. False if it is not of this volume,

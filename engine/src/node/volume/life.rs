@@ -62,7 +62,7 @@ impl Volume {
         self.keep_sent_writes(cx);
         for held in core::mem::take(&mut self.held) {
             let Held { request, blocks, version, .. } = held;
-            self.settle(request, blocks, version, Default::default());
+            self.settle(request, blocks, version, Ok(Default::default()));
         }
         self.reclaim_forwarded(cx);
         self.unpark(cx);

@@ -87,10 +87,9 @@ impl Volume {
             Reading::Guest { at, .. } => at.blocks().start,
             Reading::Merge { write } => {
                 let Some(write) = self.writes.get(write) else { return };
-                // Of a write only those count that it covers in part.
-                let at = write.at;
-                damaged.blocks.retain(|(block, _)| at.start > block * 8 || at.end() < (block + 1) * 8);
-                at.blocks().start
+                // Of a write only those count that it covers in part, unless it looks at all of them first.
+                damaged.blocks.retain(|(block, _)| write.depends_on(*block));
+                write.at.blocks().start
             }
             Reading::Scrub { blocks } => blocks.start,
             Reading::Partner { .. } | Reading::Region { .. } => return,
@@ -202,7 +201,7 @@ impl Volume {
             Reading::Guest { request, at, .. } if again => self.guest(cx, request, Command::Read { at }),
             Reading::Merge { write } if again => self.merge_again(cx, write),
             Reading::Guest { request, at, term } => self.answer_read(cx, request, at, term, found, version),
-            Reading::Merge { write } => self.merge_read(cx, write, Ok(found)),
+            Reading::Merge { write } => self.merge_read(cx, write, Ok((found, version))),
             Reading::Scrub { blocks } if again => self.scrub_again(cx, &blocks, false),
             Reading::Scrub { blocks } => self.scrubbed(cx, blocks),
             Reading::Partner { .. } | Reading::Region { .. } => {}

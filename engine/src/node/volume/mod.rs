@@ -11,6 +11,7 @@
 //! | `context`, `room`, `copies` | what it may use, and what is still shared with other volumes |
 //! | `guest` | what becomes of a guest's request |
 //! | `write`, `marks` | a write at the node that orders it; the marks of one that is done alone |
+//! | `manner` | writes that look at what is there first |
 //! | `waiting`, `lock` | who goes first |
 //! | `partner`, `forward` | a write that the owner ordered; one that the owner is asked to order |
 //! | `read`, `mend` | reads, and what becomes of damaged blocks |
@@ -39,6 +40,7 @@ mod guest;
 pub(super) mod hot;
 mod life;
 mod lock;
+mod manner;
 mod marks;
 pub mod mend;
 mod op;
@@ -126,6 +128,8 @@ pub(super) struct Volume {
     held: Vec<Held>,
     parked: VecDeque<(RequestId, Command)>,
     aborting: BTreeSet<RequestId>,
+    /// Comparing writes of guests that may have been done: nobody is told to try these again.
+    uncertain: BTreeSet<RequestId>,
     /// Reads that wait for the partner's copy of damaged blocks.
     mends: mend::Mends,
 
@@ -193,6 +197,7 @@ impl Volume {
             held: Vec::new(),
             parked: VecDeque::new(),
             aborting: BTreeSet::new(),
+            uncertain: BTreeSet::new(),
             mends: mend::Mends::default(),
             last_order: 0,
             sent: BTreeMap::new(),
@@ -266,6 +271,7 @@ impl Volume {
     }
 
     fn complete(&mut self, cx: &mut Context<'_>, id: RequestId, result: GuestResult) {
+        self.uncertain.remove(&id);
         cx.actions.push_back(Action::Complete { id, result });
         if self.aborting.remove(&id) {
             cx.actions.push_back(Action::Aborted { id });
@@ -273,6 +279,7 @@ impl Volume {
     }
 
     fn refuse(&mut self, cx: &mut Context<'_>, id: RequestId, error: GuestError) {
+        let error = self.honest(cx, id, error);
         self.complete(cx, id, Err(error));
     }
 }

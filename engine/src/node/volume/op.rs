@@ -3,8 +3,9 @@
 use core::ops::Range;
 
 use crate::block::{BLOCK_BYTES, Block, PagePool, Payload, SECTOR_BYTES, SECTORS_PER_BLOCK};
-use crate::guest::Sectors;
+use crate::guest::{GuestResult, Sectors};
 use crate::ids::RequestId;
+use crate::mirror::message::Manner;
 use crate::pool::Lsn;
 use crate::time::Instant;
 
@@ -17,15 +18,33 @@ pub(super) enum Origin {
     Partner(u64),
 }
 
+/// A write as a guest asks for it.
+#[derive(Clone, Debug, Default)]
+pub(in crate::node) struct Wanted {
+    pub(in crate::node) at: Sectors,
+    pub(in crate::node) manner: Manner,
+    pub(in crate::node) zero: bool,
+    /// Empty if `zero`.
+    pub(in crate::node) data: Payload,
+    /// What is expected there; empty unless the manner asks for it.
+    pub(in crate::node) compare: Payload,
+    pub(in crate::node) fua: bool,
+}
+
 /// A write at the node that orders it (owner, alone, or linear).
 #[derive(Debug)]
 pub(super) struct Write {
     pub(super) origin: Origin,
     pub(super) at: Sectors,
+    pub(super) manner: Manner,
     pub(super) zero: bool,
     pub(super) fua: bool,
     /// The blocks, once `merged`; empty if `zero`.
     pub(super) data: Payload,
+    /// What is expected there.
+    pub(super) compare: Payload,
+    /// There is something else.
+    pub(super) mismatch: Option<Mismatch>,
     pub(super) locked: bool,
     /// Its first and last block are whole.
     pub(super) merged: bool,
@@ -45,14 +64,29 @@ pub(super) struct Write {
     pub(super) waits: Option<Lsn>,
 }
 
+/// What was found where something else was expected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mismatch {
+    /// The first byte that differs, from the beginning of the first sector.
+    pub(super) offset: u32,
+    /// The version of what was found.
+    pub(super) version: u64,
+    /// The term in which it was.
+    pub(super) term: u64,
+}
+
 impl Write {
-    pub(super) fn new(origin: Origin, at: Sectors, zero: bool, fua: bool, data: Payload) -> Write {
+    pub(super) fn new(origin: Origin, wanted: Wanted) -> Write {
+        let Wanted { at, manner, zero, data, compare, fua } = wanted;
         Write {
             origin,
             at,
+            manner,
             zero,
             fua,
             data,
+            compare,
+            mismatch: None,
             locked: false,
             merged: false,
             merging: false,
@@ -75,10 +109,7 @@ impl Write {
 #[derive(Debug)]
 pub(super) struct Forwarded {
     pub(super) request: RequestId,
-    pub(super) at: Sectors,
-    pub(super) zero: bool,
-    pub(super) fua: bool,
-    pub(super) data: Payload,
+    pub(super) wanted: Wanted,
     pub(super) deadline: Instant,
     /// Sent on the link that is up now.
     pub(super) sent: bool,
@@ -148,7 +179,7 @@ pub(super) struct Settling {
     pub(super) request: RequestId,
     pub(super) blocks: Range<u64>,
     pub(super) version: u64,
-    pub(super) result: Payload,
+    pub(super) result: GuestResult,
 }
 
 /// A write that is in the cache; its guest's answer is held while the node's right to serve is open.
@@ -170,9 +201,16 @@ pub(super) struct HotArea {
     pub(super) last_use: Instant,
 }
 
-/// Lays the sectors of a write over the blocks as they are, so that all blocks are whole. `old` has the blocks
+/// Lays the sectors of a write, or with `or` its bits, over the blocks as they are, so that all blocks are whole. `old` has the blocks
 /// of the range (only the first and the last matter).
-pub(super) fn merge(pool: &PagePool, at: Sectors, zero: bool, data: &Payload, old: &Payload) -> Payload {
+pub(super) fn merge(
+    pool: &PagePool,
+    at: Sectors,
+    or: bool,
+    zero: bool,
+    data: &Payload,
+    old: &Payload,
+) -> Payload {
     let blocks = at.blocks();
     let last = (blocks.end - blocks.start - 1) as usize;
     (0..=last)
@@ -181,14 +219,19 @@ pub(super) fn merge(pool: &PagePool, at: Sectors, zero: bool, data: &Payload, ol
             let from = at.start.max(base) - base;
             let to = at.end().min(base + SECTORS_PER_BLOCK) - base;
             let new = if zero { Block::Zero } else { data[index].clone() };
-            if from == 0 && to == SECTORS_PER_BLOCK {
+            if from == 0 && to == SECTORS_PER_BLOCK && !or {
                 return new;
             }
             let (from, to) = (from as usize * SECTOR_BYTES, to as usize * SECTOR_BYTES);
             let mut page = pool.take();
             let bytes: &mut [u8; BLOCK_BYTES] = page.bytes_mut();
             bytes.copy_from_slice(old[index].bytes());
-            bytes[from..to].copy_from_slice(&new.bytes()[from..to]);
+            if or {
+                let pairs = bytes[from..to].iter_mut().zip(&new.bytes()[from..to]);
+                pairs.for_each(|(byte, bits)| *byte |= bits);
+            } else {
+                bytes[from..to].copy_from_slice(&new.bytes()[from..to]);
+            }
             let block = Block::Data(page.freeze());
             if zero { block.detect_zero() } else { block }
         })

@@ -39,7 +39,7 @@ impl Volume {
         let data = match (data, known) {
             (data, Some(forwarded)) => {
                 forwarded.ordered = true;
-                data.unwrap_or_else(|| forwarded.data.clone())
+                data.unwrap_or_else(|| forwarded.wanted.data.clone())
             }
             (Some(data), None) => data,
             (None, None) => Payload::new(),
@@ -156,7 +156,7 @@ impl Volume {
             return; // the planted bug forgets that it is done, and sends it again
         }
         if let Some(forwarded) = self.forwarded.remove(&number) {
-            let held = Held { request: forwarded.request, blocks: range, version, fua: forwarded.fua };
+            let held = Held { request: forwarded.request, blocks: range, version, fua: forwarded.wanted.fua };
             self.acknowledge_in_pair(cx, held);
         }
     }

@@ -68,7 +68,7 @@ impl Volume {
                     self.reply_partner(cx, ask, result);
                 }
             }
-            (Reading::Merge { write }, Ok((data, _))) => self.merge_read(cx, write, Ok(data)),
+            (Reading::Merge { write }, Ok(found)) => self.merge_read(cx, write, Ok(found)),
             (Reading::Guest { request, at, term }, Ok((data, version))) => {
                 self.answer_read(cx, request, at, term, data, version);
             }
@@ -102,7 +102,7 @@ impl Volume {
                 if stable || cx.has(Bug::ReadUnstableAlone) {
                     self.complete(cx, id, Ok(data));
                 } else {
-                    self.settle(id, blocks, version, data);
+                    self.settle(id, blocks, version, Ok(data));
                 }
             }
             Service::Hold | Service::Refuse => self.guest(cx, id, Command::Read { at }),
@@ -162,7 +162,7 @@ impl Volume {
         for settling in waiting {
             let Settling { request, blocks, version, result } = settling;
             if cx.store.is_stable(self.id, blocks.clone(), version) {
-                self.complete(cx, request, Ok(result));
+                self.complete(cx, request, result);
             } else {
                 self.settle(request, blocks, version, result);
             }

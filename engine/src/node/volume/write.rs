@@ -15,9 +15,9 @@ use super::right::{Place, Service};
 use super::room::Waiter;
 use super::waiting::{Cause, Turn};
 use crate::block::{Payload, is_all_zero};
-use crate::guest::GuestError;
+use crate::guest::{GuestError, GuestResult};
 use crate::ids::{Epoch, RequestId};
-use crate::mirror::message::{Body, Control, Message};
+use crate::mirror::message::{Body, Control, Manner, Message};
 use crate::planted::Bug;
 use crate::pool::Lsn;
 use crate::store::{Read, ReadToken};
@@ -38,6 +38,9 @@ enum Step {
 impl Volume {
     pub(super) fn begin_write(&mut self, cx: &mut Context<'_>, mut write: Write) {
         let id = self.next_id();
+        if write.manner == Manner::IfEqual && cx.has(Bug::ComparedUnlocked) {
+            self.compare_unlocked(cx, &mut write);
+        }
         let locked = self.lock.acquire(write.blocks(), id);
         write.locked = locked;
         self.writes.insert(id, write);
@@ -77,6 +80,9 @@ impl Volume {
         if !may_begin || held {
             return Step::Wait(Cause::Service);
         }
+        if let Some(found) = write.mismatch {
+            return if self.answer_mismatch(cx, id, found) { Step::Over } else { Step::Next };
+        }
         if !write.merged {
             return self.make_whole(cx, id);
         }
@@ -93,10 +99,10 @@ impl Volume {
         }
     }
 
-    /// Reads what the first and last block hold where the write does not cover them.
+    /// Reads what the first and last block hold where the write does not cover them; all, if it looks at what is there first.
     fn make_whole(&mut self, cx: &mut Context<'_>, id: u64) -> Step {
         let write = self.writes.get_mut(&id).expect("checked by the caller");
-        if write.at.is_aligned() {
+        if write.at.is_aligned() && !write.looks_first() {
             write.merged = true;
             return Step::Next;
         }
@@ -104,8 +110,8 @@ impl Volume {
         write.merging = true;
         let token = self.next_id();
         match cx.store.read(self.id, blocks, ReadToken(token)) {
-            Read::Ready(old, _) => {
-                self.merged(cx, id, Ok(old));
+            Read::Ready(old, version) => {
+                self.merged(cx, id, Ok((old, version)));
                 if self.writes.contains_key(&id) { Step::Next } else { Step::Over }
             }
             Read::Pending => {
@@ -115,12 +121,18 @@ impl Volume {
         }
     }
 
-    fn merged(&mut self, cx: &mut Context<'_>, id: u64, old: Result<Payload, GuestError>) {
+    fn merged(&mut self, cx: &mut Context<'_>, id: u64, old: Result<(Payload, u64), GuestError>) {
         let Some(write) = self.writes.get_mut(&id) else { return };
         write.merging = false;
         match old {
-            Ok(old) => {
-                write.data = merge(cx.pages, write.at, write.zero, &write.data, &old);
+            Ok((old, version)) => {
+                if !self.is_as_expected(id, &old, version) {
+                    return;
+                }
+                let Some(write) = self.writes.get_mut(&id) else { return };
+                let or = write.manner == Manner::Or;
+                write.data = merge(cx.pages, write.at, or, write.zero, &write.data, &old);
+                write.compare.clear();
                 write.merged = true;
                 write.zero = is_all_zero(&write.data);
                 if write.zero {
@@ -132,7 +144,12 @@ impl Volume {
     }
 
     /// The blocks a write wanted to know are here.
-    pub(super) fn merge_read(&mut self, cx: &mut Context<'_>, id: u64, old: Result<Payload, GuestError>) {
+    pub(super) fn merge_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: u64,
+        old: Result<(Payload, u64), GuestError>,
+    ) {
         self.merged(cx, id, old);
         self.advance(cx, id);
     }
@@ -173,6 +190,7 @@ impl Volume {
     fn apply_linear(&mut self, cx: &mut Context<'_>, id: u64) -> Step {
         let Some((write, version)) = self.apply(cx, id) else { return Step::Wait(Cause::Room) };
         if let Origin::Guest(request) = write.origin {
+            self.may_have_effect(request, write.manner);
             let (blocks, fua) = (write.blocks(), write.fua);
             self.acknowledge(cx, Held { request, blocks, version, fua });
         }
@@ -202,7 +220,11 @@ impl Volume {
         let order = self.last_order;
         self.sent.insert(order, id);
         self.blocks_in_flight += count;
-        self.writes.get_mut(&id).expect("still here").sent = Some(order);
+        let write = self.writes.get_mut(&id).expect("still here");
+        write.sent = Some(order);
+        if let (Origin::Guest(request), manner) = (write.origin, write.manner) {
+            self.may_have_effect(request, manner);
+        }
         self.transmit(cx, id, order);
         if cx.has(Bug::AckBeforePartner) || cx.has(Bug::OwnerReadsUnacknowledged) {
             self.act_too_early(cx, id);
@@ -232,8 +254,9 @@ impl Volume {
             Origin::Partner(number) => Some(number),
             Origin::Guest(_) => None,
         };
-        // The partner has the payload of its own write, unless this node had to complete its blocks.
-        let carried = !write.zero && (origin.is_none() || !write.at.is_aligned());
+        // The partner has the payload of its own write, unless this node had to complete its blocks, or set bits in them.
+        let whole = write.at.is_aligned() && write.manner != Manner::Or;
+        let carried = !write.zero && (origin.is_none() || !whole);
         let body = Body::Write {
             epoch: self.right.epoch,
             volume: self.id,
@@ -345,17 +368,24 @@ impl Volume {
         let Some((write, version)) = self.apply(cx, id) else { return Step::Wait(Cause::Room) };
         self.send_fresh(cx, write.blocks(), &write.data, write.zero);
         if let (Origin::Guest(request), false) = (write.origin, write.answered) {
+            self.may_have_effect(request, write.manner);
             if cx.has(Bug::AckBeforeStable) {
                 self.complete(cx, request, Ok(Payload::new()));
             } else {
-                self.settle(request, write.blocks(), version, Payload::new());
+                self.settle(request, write.blocks(), version, Ok(Payload::new()));
             }
         }
         Step::Over
     }
 
     /// Answers when that version of the blocks is stable.
-    pub(super) fn settle(&mut self, request: RequestId, blocks: Range<u64>, version: u64, result: Payload) {
+    pub(super) fn settle(
+        &mut self,
+        request: RequestId,
+        blocks: Range<u64>,
+        version: u64,
+        result: GuestResult,
+    ) {
         self.settling.push(Settling { request, blocks, version, result });
     }
 
@@ -417,7 +447,7 @@ impl Volume {
         Some(write)
     }
 
-    fn fail_write(&mut self, cx: &mut Context<'_>, id: u64, error: GuestError) {
+    pub(super) fn fail_write(&mut self, cx: &mut Context<'_>, id: u64, error: GuestError) {
         let Some(write) = self.drop_write(cx, id) else { return };
         match write.origin {
             Origin::Guest(request) if !write.answered => self.refuse(cx, request, error),
@@ -445,8 +475,10 @@ impl Volume {
     }
 
     fn unsend(&mut self, id: u64) {
-        if let Some(write) = self.writes.get_mut(&id) {
-            write.sent = None;
+        let Some(write) = self.writes.get_mut(&id) else { return };
+        write.sent = None;
+        if let Origin::Guest(request) = write.origin {
+            self.had_no_effect(request);
         }
     }
 
@@ -477,7 +509,7 @@ impl Volume {
             // Their regions were logged with the record; visible before any read is answered.
             let (write, version) = self.apply_reserved(cx, id);
             if let (Origin::Guest(request), false) = (write.origin, write.answered) {
-                self.settle(request, write.blocks(), version, Payload::new());
+                self.settle(request, write.blocks(), version, Ok(Payload::new()));
             }
         }
     }

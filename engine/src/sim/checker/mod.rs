@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use super::history::{History, Kind, Moment, Outcome};
+use super::history::{History, Kind, Moment, Op, Outcome};
 use super::pattern::{Value, ZERO};
 use crate::block::SECTORS_PER_BLOCK;
 use crate::ids::VolumeId;
@@ -97,6 +97,7 @@ pub struct Checked {
 /// Checks a whole history.
 pub fn check(history: &History) -> Result<Checked, Box<Violation>> {
     let mut checked = Checked::default();
+    one_replaces(history)?;
     for ((volume, block), ops) in by_block(history) {
         let barriers = barriers(history, volume, block);
         let all_equal = ops.iter().all(|op| is_uniform(history, *op));
@@ -147,7 +148,7 @@ fn by_block(history: &History) -> BTreeMap<(VolumeId, u64), Vec<usize>> {
     for (index, op) in history.ops.iter().enumerate() {
         let counts = match op.kind {
             Kind::Read => op.outcome == Outcome::Done,
-            Kind::Write | Kind::Zero => op.outcome != Outcome::Refused,
+            Kind::Write | Kind::Compare | Kind::Zero => op.outcome != Outcome::Refused,
             Kind::Flush => false,
         };
         if counts {
@@ -157,6 +158,26 @@ fn by_block(history: &History) -> BTreeMap<(VolumeId, u64), Vec<usize>> {
         }
     }
     blocks
+}
+
+/// Two comparisons that were done have not both replaced the same write: that would have been lost. A failure may bring it back.
+fn one_replaces(history: &History) -> Result<(), Box<Violation>> {
+    let mut replaced: BTreeMap<(VolumeId, u64, Value), &Op> = BTreeMap::new();
+    let done = |op: &&Op| op.kind == Kind::Compare && op.outcome == Outcome::Done && op.expected != ZERO;
+    for op in history.ops.iter().filter(done) {
+        for sector in op.at.start..op.at.end() {
+            let Some(other) = replaced.insert((op.volume, sector, op.expected), op) else { continue };
+            let (start, end) = (op.start.min(other.start), op.end.max(other.end));
+            let back = history.losses.iter().any(|loss| {
+                loss.volumes.contains(&op.volume) && loss.at >= start && end.is_some_and(|end| loss.at <= end)
+            });
+            if !back {
+                let text = format!("both have replaced write {}:\n{other:?}\n{op:?}", op.expected);
+                return Err(Box::new(Violation { volume: op.volume, sector, text }));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Does the operation see all sectors of each block alike?
@@ -175,6 +196,15 @@ fn entries(history: &History, ops: &[usize], sector: u64) -> Vec<Entry> {
         let value = if write { op.value } else { op.values[(sector - op.at.start) as usize] };
         let certain =
             Entry { write, value, start: op.answered_from(), end, stable: op.stable, optional: false };
+        if op.kind == Kind::Compare {
+            // One that was done has read what it expected: first, which spares many ways of doing the rest.
+            if op.outcome == Outcome::Done {
+                entries.push(Entry { write: false, value: op.expected, stable: false, ..certain });
+            }
+            // It is not tried again unless it had no effect.
+            entries.push(certain);
+            continue;
+        }
         entries.push(certain);
         let certain = op.end.map_or(0, |_| op.attempts.len().saturating_sub(1));
         for (index, (start, _)) in op.attempts.iter().enumerate().filter(|_| write) {

@@ -282,6 +282,56 @@ fn a_refused_write_must_not_appear() {
     assert!(check(&history).is_err());
 }
 
+fn compare_and_write(history: &mut History, expected: Value, value: Value, done: bool) {
+    let op = history.begin(0, Kind::Compare, volume(), block(), value);
+    history.ops[op].expected = expected;
+    history.attempt(op, NodeName::A);
+    if done { history.done(op, false, Vec::new()) } else { history.without_effect(op) }
+}
+
+#[test]
+fn a_comparison_that_was_done_has_seen_what_it_expected() {
+    let build = |expected, then| {
+        let mut history = History::default();
+        write(&mut history, 1);
+        write(&mut history, 2);
+        compare_and_write(&mut history, expected, 3, true);
+        read(&mut history, then);
+        check(&history).is_ok()
+    };
+    assert_eq!([build(2, 3), build(1, 3), build(2, 2)], [true, false, false]);
+}
+
+#[test]
+fn a_comparison_that_failed_must_not_appear() {
+    let build = |then| {
+        let mut history = History::default();
+        write(&mut history, 1);
+        compare_and_write(&mut history, 1, 2, false);
+        read(&mut history, then);
+        check(&history).is_ok()
+    };
+    assert!(build(1) && !build(2));
+}
+
+/// Both began before the other was over, and each could have read first and written afterwards.
+#[test]
+fn two_comparisons_do_not_replace_the_same_write() {
+    let build = |second| {
+        let mut history = History::default();
+        write(&mut history, 1);
+        let ops = [(1, 2), (second, 3)].map(|(expected, value)| {
+            let op = history.begin(0, Kind::Compare, volume(), block(), value);
+            history.ops[op].expected = expected;
+            history.attempt(op, NodeName::A);
+            op
+        });
+        ops.into_iter().for_each(|op| history.done(op, false, Vec::new()));
+        check(&history).is_ok()
+    };
+    assert!(build(2) && !build(1));
+}
+
 #[test]
 fn after_a_loss_only_what_was_stable_must_be_there() {
     let build = |flushed: bool, then: Value| {

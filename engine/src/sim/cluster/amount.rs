@@ -11,7 +11,6 @@ use crate::block::{BLOCK_BYTES, Block};
 use crate::guest::Sectors;
 use crate::ids::{NodeName, VolumeId};
 use crate::mirror::message::{Body, Message};
-use crate::sim::history::Kind;
 
 const REGION_BYTES: u64 = REGION_BLOCKS * BLOCK_BYTES as u64;
 
@@ -36,7 +35,7 @@ impl Cluster {
         self.amount = Amount::default();
         self.may_copy(marked);
         let pending = self.hosts.pending.values().map(|pending| pending.request);
-        let open = pending.filter(|request| matches!(request.kind, Kind::Write | Kind::Zero));
+        let open = pending.filter(|request| request.kind.writes());
         for request in open.collect::<Vec<_>>() {
             self.changes(request.volume, request.at);
         }

@@ -7,7 +7,7 @@ use crate::mirror::message::PeerPhase;
 use crate::sim::checker;
 use crate::sim::history::{Kind, Outcome};
 use crate::sim::hosts::Request;
-use crate::sim::pattern::Value;
+use crate::sim::pattern::{Value, ZERO};
 use crate::sim::plan::{Plan, Verb, VolumeSetup};
 use crate::time::Duration;
 
@@ -99,7 +99,7 @@ impl Cluster {
     /// A host's request, by this path first; returns its number in the history at once.
     pub fn submit(&mut self, kind: Kind, via: NodeName, volume: VolumeId, at: Sectors, fua: bool) -> usize {
         self.begin();
-        self.request(Request { kind, volume, at, fua }, via, None)
+        self.request(Request { kind, volume, at, fua, expected: ZERO }, via, None)
     }
 
     /// Is this request over?

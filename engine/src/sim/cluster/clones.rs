@@ -186,7 +186,11 @@ impl Cluster {
             let at = Sectors::new(block * SECTORS_PER_BLOCK, SECTORS_PER_BLOCK);
             let open = |pending: &Pending| pending.request.kind == Kind::Write && pending.request.at == at;
             if !self.hosts.pending.values().any(open) {
-                self.request(Request { kind: Kind::Write, volume, at, fua: false }, node, None);
+                self.request(
+                    Request { kind: Kind::Write, volume, at, fua: false, expected: ZERO },
+                    node,
+                    None,
+                );
             }
         }
     }
@@ -398,9 +402,10 @@ fn differs(a: &[(u64, Value)], b: &[(u64, Value)]) -> Option<(u64, String)> {
 /// Writes and zeros by the sectors that they touch.
 fn ops_by_sector(ops: &[Op], volume: VolumeId, sectors: &[(u64, Value)]) -> BTreeMap<u64, Vec<usize>> {
     let mut found: BTreeMap<u64, Vec<usize>> = sectors.iter().map(|(sector, _)| (*sector, vec![])).collect();
-    let changes = ops.iter().enumerate().filter(|(_, op)| {
-        op.volume == volume && matches!(op.kind, Kind::Write | Kind::Zero) && op.outcome != Outcome::Refused
-    });
+    let changes = ops
+        .iter()
+        .enumerate()
+        .filter(|(_, op)| op.volume == volume && op.writes() && op.outcome != Outcome::Refused);
     for (index, op) in changes {
         for (_, ops) in found.range_mut(op.at.start..op.at.end()) {
             ops.push(index);
@@ -422,7 +427,7 @@ impl Window {
     fn narrow(&mut self, all: &[Op], ops: &[usize], what: (VolumeId, u64, Value), sure: bool) {
         let shown = what.2;
         let ops = || ops.iter().map(|index| &all[*index]);
-        let wrote = ops().find(|op| op.kind == Kind::Write && op.value == shown && shown != ZERO);
+        let wrote = ops().find(|op| op.writes() && op.value == shown && shown != ZERO);
         if let Some(wrote) = wrote
             && wrote.start > self.from.0
         {
@@ -431,7 +436,7 @@ impl Window {
         // What shows zeros may never have been written, or have been cleared by whatever cleared it.
         let since = match wrote {
             Some(op) if op.outcome == Outcome::Done => op.end,
-            None if shown == ZERO && ops().all(|op| op.kind == Kind::Write && op.value != ZERO) => Some(0),
+            None if shown == ZERO && ops().all(|op| op.value != ZERO) => Some(0),
             _ => None,
         };
         let Some(since) = since.filter(|_| sure) else { return };

@@ -11,6 +11,7 @@ use crate::ids::{Members, NodeName, VolumeId};
 use crate::mirror::message::PeerPhase;
 use crate::sim::history::Kind;
 use crate::sim::hosts::Request;
+use crate::sim::pattern::ZERO;
 use crate::time::{Duration, Instant};
 
 impl Cluster {
@@ -197,7 +198,11 @@ impl Cluster {
             for run in blocks.chunk_by(|a, b| a + 1 == *b).flat_map(|run| run.chunks(16)) {
                 let at = Sectors::new(run[0] * SECTORS_PER_BLOCK, run.len() as u64 * SECTORS_PER_BLOCK);
                 for path in paths {
-                    self.request(Request { kind: Kind::Read, volume, at, fua: false }, *path, None);
+                    self.request(
+                        Request { kind: Kind::Read, volume, at, fua: false, expected: ZERO },
+                        *path,
+                        None,
+                    );
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! The hosts' requests on their way to the nodes and back.
 
 use super::{Cluster, Due};
-use crate::block::{Block, SECTOR_BYTES, SECTORS_PER_BLOCK};
+use crate::block::{Block, Payload, SECTOR_BYTES, SECTORS_PER_BLOCK};
 use crate::guest::{Command, GuestError, GuestResult, TRANSFER_SECTORS_MAX};
 use crate::ids::{NodeName, RequestId};
 use crate::mirror::message::PeerPhase;
@@ -25,7 +25,7 @@ impl Cluster {
             HostStep::Next { stream } => self.next_request(stream),
             HostStep::Try { op } => self.attempt(op),
             HostStep::Timeout { attempt } => self.timed_out(attempt),
-            HostStep::Reset { attempt } => self.retry(attempt),
+            HostStep::Reset { attempt } => self.lost(attempt),
         }
     }
 
@@ -53,9 +53,13 @@ impl Cluster {
     /// A request begins; returns its number in the history.
     pub(super) fn request(&mut self, request: Request, path: NodeName, stream: Option<usize>) -> usize {
         let host = stream.map_or(u32::MAX, |stream| self.hosts.host_of(stream));
-        let value = if request.kind == Kind::Write { self.hosts.next_value() } else { pattern::ZERO };
+        let value = if matches!(request.kind, Kind::Write | Kind::Compare) {
+            self.hosts.next_value()
+        } else {
+            pattern::ZERO
+        };
         let op = self.history.begin(host, request.kind, request.volume, request.at, value);
-        self.history.ops[op].stable = request.fua;
+        (self.history.ops[op].stable, self.history.ops[op].expected) = (request.fua, request.expected);
         self.counters.ops += 1;
         let late = self.is_deleted(request.volume);
         let pending =
@@ -85,19 +89,25 @@ impl Cluster {
         self.history.attempt(op, path);
         self.counters.attempts += 1;
         let value = self.history.ops[op].value;
-        let Request { kind, volume, at, fua } = request;
+        let Request { kind, volume, at, fua, expected } = request;
         let command = match kind {
             Kind::Read => Command::Read { at },
             Kind::Write => Command::Write { at, data: pattern::payload(&self.pages, volume, at, value), fua },
+            Kind::Compare => {
+                let payload = |value| match value {
+                    pattern::ZERO => self.zero_payload(at),
+                    value => pattern::payload(&self.pages, volume, at, value),
+                };
+                let (compare, data) = (payload(expected), payload(value));
+                Command::CompareAndWrite { at, compare, data, fua }
+            }
             Kind::Zero if self.clears_by_writing(op, at) => {
-                let blocks = at.blocks().end - at.blocks().start;
-                let data = (0..blocks).map(|_| Block::Data(self.pages.take_zeroed().freeze())).collect();
-                Command::Write { at, data, fua }
+                Command::Write { at, data: self.zero_payload(at), fua }
             }
             Kind::Zero => Command::Zero { at, fua },
             Kind::Flush => Command::Flush,
         };
-        if matches!(kind, Kind::Write | Kind::Zero) {
+        if kind.writes() {
             self.watch.touched(volume, at);
             self.changes(volume, at);
         }
@@ -107,6 +117,10 @@ impl Cluster {
         let timeout = self.now + self.hosts.path_timeout();
         self.schedule_host(timeout, HostStep::Timeout { attempt });
         self.deliver(path, Event::Guest { id: attempt, volume, command });
+    }
+
+    fn zero_payload(&self, at: crate::guest::Sectors) -> Payload {
+        at.blocks().map(|_| Block::Data(self.pages.take_zeroed().freeze())).collect()
     }
 
     /// Hosts clear some ranges by writing zeros. Each attempt does as the first.
@@ -123,7 +137,7 @@ impl Cluster {
         let pending = self.hosts.pending.get_mut(&op).expect("an attempt belongs to a request");
         let asked = core::mem::replace(&mut pending.aborting, true);
         if asked && !answers {
-            self.retry(attempt);
+            self.lost(attempt);
             return;
         }
         let again = self.now + self.hosts.path_timeout();
@@ -146,6 +160,19 @@ impl Cluster {
         self.schedule_host(at, HostStep::Try { op });
     }
 
+    /// This attempt has no answer, and has had an effect or not: the other path, unless it compares. Then nobody can tell any
+    /// more what to expect, and the host leaves it at that.
+    fn lost(&mut self, attempt: RequestId) {
+        let Some((op, _)) = self.hosts.attempts.get(&attempt) else { return };
+        if self.hosts.pending[op].request.kind != Kind::Compare {
+            return self.retry(attempt);
+        }
+        let op = *op;
+        self.hosts.attempts.remove(&attempt);
+        self.counters.compared_uncertainly += 1;
+        self.finished(op);
+    }
+
     /// All connections to a node are gone. What it had sent on the mirror link arrives before a host knows.
     pub(super) fn paths_died(&mut self, node: NodeName, silently: bool) {
         let drained = self.setup.link_delay_us.max(self.network_delay_us()) * 6;
@@ -159,7 +186,7 @@ impl Cluster {
 
     pub(super) fn aborted(&mut self, attempt: RequestId) {
         // Its own answer came first, unless it was never handled or already gone.
-        self.retry(attempt);
+        self.lost(attempt);
     }
 
     pub(super) fn completed(&mut self, node: NodeName, attempt: RequestId, result: GuestResult) {
@@ -175,8 +202,18 @@ impl Cluster {
                 self.hosts.attempts.remove(&attempt);
                 self.answered(node, op, &data);
             }
-            Err(GuestError::Unavailable | GuestError::Transitioning | GuestError::Aborted) => {
-                self.retry(attempt)
+            Err(GuestError::Unavailable | GuestError::Transitioning) => self.retry(attempt),
+            Err(GuestError::Aborted) => self.lost(attempt),
+            Err(GuestError::Uncertain) if self.hosts.pending[&op].request.kind == Kind::Compare => {
+                self.lost(attempt);
+            }
+            Err(GuestError::Miscompare { offset }) if self.may_differ(op, offset) => {
+                self.counters.mismatches += 1;
+                let Request { volume, at, .. } = self.hosts.pending[&op].request;
+                self.hosts.sees(volume, at, &[]);
+                self.hosts.attempts.remove(&attempt);
+                self.history.without_effect(op);
+                self.finished(op);
             }
             Err(GuestError::Gone) => {
                 let volume = self.hosts.pending[&op].request.volume;
@@ -218,6 +255,12 @@ impl Cluster {
         }
     }
 
+    /// Can a comparison have failed at this byte?
+    fn may_differ(&self, op: usize, offset: u32) -> bool {
+        let Request { kind, at, .. } = self.hosts.pending[&op].request;
+        kind == Kind::Compare && u64::from(offset) < at.count * SECTOR_BYTES as u64
+    }
+
     /// A node has no space for a write: not for one of a volume for which enough is kept.
     fn refused_space(&mut self, node: NodeName, op: usize) {
         let Request { kind, volume, at, .. } = self.hosts.pending[&op].request;
@@ -252,7 +295,16 @@ impl Cluster {
             }
         }
         self.counters.answers += 1;
-        self.counters.writes_acknowledged += u64::from(matches!(request.kind, Kind::Write | Kind::Zero));
+        self.counters.writes_acknowledged += u64::from(request.kind.writes());
+        self.counters.compared += u64::from(request.kind == Kind::Compare);
+        match request.kind {
+            Kind::Flush => {}
+            Kind::Read => self.hosts.sees(request.volume, request.at, &values),
+            Kind::Write | Kind::Compare | Kind::Zero => {
+                let value = self.history.ops[op].value;
+                self.hosts.sees(request.volume, request.at, &vec![value; request.at.count as usize]);
+            }
+        }
         self.trace.line(Detail::Guests, self.now, "host", || format!("op {op} done at {node}: {values:?}"));
         self.history.done(op, alone, values);
         self.finished(op);

@@ -58,6 +58,12 @@ counters! {
     writes_acknowledged,
     /// Requests refused for lack of space.
     out_of_space,
+    /// Comparisons that were done.
+    compared,
+    /// Comparisons that found something else.
+    mismatches,
+    /// Comparisons of which no host knows whether they were done.
+    compared_uncertainly,
     /// Answers that no good copy is left.
     medium_errors,
     /// Events given to nodes.

@@ -96,7 +96,7 @@ impl Cluster {
     }
 
     fn ask(&mut self, via: NodeName, volume: VolumeId, at: Sectors, kind: Kind, fua: bool) {
-        self.request(Request { kind, volume, at, fua }, via, None);
+        self.request(Request { kind, volume, at, fua, expected: pattern::ZERO }, via, None);
     }
 
     pub(super) fn network_delay_us(&self) -> u64 {

@@ -58,6 +58,23 @@ fn data_path(pool: &PagePool) -> Vec<(&'static str, Message)> {
         ),
         ("forward", forward(Sectors::new(6, 4), blocks(pool, [0, 2]))),
         ("forward-zero", forward(Sectors::new(6, 4), none.clone())),
+        (
+            "forward-compare",
+            in_manner(forward(Sectors::new(6, 4), blocks(pool, [0, 2, 1, 0])), Manner::IfEqual, false),
+        ),
+        (
+            "forward-zero-compare",
+            in_manner(forward(Sectors::new(6, 4), blocks(pool, [1, 0])), Manner::IfEqual, true),
+        ),
+        ("forward-or", in_manner(forward(Sectors::new(6, 4), blocks(pool, [0, 2])), Manner::Or, false)),
+        (
+            "forward-mismatch",
+            Message::control(Control::ForwardRefused {
+                epoch,
+                id: 9,
+                error: GuestError::Miscompare { offset: 0x123 },
+            }),
+        ),
         ("copy", Message { body: copy(1, false, false), data: blocks(pool, [3]) }),
         ("copy-zero-fresh", Message { body: copy(4, true, true), data: none.clone() }),
         ("copy-stable", Message { body: Body::CopyStable { epoch, tag: 0x61 }, data: none }),

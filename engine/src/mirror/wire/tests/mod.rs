@@ -8,7 +8,7 @@ use super::{Decoder, Encoder, Salt, WireError};
 use crate::block::{BLOCK_BYTES, Block, PagePool, Payload};
 use crate::guest::Sectors;
 use crate::ids::{Epoch, VolumeId};
-use crate::mirror::message::{Body, Deadline, Message};
+use crate::mirror::message::{Body, Deadline, Manner, Message};
 use crate::time::Instant;
 
 mod damage;
@@ -51,8 +51,16 @@ fn forward(at: Sectors, data: Payload) -> Message {
     let deadline =
         Deadline { owner_clock: Instant::from_nanos(0x0102), spent_nanos: 0x0304, left_nanos: 0x0506 };
     let zero = data.is_empty();
-    let body = Body::Forward { epoch: Epoch(7), volume: VolumeId(3), id: 9, at, zero, deadline };
+    let manner = Manner::Replace;
+    let body = Body::Forward { epoch: Epoch(7), volume: VolumeId(3), id: 9, at, manner, zero, deadline };
     Message { body, data }
+}
+
+fn in_manner(mut message: Message, its: Manner, is_zero: bool) -> Message {
+    if let Body::Forward { manner, zero, .. } = &mut message.body {
+        (*manner, *zero) = (its, is_zero);
+    }
+    message
 }
 
 /// All bytes of the messages, over one connection.

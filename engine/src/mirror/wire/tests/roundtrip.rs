@@ -10,7 +10,7 @@ enum Sketch {
     Write { marks: Vec<u32>, origin: Option<u64> },
     Zero { blocks: u32 },
     Done { stored: bool },
-    Forward { start: u64, count: u64, zero: bool },
+    Forward { start: u64, count: u64, zero: bool, manner: u8 },
     Copy { marks: Vec<u32>, fresh: bool },
     Stable,
     Probe,
@@ -24,8 +24,8 @@ fn sketch() -> impl Strategy<Value = Sketch> {
         1 => (marks(70), any::<Option<u64>>()).prop_map(|(marks, origin)| Sketch::Write { marks, origin }),
         1 => any::<u32>().prop_map(|blocks| Sketch::Zero { blocks }),
         4 => any::<bool>().prop_map(|stored| Sketch::Done { stored }),
-        2 => (0u64..10_000, 0u64..200, any::<bool>())
-            .prop_map(|(start, count, zero)| Sketch::Forward { start, count, zero }),
+        2 => (0u64..10_000, 0u64..200, any::<bool>(), 0u8..3)
+            .prop_map(|(start, count, zero, manner)| Sketch::Forward { start, count, zero, manner }),
         2 => (marks(40), any::<bool>()).prop_map(|(marks, fresh)| Sketch::Copy { marks, fresh }),
         1 => Just(Sketch::Stable),
         1 => Just(Sketch::Probe),
@@ -59,13 +59,14 @@ fn message(pool: &PagePool, n: u64, sketch: &Sketch) -> Message {
         Sketch::Done { stored } => {
             Message { body: Body::WriteDone { epoch, volume, order: n, stored }, data: Payload::new() }
         }
-        Sketch::Forward { start, count, zero } => {
+        Sketch::Forward { start, count, zero, manner } => {
             let at = Sectors::new(start, count);
+            let manner = [Manner::Replace, Manner::IfEqual, Manner::Or][usize::from(manner)];
+            let zero = zero && manner != Manner::Or;
             let carried = if zero { 0..0 } else { at.blocks() };
-            let mut message = forward(at, blocks(pool, carried.map(|block| block as u32 % 3)));
-            let Body::Forward { zero: place, .. } = &mut message.body else { panic!() };
-            *place = zero;
-            message
+            let compared = if manner == Manner::IfEqual { at.blocks() } else { 0..0 };
+            let data = carried.chain(compared).map(|block| block as u32 % 3);
+            in_manner(forward(at, blocks(pool, data)), manner, zero)
         }
         Sketch::Copy { marks, fresh } => {
             let data = blocks(pool, marks);
