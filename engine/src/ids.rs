@@ -40,6 +40,10 @@ impl fmt::Display for NodeName {
     }
 }
 
+/// Kinds of volumes that are made while a node runs, told apart by what their numbers leave when they are divided by this:
+/// mirrored ones, and linear ones of each node. So the nodes never give the same number to two that are not one.
+pub const NUMBER_KINDS: u32 = 3;
+
 /// A set of nodes: who may serve.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Members(u8);

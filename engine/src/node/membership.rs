@@ -137,6 +137,8 @@ impl Node {
         self.owner_clock = None;
         self.pair_epoch = epoch;
         self.target_was_full = false;
+        // Both have one table now.
+        self.settled.add(self.deleted_volumes());
         let now = self.now;
         self.set_phase(Phase::Paired(Paired {
             epoch,

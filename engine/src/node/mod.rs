@@ -39,6 +39,7 @@ use crate::time::Instant;
 
 pub mod config;
 pub mod event;
+mod forget;
 pub mod view;
 
 mod arbitration;
@@ -132,6 +133,7 @@ pub struct Node {
     changes: volumes::Changes,
     /// Clones on their way.
     clones: clones::Clones,
+    settled: forget::Settled,
 }
 
 impl Node {
@@ -173,6 +175,7 @@ impl Node {
             adding: BTreeMap::new(),
             changes: volumes::Changes::default(),
             clones: clones::Clones::default(),
+            settled: forget::Settled::default(),
             config,
         }
     }
@@ -273,6 +276,7 @@ impl Node {
         moved |= self.volumes_step();
         moved |= self.clones_step();
         self.scrub_step();
+        self.forget_step();
         self.tidy_volumes();
         moved
     }

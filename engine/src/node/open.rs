@@ -102,6 +102,7 @@ impl Node {
         }
         self.opened_at = self.now;
         self.show_linear();
+        self.settle_linear();
         self.set_phase(Phase::Starting(Starting { register: None, ask_at: self.now, yielding: None }));
         self.notice(Notice::Opened);
         if let Some(link) = self.link {

@@ -384,6 +384,10 @@ impl Node {
             self.say(Control::VolumeShown { epoch, volume, change });
         }
         if what == VolumeChange::Delete {
+            let mirrored = self.store().pool().metadata().volume(volume).is_some_and(|meta| meta.mirrored);
+            if !mirrored || matches!(self.phase, Phase::Paired(_)) {
+                self.settled.add([volume]);
+            }
             self.notice(Notice::VolumeDeleted(volume));
         }
         self.answer_change(asker, Ok(()));
@@ -473,9 +477,11 @@ impl Node {
 
     /// Partner: both have it in writing.
     pub(super) fn change_shown(&mut self, epoch: Epoch, volume: VolumeId, change: u64) {
-        let known = self.store().pool().metadata().volume(volume).map_or(0, |meta| meta.change);
+        let known = self.store().pool().metadata().volume(volume);
+        let (known, deleted) = known.map_or((0, false), |meta| (meta.change, meta.deleted));
         if self.is_paired_in(epoch) && known >= change {
             self.show_as_owner(volume);
+            self.settled.add(deleted.then_some(volume));
         }
     }
 

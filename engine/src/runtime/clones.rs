@@ -8,16 +8,13 @@ use std::collections::BTreeSet;
 
 use super::engine::Engine;
 use crate::backend;
-use crate::ids::{ItemName, NodeName, VolumeId};
+use crate::ids::{ItemName, NUMBER_KINDS, NodeName, VolumeId};
 use crate::mirror::message::{NAME_BYTES_MAX, NewClone, VolumeChange, VolumeRefusal};
 use crate::node::view::View;
 use crate::pool::CloneRefusal;
 
 /// The least number of a volume that is made while an engine runs: smaller ones are for configurations.
 const FIRST: u32 = 1000;
-/// How many classes there are.
-const CLASSES: u32 = 3;
-
 /// Why a volume was not made or named.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -153,14 +150,15 @@ fn ids(view: &View) -> BTreeSet<VolumeId> {
 
 /// The least number of a class above all of it that are taken; if there is none, the least that is not taken.
 fn next(class: u32, taken: &BTreeSet<VolumeId>) -> Option<VolumeId> {
-    let first = (FIRST..).find(|number| number % CLASSES == class)?;
-    let own = |id: &&VolumeId| id.0 >= first && id.0 % CLASSES == class;
+    let first = (FIRST..).find(|number| number % NUMBER_KINDS == class)?;
+    let own = |id: &&VolumeId| id.0 >= first && id.0 % NUMBER_KINDS == class;
     let above = match taken.iter().rev().find(own) {
-        Some(last) => last.0.checked_add(CLASSES),
+        Some(last) => last.0.checked_add(NUMBER_KINDS),
         None => Some(first),
     };
-    let free =
-        || (first..=u32::MAX).step_by(CLASSES as usize).find(|number| !taken.contains(&VolumeId(*number)));
+    let free = || {
+        (first..=u32::MAX).step_by(NUMBER_KINDS as usize).find(|number| !taken.contains(&VolumeId(*number)))
+    };
     above.or_else(free).map(VolumeId)
 }
 
@@ -179,7 +177,7 @@ mod tests {
             // A configuration may name the largest.
             (&[u32::MAX, 1002], [1005, 1000, 1001]),
         ];
-        assert_eq!(u32::MAX % CLASSES, 0);
+        assert_eq!(u32::MAX % NUMBER_KINDS, 0);
         for (ids, expected) in cases {
             let taken = taken(ids);
             let found = [(true, NodeName::A), (false, NodeName::A), (false, NodeName::B)]
