@@ -5,6 +5,7 @@
 //! | `TWINSAN_SEEDS` | how many seeds | 500 |
 //! | `TWINSAN_FIRST` | the first | 1 |
 //! | `TWINSAN_OPS` | guest requests in each | 2,000 |
+//! | `TWINSAN_SNAPSHOTS` | 0: none are taken | 1 |
 //! | `TWINSAN_SEED` | `replay`: the seed | |
 //! | `TWINSAN_PLAN` | `replay`: a file with a plan instead | |
 //! | `TWINSAN_TRACE` | `replay`: `story`, `guests` or `all` | `story` |
@@ -23,7 +24,7 @@ use twinsan::sim::trace::Detail;
 use twinsan::sim::{Plan, Scale, Verb, generate};
 
 fn scale() -> Scale {
-    Scale { ops: setting("TWINSAN_OPS", 2_000), snapshots: setting("TWINSAN_SNAPSHOTS", 0) != 0 }
+    Scale { ops: setting("TWINSAN_OPS", 2_000), snapshots: setting("TWINSAN_SNAPSHOTS", 1) != 0 }
 }
 
 #[derive(Default)]
@@ -133,6 +134,11 @@ fn enough_happened(counters: &Counters, seeds: u64) {
         ("items refused for what was seen", counters.items_refused, seeds / 20),
         ("blocks of zeros inside extents", counters.zero_blocks_seen, seeds * 50),
         ("runs with space kept in a full pool", counters.kept_while_full, seeds / 100),
+        ("snapshots and clones made", counters.clones_made, seeds / 5),
+        ("snapshots and clones broken off", counters.clones_interrupted, seeds / 60),
+        ("writes to clones", counters.clone_writes, seeds / 3),
+        ("writes to snapshots refused", counters.snapshot_writes_refused, seeds / 5),
+        ("moments of snapshots held against the history", counters.clone_moments_checked, seeds / 6),
         ("disks joined", counters.disks_joined, seeds / 5),
         ("removals cancelled", counters.removals_cancelled, seeds / 40),
         ("blocks that could not be moved", counters.unmovable_blocks, seeds / 20),

@@ -75,6 +75,8 @@ pub(super) struct Clones {
     theirs: Option<Ordered>,
     /// The last number of an order.
     last: u64,
+    /// Target: since when it could not make the clones that its partner has, for something was in hand.
+    pub(super) restless_since: Option<Instant>,
 }
 
 impl Clones {

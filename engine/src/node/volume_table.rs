@@ -17,6 +17,9 @@ use crate::mirror::message::VolumeEntry;
 use crate::planted::Bug;
 use crate::pool::{CloneRefusal, Lsn, Record, SECTORS_MAX, VolumeMeta, room};
 
+/// A target that waits so long to make clones says so, and again after as long.
+const RESTLESS_LEASES: u32 = 10;
+
 static NOTHING: Items = Items::new();
 
 impl Node {
@@ -225,13 +228,24 @@ impl Node {
         }
     }
 
-    /// Target: is nothing in hand of the halves of which clones are to be made? If there is, it is hurried.
+    /// Target: is nothing in hand of the halves of which clones are to be made? If there is, it is hurried; people are told if
+    /// that does not help.
     pub(super) fn may_clone_for(&mut self, table: &[VolumeEntry]) -> bool {
-        let at_rest = self.to_make(table).iter().all(|(_, of)| self.is_at_rest(*of));
-        if !at_rest {
-            self.store_mut().urge();
+        let restless = self.to_make(table).iter().map(|(_, of)| *of).find(|of| !self.is_at_rest(*of));
+        let Some(of) = restless else {
+            self.clones.restless_since = None;
+            return true;
+        };
+        self.store_mut().urge();
+        let since = *self.clones.restless_since.get_or_insert(self.now);
+        if self.now >= since + self.config.mirror.lease * RESTLESS_LEASES {
+            self.clones.restless_since = Some(self.now);
+            self.notice(Notice::NeedsDecision(format!(
+                "this node cannot make the clones that its partner has: what it holds of volume {of} does not come to rest; \
+                 look at its disks, and start it anew",
+            )));
         }
-        at_rest
+        false
     }
 
     fn may_make(&self, table: &[VolumeEntry]) -> Result<(), CloneRefusal> {

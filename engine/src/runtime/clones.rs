@@ -15,6 +15,8 @@ use crate::pool::CloneRefusal;
 
 /// The least number of a volume that is made while an engine runs: smaller ones are for configurations.
 const FIRST: u32 = 1000;
+/// Numbers in use at the partner that are met before a question is given up.
+const TRIES_MAX: usize = 64;
 /// Why a volume was not made or named.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -81,13 +83,13 @@ impl Engine {
     fn make(&self, volumes: &[(VolumeId, &str)], read_only: bool) -> Result<Vec<VolumeId>, CloneError> {
         volumes.iter().try_for_each(|(_, name)| self.check_name(name, None))?;
         let mut taken = BTreeSet::new();
-        match self.try_to_make(volumes, read_only, &taken) {
-            // Somebody else was first, or the partner knows of a volume that this node does not: once more.
-            Err(CloneError::Refused(VolumeRefusal::Clone(CloneRefusal::Taken(id)))) => {
-                taken.insert(id);
-                self.try_to_make(volumes, read_only, &taken)
+        loop {
+            match self.try_to_make(volumes, read_only, &taken) {
+                // Somebody else was first, or the partner knows of a volume that this node does not: once more, above it.
+                Err(CloneError::Refused(VolumeRefusal::Clone(CloneRefusal::Taken(id))))
+                    if taken.len() < TRIES_MAX && taken.insert(id) => {}
+                made => return made,
             }
-            made => made,
         }
     }
 

@@ -18,7 +18,7 @@ pub struct Scale {
 
 impl Default for Scale {
     fn default() -> Scale {
-        Scale { ops: 2_000, snapshots: false }
+        Scale { ops: 2_000, snapshots: true }
     }
 }
 

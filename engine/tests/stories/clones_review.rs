@@ -10,6 +10,7 @@ use twinsan::io::Geometry;
 use twinsan::mirror::message::{
     Body, Control, Deadline, Manner, Message, NewClone, PeerPhase, VolumeChange, VolumeEntry, VolumeRefusal,
 };
+use twinsan::node::event::Notice;
 use twinsan::pool::CloneRefusal;
 
 const SNAPSHOT: VolumeId = VolumeId(1000);
@@ -255,7 +256,6 @@ fn an_owner_that_cannot_make_them_tells_nobody() {
     }
     pair.release_disk(A);
     pair.until("the operator has an answer", |pair| pair.outcome(take).is_some());
-    eprintln!("{:?}", pair.outcome(take));
     assert!(matches!(pair.outcome(take), Some(Err(VolumeRefusal::Clone(CloneRefusal::NoSpace { .. })))));
     pair.pass_millis(100);
     assert_eq!(pair.phases(), [Some(PeerPhase::Paired); 2]);
@@ -382,6 +382,31 @@ fn a_stop_leaves_nobody_waiting() {
             }
         }
     }
+}
+
+/// What a partner holds of a volume does not get to its disk, so that it cannot make a snapshot of it: it says so.
+#[test]
+fn a_partner_that_does_not_come_to_rest_says_so() {
+    let mut pair = Pair::with(&[]);
+    pair.hold_disk(B, DiskHold::Data);
+    pair.write(A, 0, NEW).expect("written");
+    pair.cut();
+    pair.until_phase(A, PeerPhase::Alone);
+    assert_eq!(pair.make(A, vec![new(SNAPSHOT, VOLUME, true)]), Ok(()));
+    let told = |pair: &Pair| {
+        let says =
+            |notice: &&Notice| matches!(notice, Notice::NeedsDecision(what) if what.contains("come to rest"));
+        pair.notices(B).iter().filter(says).count()
+    };
+    pair.heal();
+    pair.pass_millis(8_000);
+    assert_eq!(told(&pair), 0, "not at once");
+    pair.pass_millis(40_000);
+    assert!((1..6).contains(&told(&pair)), "{}", told(&pair));
+    pair.release_disk(B);
+    pair.until_whole();
+    pair.pass_millis(100);
+    assert_eq!([A, B].map(|node| pair.read_of(node, SNAPSHOT, 0)), [NEW; 2]);
 }
 
 fn numbers_kept(pair: &Pair) -> [Vec<u32>; 2] {

@@ -20,11 +20,11 @@ impl fmt::Display for Origin {
         match self {
             Origin::Seed(seed, scale) => {
                 write!(f, "TWINSAN_SEED={seed}")?;
-                if *scale != Scale::default() {
+                if scale.ops != Scale::default().ops {
                     write!(f, " TWINSAN_OPS={}", scale.ops)?;
                 }
-                if scale.snapshots {
-                    write!(f, " TWINSAN_SNAPSHOTS=1")?;
+                if !scale.snapshots {
+                    write!(f, " TWINSAN_SNAPSHOTS=0")?;
                 }
             }
             Origin::File(path) => write!(f, "TWINSAN_PLAN='{}'", path.replace('\'', r"'\''"))?,
@@ -50,8 +50,8 @@ mod tests {
         };
         starts(Origin::Seed(7, Scale::default()), "TWINSAN_SEED=7");
         starts(
-            Origin::Seed(7, Scale { ops: 300, snapshots: true }),
-            "TWINSAN_SEED=7 TWINSAN_OPS=300 TWINSAN_SNAPSHOTS=1",
+            Origin::Seed(7, Scale { ops: 300, snapshots: false }),
+            "TWINSAN_SEED=7 TWINSAN_OPS=300 TWINSAN_SNAPSHOTS=0",
         );
         starts(Origin::File("/a b/it's.jsonl".into()), r"TWINSAN_PLAN='/a b/it'\''s.jsonl'");
     }

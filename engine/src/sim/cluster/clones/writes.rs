@@ -76,7 +76,7 @@ impl Writes {
     /// Takes from what a clone shows the sectors that hosts have written; what is wrong with one of them. Those that may
     /// still show what the snapshot had are taken too: they tell nothing of it.
     pub(super) fn check(&self, volume: VolumeId, shown: &mut Shown) -> Option<String> {
-        let Some(written) = self.may.get(&volume) else { return None };
+        let written = self.may.get(&volume)?;
         let wrong = shown.iter().find(|(sector, value)| {
             written.get(sector).is_some_and(|may| may.changed && !may.values.contains(value))
         });
