@@ -411,7 +411,7 @@ impl Machine for Taken {
 fn a_number_that_is_taken_after_all_is_chosen_again_but_not_for_ever() {
     for refusals in [0, 1, 2, 64, 65] {
         let tries = (refusals + 1).min(65);
-        let numbers: Vec<[u32; 2]> = (0..tries as u32).map(|n| [1005 + 3 * n, 1008 + 3 * n]).collect();
+        let numbers: Vec<[u32; 2]> = (0..tries).map(|n| [1005 + 3 * n, 1008 + 3 * n]).collect();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let machine = Taken { left: refusals, asked: Arc::clone(&asked), actions: VecDeque::new() };
         let builder = Engine::builder(scripted::config()).disk(Arc::new(MemoryBackend::new(1 << 20)));
