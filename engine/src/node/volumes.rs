@@ -481,7 +481,8 @@ impl Node {
         let (known, deleted) = known.map_or((0, false), |meta| (meta.change, meta.deleted));
         if self.is_paired_in(epoch) && known >= change {
             self.show_as_owner(volume);
-            self.settled.add(deleted.then_some(volume));
+            // An earlier change may have been shown: the owner's own record of the deletion need not be durable then.
+            self.settled.add((deleted && change >= known).then_some(volume));
         }
     }
 

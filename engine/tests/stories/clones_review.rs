@@ -1,8 +1,8 @@
 //! Snapshots and clones where several things go wrong at once: numbers that were given out twice, tables that do not fit, orders
 //! that come late, disks that hang.
 
-use crate::NEW;
 use crate::pair_support::{A, B, DiskHold, LINEAR, Pair, Setup, VOLUME, said};
+use crate::{NEW, OLD};
 use twinsan::block::{BLOCK_BYTES, PagePool, Payload, payload_from};
 use twinsan::guest::Sectors;
 use twinsan::ids::{Epoch, Generation, ItemName, NodeName, Uuid, VolumeId};
@@ -454,6 +454,37 @@ fn numbers_of_snapshots_are_enough() {
     pair.restart(A);
     pair.until_whole();
     assert_eq!(numbers_kept(&pair), [last; 2]);
+}
+
+/// A partner forgets a deleted snapshot when the owner has said of its deletion, and of nothing that came before, that it has it
+/// in writing: else the owner could come back with it, and the partner make it anew of a volume that has gone on.
+#[test]
+fn a_deletion_that_the_owner_does_not_have_is_not_forgotten() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, OLD).expect("written");
+    for volume in [SNAPSHOT, CLONE] {
+        assert_eq!(pair.make(A, vec![new(volume, VOLUME, true)]), Ok(()));
+    }
+    pair.write(A, 0, NEW).expect("written");
+    pair.flush(A).expect("flushed");
+    pair.hold_disk(A, DiskHold::Flushes);
+    let change = pair.begin_change(A, SNAPSHOT, VolumeChange::Delete);
+    pair.pass_millis(100);
+    assert!(pair.outcome(change).is_none() && numbers_kept(&pair)[1] == [SNAPSHOT.0]);
+    let epoch = epoch(&pair, B);
+    pair.slip(B, Control::VolumeShown { epoch, volume: SNAPSHOT, change: 1 });
+    pair.pass_millis(100);
+    assert_eq!(numbers_kept(&pair)[1], [SNAPSHOT.0]);
+    pair.crash(A);
+    pair.crash(B);
+    pair.release_disk(A);
+    pair.restart(A);
+    pair.restart(B);
+    pair.until_whole();
+    pair.pass_millis(100);
+    let [a, b] =
+        NodeName::BOTH.map(|node| has(&pair, node, SNAPSHOT).then(|| pair.read_of(node, SNAPSHOT, 0)));
+    assert!(a == b && a.is_none_or(|shown| shown == OLD), "{a:?} {b:?}");
 }
 
 fn entry(volume: VolumeId, sectors: u64, of: Option<VolumeId>) -> VolumeEntry {
