@@ -8,6 +8,7 @@ mod store_support;
 use pool_support::golden::{assert_written_as, from_text};
 use pool_support::{Disk, formatted, open, open_with, settle};
 use store_support::{Bench, Op, S, V};
+use twinsan::block::{Block, PagePool};
 use twinsan::ids::{DiskId, Epoch, Uuid, VolumeId};
 use twinsan::io::{DiskOp, DiskRequest};
 use twinsan::planted::{Bug, Planted};
@@ -175,6 +176,17 @@ fn what_was_lost_is_not_taken_for_data_after_a_crash() {
         bench.read_one(4).unwrap();
         sound(&bench);
     }
+    // Zeros that a host writes there are its own.
+    let mut bench = lost_and_in_doubt(Planted::NONE);
+    let zeros = Block::Data(PagePool::new().take_zeroed().freeze());
+    let now = bench.now();
+    assert!(bench.store_mut().reserve(V, 4..5));
+    bench.store_mut().write(now, V, 4, std::slice::from_ref(&zeros));
+    bench.run(&mut |_| Ok(())).unwrap();
+    bench.cut_power(|_| true);
+    bench.restart();
+    assert!(bench.in_doubt() > 0);
+    assert!(bench.read_one(4).unwrap().same(&zeros));
     let mut bench = lost_and_in_doubt(Planted::only(Bug::LostTakenForData));
     assert!(bench.read_one(4).is_ok(), "the planted bug");
 }

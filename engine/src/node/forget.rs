@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use super::Node;
 use super::phase::Phase;
-use crate::ids::{NUMBER_KINDS, VolumeId};
+use crate::ids::{NUMBER_KINDS, Uuid, VolumeId};
 use crate::pool::Record;
 
 /// Most that are forgotten at once: their records are one entry of the log.
@@ -21,25 +21,26 @@ const FORGOTTEN_MAX: usize = 64;
 /// Deleted volumes of which all who count have that in writing.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    volumes: BTreeSet<VolumeId>,
+    /// With what tells a volume from one of before or after it that has its number.
+    volumes: BTreeSet<(VolumeId, Uuid)>,
     /// How things stood at the last look: how many there were, how many were being purged, and whether there was a pair.
     looked: (usize, usize, bool),
 }
 
-impl Settled {
-    /// Everybody who counts has in writing that the volume is deleted.
-    pub(super) fn add(&mut self, volumes: impl IntoIterator<Item = VolumeId>) {
-        self.volumes.extend(volumes);
-    }
-}
-
 impl Node {
+    /// Everybody who counts has in writing that these volumes are deleted.
+    pub(super) fn settle_deleted(&mut self, volumes: impl IntoIterator<Item = VolumeId>) {
+        let store = self.store.as_ref().expect("the pool is open");
+        let known = |id| store.pool().metadata().volume(id).map(|meta| (id, meta.uuid));
+        self.settled.volumes.extend(volumes.into_iter().filter_map(known));
+    }
+
     /// The pool is open: of linear volumes nobody else has to hear.
     pub(super) fn settle_linear(&mut self) {
         let all = self.store().pool().metadata().volumes();
         let gone = all.filter(|(_, meta)| meta.deleted && !meta.mirrored).map(|(id, _)| id);
         let gone: Vec<VolumeId> = gone.collect();
-        self.settled.add(gone);
+        self.settle_deleted(gone);
     }
 
     /// Forgets what nobody needs.
@@ -52,13 +53,17 @@ impl Node {
         if core::mem::replace(&mut self.settled.looked, now) == now {
             return;
         }
+        let metadata = self.store.as_ref().expect("the pool is open").pool().metadata();
+        let is_it = |id, uuid| metadata.volume(id).is_some_and(|meta| meta.deleted && meta.uuid == uuid);
+        self.settled.volumes.retain(|(id, uuid)| is_it(*id, *uuid));
         let gone = self.needed_by_nobody(paired);
         if gone.is_empty() {
             return;
         }
         let records: Vec<Record> = gone.iter().map(|&volume| Record::VolumeDelete { volume }).collect();
         self.append(&records);
-        self.settled.volumes.retain(|volume| !gone.contains(volume));
+        self.settled.volumes.retain(|(volume, _)| !gone.contains(volume));
+        gone.into_iter().for_each(|volume| self.machines.forget(volume));
     }
 
     fn needed_by_nobody(&self, paired: bool) -> Vec<VolumeId> {
@@ -77,6 +82,6 @@ impl Node {
                 && largest[(id.0 % NUMBER_KINDS) as usize] != *id
                 && !metadata.is_named(*id)
         };
-        self.settled.volumes.iter().copied().filter(goes).take(FORGOTTEN_MAX).collect()
+        self.settled.volumes.iter().map(|(id, _)| *id).filter(goes).take(FORGOTTEN_MAX).collect()
     }
 }

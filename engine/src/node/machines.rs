@@ -30,6 +30,8 @@ pub(super) struct Machines {
     volumes: Vec<VolumeId>,
     /// Volumes that are gone: the last id that was given for them. One that comes back goes on there.
     retired: BTreeMap<VolumeId, u64>,
+    /// The last numbers that machines gave whose volumes are forgotten.
+    vacant: Vec<u64>,
     /// Those that are awake, ascending.
     awake: Vec<VolumeId>,
     /// When each is to be tidied up, those that are at all: the earliest `Soon` and the earliest `WhenIdle` are what counts.
@@ -66,6 +68,23 @@ impl Machines {
             self.forget_tidy(volume.id, before);
             self.tidy_due.extend(due.map(|due| (due, volume.id)));
         }
+    }
+
+    /// The last number that a new machine must not give: that of one of before, if there is one whose volume is forgotten.
+    fn number_for(&mut self, id: VolumeId) -> u64 {
+        if let Some(last_id) = self.vacant.pop() {
+            self.volumes[machine_of(last_id)] = id;
+            return last_id;
+        }
+        let machine = self.volumes.len();
+        assert!(machine < MACHINES_MAX, "a pool has fewer volumes");
+        self.volumes.push(id);
+        first_id(machine)
+    }
+
+    /// The volume is deleted and forgotten: another gets its machine's number, and goes on from the last that it gave.
+    pub(super) fn forget(&mut self, id: VolumeId) {
+        self.vacant.extend(self.retired.remove(&id));
     }
 
     fn forget_tidy(&mut self, id: VolumeId, due: Option<TidyDue>) {
@@ -108,12 +127,7 @@ impl Node {
     /// A machine for a volume that has none.
     pub(super) fn add_volume(&mut self, id: VolumeId, known: Known) {
         let Known { uuid, sectors, mirrored, read_only } = known;
-        let last_id = self.machines.retired.remove(&id).unwrap_or_else(|| {
-            let machine = self.machines.volumes.len();
-            assert!(machine < MACHINES_MAX, "a pool has fewer volumes");
-            self.machines.volumes.push(id);
-            first_id(machine)
-        });
+        let last_id = self.machines.retired.remove(&id).unwrap_or_else(|| self.machines.number_for(id));
         let mut volume = Volume::new(id, last_id, sectors, mirrored, self.config.preferred);
         let config = self.config.volumes.iter().find(|config| config.id == id);
         volume.detect_zeros = config.is_some_and(|config| config.detect_zeros);

@@ -138,7 +138,7 @@ impl Node {
         self.pair_epoch = epoch;
         self.target_was_full = false;
         // Both have one table now.
-        self.settled.add(self.deleted_volumes());
+        self.settle_deleted(self.deleted_volumes());
         let now = self.now;
         self.set_phase(Phase::Paired(Paired {
             epoch,

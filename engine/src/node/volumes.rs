@@ -386,7 +386,7 @@ impl Node {
         if what == VolumeChange::Delete {
             let mirrored = self.store().pool().metadata().volume(volume).is_some_and(|meta| meta.mirrored);
             if !mirrored || matches!(self.phase, Phase::Paired(_)) {
-                self.settled.add([volume]);
+                self.settle_deleted([volume]);
             }
             self.notice(Notice::VolumeDeleted(volume));
         }
@@ -482,7 +482,7 @@ impl Node {
         if self.is_paired_in(epoch) && known >= change {
             self.show_as_owner(volume);
             // An earlier change may have been shown: the owner's own record of the deletion need not be durable then.
-            self.settled.add((deleted && change >= known).then_some(volume));
+            self.settle_deleted((deleted && change >= known).then_some(volume));
         }
     }
 

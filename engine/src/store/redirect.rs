@@ -25,6 +25,16 @@ use crate::ids::{DiskId, Uuid, VolumeId};
 use crate::pool::{Lsn, Record};
 use crate::time::Instant;
 
+/// What lies where a block was lost. A host that writes zeros there must not be told that they are lost, so it is nothing that a
+/// host writes.
+fn in_place_of_lost() -> Block {
+    let mut page = PagePool::new().take_zeroed();
+    let text =
+        b"twinsan: lost where it lay before, and not copied; ask the partner, or write it anew.          \n";
+    page.bytes_mut().iter_mut().zip(text.iter().cycle()).for_each(|(byte, text)| *byte = *text);
+    Block::Data(page.freeze())
+}
+
 impl Store {
     /// Until further notice no extent of the volume begins to move, so that it comes to rest when nobody writes to it.
     pub fn keep_at_rest(&mut self, volume: VolumeId, resting: bool) {
@@ -160,7 +170,7 @@ impl VolumeStore {
                 }
                 (Some(Damage::Unreadable | Damage::Rotten | Damage::Lost), None) => {
                     spoiled.push(at);
-                    Block::Data(PagePool::new().take_zeroed().freeze())
+                    in_place_of_lost()
                 }
             };
             contents.insert(at, content);

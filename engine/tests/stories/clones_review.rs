@@ -427,27 +427,38 @@ fn numbers_of_snapshots_are_enough() {
         pair.pass_millis(10);
     }
     assert_eq!(numbers_kept(&pair), [[number(999).0]; 2]);
-    // What a partner that is away has to hear of stays until it has.
-    for n in 1000..1003 {
-        assert_eq!(pair.make(A, vec![new(number(n), VOLUME, true)]), Ok(()));
-    }
-    assert_eq!(pair.make(A, vec![new(number(1003), number(1000), false)]), Ok(()));
-    pair.pass_millis(10);
-    pair.crash(B);
-    pair.until_phase(A, PeerPhase::Alone);
-    for n in [1000, 1002, 1003] {
+    // Nor are the numbers of the machines that served them, of which there are 65,536.
+    assert_eq!(pair.make(A, vec![new(number(1000), VOLUME, true)]), Ok(()));
+    assert_eq!(pair.make(A, vec![new(number(1001), number(1000), false)]), Ok(()));
+    pair.write_to(B, number(1001), 0, NEW).expect("written");
+    let many = |body: &Body| matches!(body, Body::Forward { id, .. } if id >> 48 > 10);
+    let any = |body: &Body| matches!(body, Body::Forward { .. });
+    assert!(pair.has_said(B, any) > 0 && pair.has_said(B, many) == 0);
+    for n in [1001, 1000] {
         assert_eq!(pair.change(A, number(n), VolumeChange::Delete), Ok(()));
     }
     pair.pass_millis(100);
-    let gone = [999, 1000, 1002, 1003].map(|n| number(n).0);
+    // What a partner that is away has to hear of stays until it has.
+    for n in 1010..1013 {
+        assert_eq!(pair.make(A, vec![new(number(n), VOLUME, true)]), Ok(()));
+    }
+    assert_eq!(pair.make(A, vec![new(number(1013), number(1010), false)]), Ok(()));
+    pair.pass_millis(10);
+    pair.crash(B);
+    pair.until_phase(A, PeerPhase::Alone);
+    for n in [1010, 1012, 1013] {
+        assert_eq!(pair.change(A, number(n), VolumeChange::Delete), Ok(()));
+    }
+    pair.pass_millis(100);
+    let gone = [1000, 1001, 1010, 1012, 1013].map(|n| number(n).0);
     assert_eq!(numbers_kept(&pair), [gone.to_vec(), Vec::new()], "b is down");
     pair.restart(B);
     pair.until_whole();
     pair.pass_millis(100);
     // The last was made of this one, and names it.
-    let last = [1000, 1003].map(|n| number(n).0);
+    let last = [1010, 1013].map(|n| number(n).0);
     assert_eq!(numbers_kept(&pair), [last; 2]);
-    assert_eq!(pair.read_of(A, number(1001), 0), pair.read_of(B, number(1001), 0));
+    assert_eq!(pair.read_of(A, number(1011), 0), pair.read_of(B, number(1011), 0));
     // A crash brings nothing back.
     pair.crash(A);
     pair.until_phase(B, PeerPhase::Alone);
@@ -485,6 +496,29 @@ fn a_deletion_that_the_owner_does_not_have_is_not_forgotten() {
     let [a, b] =
         NodeName::BOTH.map(|node| has(&pair, node, SNAPSHOT).then(|| pair.read_of(node, SNAPSHOT, 0)));
     assert!(a == b && a.is_none_or(|shown| shown == OLD), "{a:?} {b:?}");
+}
+
+/// A number that another volume got is not forgotten for what was said of the one before.
+#[test]
+fn a_number_that_lives_again_is_not_forgotten_for_its_first_life() {
+    let mut pair = Pair::with(&[]);
+    pair.write(A, 0, NEW).expect("written");
+    assert_eq!(pair.make(A, vec![new(SNAPSHOT, VOLUME, true)]), Ok(()));
+    assert_eq!(pair.change(A, SNAPSHOT, VolumeChange::Delete), Ok(()));
+    pair.pass_millis(100);
+    assert_eq!(numbers_kept(&pair), [[SNAPSHOT.0]; 2], "it is the largest");
+    let again = NewClone { uuid: Uuid(9), ..new(SNAPSHOT, VOLUME, true) };
+    assert_eq!(pair.make(A, vec![again]), Ok(()));
+    assert_eq!(pair.make(A, vec![new(CLONE, VOLUME, true)]), Ok(()));
+    pair.hold_disk(A, DiskHold::Flushes);
+    let change = pair.begin_change(A, SNAPSHOT, VolumeChange::Delete);
+    pair.pass_millis(100);
+    assert!(pair.outcome(change).is_none());
+    assert_eq!(numbers_kept(&pair)[1], [SNAPSHOT.0], "the owner does not have it in writing");
+    pair.release_disk(A);
+    pair.pass_millis(100);
+    assert_eq!(pair.outcome(change), Some(Ok(())));
+    assert_eq!(numbers_kept(&pair), [[], []] as [[u32; 0]; 2]);
 }
 
 fn entry(volume: VolumeId, sectors: u64, of: Option<VolumeId>) -> VolumeEntry {
