@@ -123,6 +123,13 @@ impl Both {
         both
     }
 
+    fn replace_with_clone(&mut self, v: u32, of: VolumeId, read_only: bool) {
+        self.step(&Ask::Delete(v));
+        if self.pool.metadata().volume(VolumeId(v)).is_none() {
+            self.step(&Ask::Clone(v, of.0, read_only));
+        }
+    }
+
     fn step(&mut self, ask: &Ask) {
         let (pool, model) = (&mut self.pool, &mut self.model);
         match *ask {
@@ -146,6 +153,10 @@ impl Both {
             Ask::Clone(v, of, read_only) => {
                 let (volume, of) = (VolumeId(v), VolumeId(of));
                 if pool.may_clone(volume, of, read_only).is_ok() {
+                    // One of which only the number is left goes first.
+                    if pool.metadata().volume(volume).is_some() {
+                        return self.replace_with_clone(v, of, read_only);
+                    }
                     let (uuid, mirrored) = (Uuid(1), false);
                     pool.append(&[Record::VolumeClone { volume, of, uuid, read_only, mirrored }]);
                     model.clone_volume(v, of.0);
@@ -470,6 +481,17 @@ fn a_leaving_disk_that_takes_extents_is_found() {
         }
         both.step(&Ask::Reserve(0, extent));
         both.step(&Ask::Allocate(0, extent));
+    }
+}
+
+/// What a clone gets the number of is gone first.
+#[test]
+fn a_clone_gets_the_number_of_a_buried_volume() {
+    let mut both = Both::new();
+    let grown = [Ask::Create(3), Ask::Bury(3), Ask::Create(1), Ask::Grow(1, 12)];
+    for ask in grown.iter().chain(&[Ask::Clone(3, 1, true), Ask::Unmap(3, 8)]) {
+        both.step(ask);
+        both.compare();
     }
 }
 

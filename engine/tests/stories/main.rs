@@ -13,6 +13,7 @@
 #[path = "../pair_support/mod.rs"]
 mod pair_support;
 
+mod clone_numbers;
 mod clones;
 mod clones_review;
 mod compare;
