@@ -101,6 +101,12 @@ struct Both {
     model: Model,
 }
 
+/// Is space reserved for a volume, or a place allocated?
+fn is_in_hand(model: &Model, v: u32) -> bool {
+    let pending = model.pending.iter().any(|((of, _), _)| *of == v);
+    pending || model.reserved.iter().any(|(of, _)| *of == v)
+}
+
 impl Both {
     fn new() -> Both {
         let options = PoolOptions { extent_bytes: 64 << 10, log_bytes: 32 << 10 };
@@ -175,7 +181,8 @@ impl Both {
                 }]);
                 model.extents.insert(v, extents);
             }
-            Ask::Bury(v) if model.extents.contains_key(&v) => {
+            // Nothing is in hand of a volume that is deleted, nor will be.
+            Ask::Bury(v) if model.extents.contains_key(&v) && !is_in_hand(model, v) => {
                 let (volume, change, epoch) = (VolumeId(v), 99, Epoch(1));
                 let (sectors, deleted) = (sectors(model.extents[&v]), true);
                 pool.append(&[Record::VolumeState {
@@ -188,7 +195,7 @@ impl Both {
                 }]);
                 model.volumes.get_mut(&v).unwrap().1.clear();
             }
-            Ask::Reserve(v, e) => {
+            Ask::Reserve(v, e) if !pool.metadata().volume(VolumeId(v)).is_some_and(|meta| meta.deleted) => {
                 let has = (model.mapped(v, e) && !model.is_shared(v, e))
                     || model.reserved.contains(&(v, e))
                     || model.has_new_slot(v, e);
