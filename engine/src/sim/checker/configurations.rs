@@ -3,8 +3,8 @@
 //!
 //! A configuration is one possible past: which of the operations in progress have taken effect, and the
 //! writes since the last that is surely stable, in order. Effects are put off until an answer demands them.
-//! A loss takes the register back to any of those writes; a write in progress then has to happen again. The
-//! number of configurations depends on how many operations overlap, not on the length of the history.
+//! A loss takes the register back to any of those writes. A write in progress then has to happen again, unless what is left
+//! is it, or lies over it. The number of configurations depends on how many operations overlap, not on the length of the history.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -302,6 +302,21 @@ impl Search<'_> {
         });
     }
 
+    /// All sets, as bits of their slots, of those of these writes that are in progress and must take effect. One that need not
+    /// take effect may as well not have.
+    fn subsets(&self, writes: &[u32]) -> SmallVec<[u64; 8]> {
+        let mut all: SmallVec<[u64; 8]> = smallvec![0];
+        for write in writes {
+            let Some(slot) = self.slot_of(*write as usize) else { continue };
+            let entry = self.entries[*write as usize];
+            if !entry.optional && entry.end != NEVER && all.len() <= CONFIGURATIONS_MAX {
+                let more: SmallVec<[u64; 8]> = all.iter().map(|set| set | 1 << slot).collect();
+                all.extend(more);
+            }
+        }
+        all
+    }
+
     /// What is left is stable from then on, as far as it comes from a disk; `partly`, it may be lost another time.
     fn lost(&mut self, partly: bool) {
         let reads = self.slots.iter().enumerate().fold(0u64, |mask, (slot, index)| {
@@ -318,17 +333,22 @@ impl Search<'_> {
                     configuration = self.applied(&configuration, slot);
                 }
             }
-            for (place, write) in configuration.writes.iter().enumerate() {
+            for place in 0..configuration.writes.len() {
                 let done = configuration.done & reads;
                 let first = if partly { 0 } else { place };
                 let writes = configuration.writes[first..=place].iter().copied().collect();
                 let back = Configuration { done, writes };
-                if let Some(slot) = self.slot_of(*write as usize) {
-                    let mut kept = back.clone();
-                    kept.done |= configuration.done & 1 << slot;
+                for chosen in self.subsets(&configuration.writes[..=place]) {
+                    let kept = Configuration { done: back.done | chosen, ..back.clone() };
                     found.push(self.satisfied(kept));
                 }
-                found.push(self.satisfied(back));
+            }
+            if found.len() > CONFIGURATIONS_MAX {
+                tidy(&mut found);
+            }
+            if found.len() > CONFIGURATIONS_MAX {
+                self.exceeded = true;
+                return;
             }
         }
         tidy(&mut found);
