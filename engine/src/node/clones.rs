@@ -88,7 +88,7 @@ impl Clones {
     }
 
     /// Is this volume being made, and not in writing on both nodes?
-    pub(super) fn make(&self, volume: VolumeId) -> bool {
+    pub(super) fn makes(&self, volume: VolumeId) -> bool {
         self.ours.iter().flat_map(|taking| &taking.clones).any(|clone| clone.volume == volume)
     }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use super::Node;
 use super::phase::Phase;
 use crate::ids::{NUMBER_KINDS, Uuid, VolumeId};
-use crate::pool::Record;
+use crate::pool::{Record, VolumeMeta};
 
 /// Most that are forgotten at once: their records are one entry of the log.
 const FORGOTTEN_MAX: usize = 64;
@@ -28,11 +28,13 @@ pub(super) struct Settled {
 }
 
 impl Node {
-    /// Everybody who counts has in writing that these volumes are deleted.
+    /// Everybody who counts has in writing that these volumes are deleted. Those that are no clones stay for ever.
     pub(super) fn settle_deleted(&mut self, volumes: impl IntoIterator<Item = VolumeId>) {
         let store = self.store.as_ref().expect("the pool is open");
-        let known = |id| store.pool().metadata().volume(id).map(|meta| (id, meta.uuid));
-        self.settled.volumes.extend(volumes.into_iter().filter_map(known));
+        // Where it came with a table there is no more left of a snapshot than that it was one.
+        let is_clone = |meta: &&VolumeMeta| meta.kin.is_some() || meta.is_snapshot();
+        let clone = |id| store.pool().metadata().volume(id).filter(is_clone).map(|meta| (id, meta.uuid));
+        self.settled.volumes.extend(volumes.into_iter().filter_map(clone));
     }
 
     /// The pool is open: of linear volumes nobody else has to hear.
@@ -73,10 +75,7 @@ impl Node {
         metadata.volumes().for_each(|(id, _)| largest[(id.0 % NUMBER_KINDS) as usize] = id);
         let goes = |id: &VolumeId| {
             let meta = metadata.volume(*id);
-            // Where it came with a table there is no more left of a snapshot than that it was one.
-            let clone = meta.is_some_and(|meta| meta.kin.is_some() || meta.is_snapshot());
-            clone
-                && meta.is_some_and(|meta| meta.gives_way() && (paired || !meta.mirrored))
+            meta.is_some_and(|meta| meta.gives_way() && (paired || !meta.mirrored))
                 && !purging.contains(id)
                 && !self.changes.concern(*id)
                 && largest[(id.0 % NUMBER_KINDS) as usize] != *id

@@ -120,6 +120,7 @@ impl Node {
     /// Changes the phase; what was begun in the old one is judged again.
     pub(super) fn set_phase(&mut self, phase: Phase) {
         self.phase = phase;
+        self.clones.restless_since = None;
         self.term += 1;
         self.hello_due = true;
     }

@@ -117,9 +117,26 @@ impl Node {
         }
     }
 
+    /// Would the table be refused, whatever goes first?
+    fn refuses(&self, table: &[VolumeEntry]) -> bool {
+        let metadata = self.store().pool().metadata();
+        let clashes = |entry: &VolumeEntry| {
+            let here = metadata.volume(entry.volume);
+            here.is_some_and(|meta| {
+                (!meta.mirrored && !meta.gives_way())
+                    || (meta.uuid == entry.uuid && self.lies_beyond(entry.volume, entry.sectors))
+            })
+        };
+        !self.makes_sense(table) || table.iter().any(clashes)
+    }
+
     /// Target: volumes that the source has deleted, or of which it has never heard, go first where they have a number that it
-    /// has given to another, or the room that its clones need. True if that is so: it asks again.
+    /// has given to another, or the room that its clones need. True if that is so: it asks again. For a table that is refused
+    /// nothing goes: a person decides.
     pub(super) fn makes_way(&mut self, table: &[VolumeEntry]) -> bool {
+        if self.refuses(table) {
+            return false;
+        }
         let other = |id: &VolumeId| {
             let here = self.store().pool().metadata().volume(*id).map(|meta| meta.uuid);
             table.iter().any(|entry| entry.volume == *id && Some(entry.uuid) != here)

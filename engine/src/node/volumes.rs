@@ -482,7 +482,7 @@ impl Node {
         if self.is_paired_in(epoch) && known >= change {
             self.show_as_owner(volume);
             // An earlier change may have been shown: the owner's own record of the deletion need not be durable then.
-            self.settle_deleted((deleted && change >= known).then_some(volume));
+            self.settle_deleted((deleted && change == known).then_some(volume));
         }
     }
 
@@ -502,7 +502,7 @@ impl Node {
         let mine = self.volumes.iter().filter(|(_, state)| state.mirrored && state.owner == me);
         for volume in mine.map(|(id, _)| id).collect::<Vec<_>>() {
             let change = self.store().pool().metadata().volume(volume).map_or(0, |meta| meta.change);
-            let shown = !self.changes.ours.contains_key(&volume) && !self.clones.make(volume);
+            let shown = !self.changes.ours.contains_key(&volume) && !self.clones.makes(volume);
             if change > 0 && shown {
                 self.say(Control::VolumeShown { epoch, volume, change });
             }

@@ -17,6 +17,7 @@ use crate::pool::CloneRefusal;
 const FIRST: u32 = 1000;
 /// Numbers in use at the partner that are met before a question is given up.
 const TRIES_MAX: usize = 64;
+
 /// Why a volume was not made or named.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -54,7 +54,8 @@ impl Requests {
         }
     }
 
-    /// Enters a request, to be answered with `at_end` if no answer comes any more; gives the caller back if nothing is entered any more, or there are 16 million.
+    /// Enters a request, to be answered with `at_end` if no answer comes any more; gives the caller back if nothing is
+    /// entered any more, or there are 16 million.
     pub(super) fn enter(&mut self, caller: Caller, at_end: GuestError) -> Result<RequestId, Caller> {
         if self.closed {
             return Err(caller);

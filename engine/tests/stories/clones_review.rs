@@ -467,6 +467,31 @@ fn a_table_that_makes_no_sense_kills_nobody() {
     }
 }
 
+/// For a table that is refused nothing is deleted: what a person decides may be to keep this node's data.
+#[test]
+fn a_table_that_is_refused_costs_no_clone() {
+    let short = |entry: VolumeEntry| VolumeEntry { change: 0, epoch: Epoch(0), read_only: false, ..entry };
+    for (sectors, stays) in [(8, true), (200_000, false)] {
+        let mut pair = Pair::with(&[]);
+        pair.write(A, 20_000, NEW).expect("written");
+        pair.flush(A).expect("flushed");
+        assert_eq!(pair.make(A, vec![new(SNAPSHOT, VOLUME, true)]), Ok(()));
+        pair.crash(B);
+        pair.until_phase(A, PeerPhase::Alone);
+        pair.hold(B, said::be_target);
+        pair.restart(B);
+        pair.pass_millis(50);
+        assert!(pair.under_way(B) > 0);
+        // Another of the snapshot's number.
+        let table = vec![short(entry(VOLUME, sectors, None)), entry(SNAPSHOT, sectors, Some(VOLUME))];
+        let epoch = epoch(&pair, A);
+        pair.slip(B, Control::BeTarget { epoch, bases: vec![], table });
+        pair.pass_millis(20);
+        let view = pair.view(B).expect("it is open");
+        assert_eq!(!view.deleted.contains(&SNAPSHOT), stays, "{sectors}");
+    }
+}
+
 /// Whatever an order says.
 #[test]
 fn an_order_that_makes_no_sense_kills_nobody() {
