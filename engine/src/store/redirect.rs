@@ -7,7 +7,7 @@
 //! lies there before it has been read. Blocks that read as zero are neither read nor written.
 //!
 //! A block that cannot be had from the shared place does not keep the others from stable media: in the new place it has
-//! a checksum that nothing matches, so that it is found damaged there as it was before. One in doubt is in doubt there too.
+//! a checksum that says so, whatever a crash makes of it: it is found damaged there as it was before. One in doubt is in doubt there too.
 //!
 //! `engine/docs/snapshots.md` has the whole.
 
